@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: they need Python 3.11 or newer, nothing else.
+
+PYTHON ?= python3
+VIDEOS ?=
+OUT ?= runs/demo
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed
+	$(BIN)/tubelet demo --out $(OUT) $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile -p no:jaxtyping
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
+
+# torch first and by itself: its version is pinned, and a range would let pip take a build with gigabytes of CUDA
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "tubelet needs Python 3.11 or newer; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

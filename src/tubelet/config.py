@@ -1,0 +1,217 @@
+"""A run and its numbers: what is trained, on what, how; saved as run.json and read back.
+
+The config is the object: a preset is a Python function that returns a `Run`, flags override its numbers.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import json
+
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tubelet.data.datasets import Data
+from tubelet.nn.vit import Encoder
+from tubelet.types import Grid
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimiser and its schedule. Rates are base rates: the real ones are base * clips per step / 256."""
+
+    base_lr: float = 1.5e-4
+    """Learning rate at 256 videos per step."""
+    min_lr: float = 1e-5
+    """Base rate at the end of the cosine."""
+    warmup: float = 40
+    """Epochs from 0 up to the full rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moments."""
+    weight_decay: float = 0.05
+    """Not applied to biases, norms and the mask token."""
+    clip: float | None = None
+    """Largest norm of the gradient; none: it is only measured."""
+    layer_decay: float = 1.0
+    """Each block learns this factor slower than the one above it (fine-tuning; 1 = all alike)."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how much at a time, and on what."""
+
+    epochs: float
+    """Times through the videos."""
+    batch: int
+    """Videos per optimiser step, over everything."""
+    accumulate: int = 1
+    """Parts in which a step's videos are worked off: more parts, less memory, the same result."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    workers: int = -1
+    """Processes that read videos; -1 takes one per core, less one for the step."""
+    seed: int = 0
+    """Of everything random: weights, clips, crops, masks."""
+    save_every: float = 20
+    """Epochs between two checkpoints."""
+    keep: bool = False
+    """Keep every checkpoint instead of the last one."""
+    compile: bool = False
+    """Compile encoder and decoder with torch.compile."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, in full."""
+
+    encoder: Encoder
+    """The network that is kept."""
+    method: Any
+    """What it learns from; for masked autoencoders mask, target and decoder."""
+    data: Data
+    """Which clips it sees."""
+    optim: Optim
+    """Optimiser and schedule."""
+    training: Training
+    """Length, batch, precision, device."""
+
+    def grid(self) -> Grid:
+        """Where tokens are.
+
+        Raises:
+            ValueError: frames, height or width do not divide into cubes.
+        """
+        return Grid.of(self.data.clip.frames, *self.data.size, self.encoder.patch)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What follows from a run and the size of its data."""
+
+    videos: int  # per epoch
+    steps: int
+    warmup: int  # steps
+    save_every: int  # steps
+    lr: float
+    low: float  # at the end of the cosine
+    rule: str  # how lr came about
+
+
+def numbers(run: Run, videos: int) -> Numbers:
+    """Steps and rates for `videos` clips an epoch.
+
+    The stream of videos is cut into batches without regard to epoch ends, so no video is dropped and a data set may be
+    smaller than a batch. The rate ignores `data.repeats`, as the released recipes do.
+
+    Raises:
+        ValueError: a batch that does not divide into its parts, or nothing to train.
+    """
+    t, o = run.training, run.optim
+    if t.batch < 1 or t.accumulate < 1 or t.batch % t.accumulate:
+        raise ValueError(
+            f"batch {t.batch} does not divide into {t.accumulate} parts; choose --training.accumulate among its divisors"
+        )
+    steps = int(t.epochs * videos / t.batch)
+    if steps < 1:
+        raise ValueError(
+            f"{t.epochs:g} epochs of {videos} videos are less than one batch of {t.batch}: nothing to train. "
+            "Use more --training.epochs or a smaller --training.batch"
+        )
+
+    def count(epochs: float) -> int:
+        return round(epochs * videos / t.batch)
+
+    return Numbers(
+        videos=videos,
+        steps=steps,
+        warmup=min(count(o.warmup), steps),
+        save_every=max(count(t.save_every), 1),
+        lr=o.base_lr * t.batch / 256,
+        low=o.min_lr * t.batch / 256,
+        rule=f"{o.base_lr:g} x {t.batch} / 256",
+    )
+
+
+# ---------------------------------------------------------------------------- presets
+
+
+def preset(name: str) -> Run:
+    """The run that a preset's name, a "module:function", or the path of a run.json stands for.
+
+    Raises:
+        ValueError: no such preset; names the nearest and all.
+        FileNotFoundError: a path that is not there.
+    """
+    from tubelet.methods import PRESETS  # the list is strings: nothing heavy is imported before it is used
+
+    if name.endswith(".json") or Path(name, "run.json").is_file():
+        path = Path(name) if name.endswith(".json") else Path(name, "run.json")
+        if not path.is_file():
+            raise FileNotFoundError(f"no such file: {path}")
+        return from_json(json.dumps(json.loads(path.read_text())["run"]))
+    if name not in PRESETS and ":" not in name:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no preset called {name!r}.{hint} There are: {', '.join(PRESETS)}")
+    module, function = PRESETS.get(name, name).split(":")
+    try:
+        run = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot use {name!r} as module:function ({error})") from error
+    if not isinstance(run, Run):
+        raise ValueError(f"{name} returned {type(run).__name__}, expected a tubelet Run")
+    return run
+
+
+# ---------------------------------------------------------------------------- to and from JSON
+
+
+def to_json(value: Any) -> str:
+    """A config as JSON: every dataclass as its fields with its class named beside them."""
+    return json.dumps(_plain(value), indent=1)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}"} | fields
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def from_json(text: str) -> Any:
+    """The config that `to_json` wrote.
+
+    Only dataclasses of tubelet are made: a run.json from elsewhere cannot name code to run.
+
+    Raises:
+        ValueError: a class or a field that this version of tubelet does not have.
+    """
+    return _object(json.loads(text))
+
+
+def _object(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_object(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    module, _, name = str(value.get("class")).partition(":")
+    if module.split(".")[0] != "tubelet":
+        raise ValueError(f"run.json names {value.get('class')!r}; only classes of tubelet are loaded")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+        assert dataclasses.is_dataclass(cls)
+        return cls(**{key: _object(v) for key, v in value.items() if key != "class"})
+    except (ImportError, AttributeError, AssertionError, TypeError) as error:
+        raise ValueError(f"run.json does not fit this version of tubelet: {value['class']} ({error})") from error
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two parsed JSON configs differ, as "training.batch: 64 -> 32" lines."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}")]
+    return [] if old == new else [f"{path.lstrip('.')}: {old} -> {new}"]

@@ -1,0 +1,129 @@
+"""All frames of all videos, small, in memory: decoded once, then only cropped. For minutes of video, not for days."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tubelet.data.video import VideoError, frames_at, probe
+from tubelet.types import Clip
+
+
+class Frames:
+    """The frames of every video of a list, with the short side at most `side` pixels.
+
+    One block of memory: worker processes started by forking see the very same, spawned ones get it as shared memory.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        side: int,
+        channels: int = 3,
+        progress: Callable[[int, int], object] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Decodes all videos, in threads; `progress` is called with (videos done, videos in all).
+
+        Raises:
+            ValueError: they do not fit into the free memory; says what is needed, what is free, and what would fit.
+        """
+        self.shapes, self.seconds, self.problems = [], [], {}
+        for index, path in enumerate(paths):
+            try:
+                video = probe(path)
+            except (VideoError, OSError) as error:
+                self.problems[index] = str(error)
+                self.shapes.append((0, 0, 0, channels))
+                self.seconds.append(np.zeros(0))
+                continue
+            self.shapes.append((len(video.seconds), *small(video.height, video.width, side), channels))
+            self.seconds.append(video.seconds)
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        check_memory(sum(sizes), side, len(paths))
+        self.starts = np.cumsum([0, *sizes]).tolist()
+        self.damaged = [0] * len(paths)
+        self.block = torch.empty(self.starts[-1], dtype=torch.uint8)
+
+        def decode(index: int) -> None:
+            """Threads, because FFmpeg lets go of the interpreter and so nothing is copied between processes."""
+            count, height, width, _ = self.shapes[index]
+            if index in self.problems:
+                return
+            try:
+                clip = frames_at(paths[index], np.arange(count), size=(height, width), gray=channels == 1)
+                self.damaged[index] = clip.damaged
+                self.all(index).copy_(clip.frames)
+            except (VideoError, OSError) as error:
+                self.problems[index] = str(error)
+
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            for done, job in enumerate(as_completed([pool.submit(decode, i) for i in range(len(paths))]), 1):
+                job.result()
+                if progress:
+                    progress(done, len(paths))
+
+    def all(self, index: int) -> UInt8[Tensor, "t h w c"]:
+        """Every frame of a video: a view, not a copy."""
+        return self.block[self.starts[index] : self.starts[index + 1]].view(self.shapes[index])
+
+    def times(self, index: int) -> Float[np.ndarray, " t"]:
+        """Presentation times of a video, in seconds.
+
+        Raises:
+            VideoError: it could not be decoded.
+        """
+        if index in self.problems:
+            raise VideoError(self.problems[index])
+        return self.seconds[index]
+
+    def at(self, index: int, indices: Int[np.ndarray, " t"]) -> Clip:
+        """The frames asked for, as `video.frames_at` gives them."""
+        return Clip(
+            self.all(index)[torch.from_numpy(indices)],
+            torch.from_numpy(self.times(index)[indices]),
+            self.damaged[index],
+        )
+
+
+def small(height: int, width: int, side: int) -> tuple[int, int]:
+    """The size with a short side of `side` pixels and the same shape; never larger than the video is."""
+    scale = min(1.0, side / min(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def check_memory(needed: int, side: int, videos: int) -> None:
+    """Stops before the system would.
+
+    Raises:
+        ValueError: `needed` bytes are more than four fifths of the free memory (the rest is for batches and networks).
+    """
+    free = free_memory()
+    if free is None or needed <= 0.8 * free:
+        return
+    fits = int(side * (0.8 * free / needed) ** 0.5)
+    raise ValueError(
+        f"keeping all frames of {videos} videos at {side} pixels takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+        f"are free; use --data.cache {fits} or less, or --data.cache 0 to decode every clip anew"
+    )
+
+
+def free_memory() -> int | None:
+    """Bytes that a process may still take: of the machine, or of its container; None where the system does not say."""
+    limits = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    except OSError:  # not Linux
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        pass
+    return min(limits, default=None)

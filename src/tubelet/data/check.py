@@ -1,0 +1,276 @@
+"""Is this data fit to train on: every file opened, demuxed or decoded, and what there is to know before a run."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from tubelet.data.sources import Item
+from tubelet.data.video import VideoError, _opened, frames_at, probe
+from tubelet.types import Sampler
+
+Level = Literal["open", "demux", "decode"]
+Progress = Callable[[int, int], object]  # files done, files in all
+T = TypeVar("T")
+
+SMALL = (16, 16)  # pixels that are kept of a decoded frame: an hour of video takes 28 MB
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one file. Zeros where it could not be read so far."""
+
+    path: str
+    label: str | None = None
+    problem: str = ""  # empty: fit to train on
+    codec: str = ""
+    width: int = 0  # pixels
+    height: int = 0
+    fps: float = 0.0
+    frames: int = 0
+    duration: float = 0.0  # seconds
+    variable: bool = False  # frames are not evenly spaced
+    damaged: int = 0  # packets that do not decode
+    short: bool = False  # fewer frames than a clip takes
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    level: Level
+    rows: tuple[Row, ...]
+    duplicates: tuple[tuple[str, ...], ...]  # groups of files with the same bytes
+    clip: str = ""  # the sampler that `short` is about
+
+    @property
+    def problems(self) -> tuple[Row, ...]:
+        """The files that are not fit to train on."""
+        return tuple(row for row in self.rows if row.problem)
+
+    def totals(self) -> dict[str, object]:
+        """Counts over all files; everything but `videos` and `problems` over the readable ones."""
+        good = [row for row in self.rows if row.codec]
+        return {
+            "videos": len(self.rows),
+            "problems": len(self.problems),
+            "hours": round(sum(row.duration for row in good) / 3600, 4),
+            "frames": sum(row.frames for row in good),
+            "codecs": counted(row.codec for row in good),
+            "sizes": counted(f"{row.width}x{row.height}" for row in good),
+            "fps": counted(f"{row.fps:.4g}" for row in good),
+            "variable": sum(row.variable for row in good),
+            "short": sum(row.short for row in good),
+            "duplicates": sum(len(group) - 1 for group in self.duplicates),
+            "labels": counted(row.label for row in self.rows if row.label is not None),
+        }
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as plain lists and numbers, for JSON."""
+        return asdict(self) | {"totals": self.totals()}
+
+    def write(self, path: Path | str) -> None:
+        """Saves everything as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One tuple of texts a file, under a first one of headings."""
+        head = ("file", "codec", "size", "fps", "frames", "seconds", "problem")
+        return [head] + [
+            (r.path, r.codec, f"{r.width}x{r.height}", f"{r.fps:.4g}" + "~" * r.variable, str(r.frames),
+             f"{r.duration:.1f}", r.problem)
+            for r in self.rows
+        ]  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """The summary for people, problems last."""
+        total, good = self.totals(), [row for row in self.rows if row.codec]
+        how = {"open": "headers read", "demux": "all packets read", "decode": "all frames decoded"}[self.level]
+        lines = [f"{len(self.rows)} videos, {total['hours']:.3g} hours ({how})"]
+        if good:
+            lengths = sorted(row.frames for row in good)
+            lines += [
+                f"codecs      {listing(total['codecs'])}",
+                f"sizes       {listing(total['sizes'])}",
+                f"frame rates {listing(total['fps'])}" + f"; {total['variable']} variable" * bool(total["variable"]),
+                f"frames      {lengths[0]} to {lengths[-1]}, median {median(lengths):g}",
+            ]
+        if total["labels"]:
+            lines.append(f"classes     {balance(total['labels'], len(self.rows))}")
+        if total["short"]:
+            names = [row.path for row in good if row.short]
+            lines.append(f"too short   {len(names)} for {self.clip}: {some(names)}")
+        lines += [f"duplicates  {' = '.join(group)}" for group in self.duplicates]
+        lines.append(f"problems    {len(self.problems) or 'none'}")
+        return lines + [f"  {row.path}: {row.problem}" for row in self.problems]
+
+
+# ---------------------------------------------------------------------------- the check
+
+
+def check(
+    items: Sequence[Item],
+    level: Level = "demux",
+    sampler: Sampler | None = None,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """What is wrong with `items`, and what they are, in processes (0 `workers`: in this one).
+
+    `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage. With a sampler it also says
+    which videos are too short for a clip.
+    """
+    jobs = [(item, level, sampler) for item in items]
+    rows = parallel(examine, jobs, workers, progress, crashed)
+    sizes = Counter(row.bytes for row in rows if row.bytes)
+    twins = [row.path for row in rows if sizes[row.bytes] > 1]  # only these need to be read for a digest
+    digests = parallel(digest, [(path,) for path in twins], workers, None, lambda path: "")
+    groups: dict[str, list[str]] = {}
+    for path, value in zip(twins, digests):
+        if path not in groups.setdefault(value, []):  # a list may name a file twice on purpose
+            groups[value].append(path)
+    duplicates = tuple(tuple(group) for value, group in groups.items() if value and len(group) > 1)
+    return Report(level, tuple(rows), duplicates, str(sampler or ""))
+
+
+def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
+    """What is known of one file after looking as closely as `level` says."""
+    row = Row(str(item.path), item.label)
+    try:
+        row = replace(row, bytes=item.path.stat().st_size)
+        if level == "open":
+            return replace(row, **headers(item.path))
+        video = probe(item.path)
+        row = replace(
+            row,
+            codec=video.codec,
+            width=video.width,
+            height=video.height,
+            fps=video.fps,
+            frames=video.frames,
+            duration=video.duration,
+            variable=video.variable,
+            short=sampler is not None and too_short(sampler, video.seconds),
+        )
+        if level == "decode":
+            row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
+    except (VideoError, OSError) as error:
+        return replace(row, problem=str(error))
+    return replace(row, problem=f"{row.damaged} packets are damaged") if row.damaged else row
+
+
+def headers(path: Path) -> dict[str, Any]:
+    """What a file says of itself, which need not be true."""
+    with _opened(path) as (container, stream):
+        fps = float(stream.average_rate or 0)
+        duration = (container.duration or 0) / 1e6  # FFmpeg's unit is the microsecond
+        frames = stream.frames or round(duration * fps)
+        return {
+            "codec": stream.codec_context.name,
+            "width": stream.width,
+            "height": stream.height,
+            "fps": fps,
+            "frames": frames,
+            "duration": duration,
+        }
+
+
+def too_short(sampler: Sampler, seconds: np.ndarray) -> bool:
+    """Whether a clip of this video would show a frame twice, or cannot be had."""
+    try:
+        indices = sampler(seconds, np.random.default_rng(0))
+    except ValueError:
+        return True
+    return len(np.unique(indices)) < len(indices)
+
+
+def crashed(item: Item, level: Level, sampler: Sampler | None) -> Row:
+    """The row of a file that took its process with it."""
+    return Row(str(item.path), item.label, "the process that read this file died: FFmpeg crashed, or memory ran out")
+
+
+def digest(path: str) -> str:
+    """A fingerprint of a file's bytes."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return ""
+
+
+def parallel(
+    function: Callable[..., T],
+    jobs: Sequence[tuple],
+    workers: int | None,
+    progress: Progress | None,
+    died: Callable[..., T],
+) -> list[T]:
+    """`function` of every job, in order; `died` of a job whose process died."""
+    results: dict[int, T] = {}
+
+    def keep(index: int, result: T) -> None:
+        results[index] = result
+        if progress:
+            progress(len(results), len(jobs))
+
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    workers = os.cpu_count() or 1 if workers is None else workers
+    while len(results) < len(jobs):
+        todo = [index for index in range(len(jobs)) if index not in results]
+        if not workers:
+            for index in todo:
+                keep(index, function(*jobs[index]))
+            break
+        try:
+            with ProcessPoolExecutor(min(workers, len(todo))) as pool:
+                futures: dict[Future[T], int] = {pool.submit(function, *jobs[index]): index for index in todo}
+                for future in as_completed(futures):
+                    keep(futures[future], future.result())
+        except BrokenProcessPool:  # it does not say who: those that were under way are tried one by one
+            for index in [index for index in todo if index not in results][:workers]:
+                try:
+                    with ProcessPoolExecutor(1) as pool:
+                        keep(index, pool.submit(function, *jobs[index]).result())
+                except BrokenProcessPool:
+                    keep(index, died(*jobs[index]))
+    return [results[index] for index in range(len(jobs))]
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value is there, the most frequent first."""
+    return dict(Counter(values).most_common())
+
+
+def listing(counts: object) -> str:
+    """The five most frequent values, with their counts."""
+    assert isinstance(counts, dict)
+    shown = [f"{value} ({count})" for value, count in list(counts.items())[:5]]
+    return ", ".join(shown) + (f" and {len(counts) - 5} more" if len(counts) > 5 else "")
+
+
+def balance(labels: object, videos: int) -> str:
+    """How evenly videos are spread over classes."""
+    assert isinstance(labels, dict)
+    few, many = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
+    bare = videos - sum(labels.values())
+    spread = f"{labels[few]} ({few}) to {labels[many]} ({many}) videos each"
+    return f"{len(labels)}, {spread}" + (f"; {bare} videos without one" if bare else "")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

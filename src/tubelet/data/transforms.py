@@ -1,0 +1,134 @@
+"""Where a clip is cut out of its video, and its way to the size of the network.
+
+Every crop is one window for the whole clip, drawn once, from numpy's generator. Nothing here changes colours.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+class Window(NamedTuple):
+    """A rectangle of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Base of the crops: they say which window, this says what happens to it."""
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """The window to cut from frames of `height` x `width` pixels for an output of `size` (height, width)."""
+        raise TypeError(f"{type(self).__name__} has no window; use MultiScaleCrop, RandomResizedCrop or CentreCrop")
+
+    def __call__(
+        self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator
+    ) -> UInt8[Tensor, "t y x c"]:
+        """The clip in one window, resized to `size` (height, width)."""
+        return resized(frames, self.window(frames.shape[1], frames.shape[2], size, rng), size)
+
+
+@dataclass(frozen=True)
+class MultiScaleCrop(Crop):
+    """One of a few edges and one of 13 places; the aspect changes by at most one step of the scales.
+
+    Source: VideoMAE's released code (from TSN). Two differences: an edge is snapped to the output only where it still
+    fits into the frame (the released code lets it hang over, into black), and outputs need not be square.
+    """
+
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    """Edges of the window, relative to the largest one of the output's shape."""
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """One of the `windows`, and one of the `offsets` for it."""
+        shapes = self.windows(height, width, size)
+        h, w = shapes[rng.integers(len(shapes))]
+        places = offsets(height - h, width - w)
+        top, left = places[rng.integers(len(places))]
+        return Window(top, left, h, w)
+
+    def windows(self, height: int, width: int, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(height, width) of the windows to choose from: all pairs of scales that are neighbours or equal."""
+        tall, wide = largest(height, width, size)
+        heights = [snapped(tall * scale, size[0], height) for scale in self.scales]
+        widths = [snapped(wide * scale, size[1], width) for scale in self.scales]
+        count = len(self.scales)
+        return [(heights[i], widths[j]) for i in range(count) for j in range(count) if abs(i - j) <= 1]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Crop):
+    """A window of random area, shape and place: ST-MAE, and what small data sets profit from.
+
+    Source: Feichtenhofer et al. 2022 (area 0.5 to 1), after Szegedy et al. 2014 (area 0.08 to 1).
+    """
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Share of the frame's area, from and to."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """How far width / height may be from that of the output, from and to."""
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """The first of ten draws that fits into the frame, else the largest window in the middle."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            aspect = size[1] / size[0] * np.exp(rng.uniform(*np.log(self.ratio)))
+            h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+            if 0 < h <= height and 0 < w <= width:
+                return Window(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+        return CentreCrop().window(height, width, size, rng)
+
+
+@dataclass(frozen=True)
+class CentreCrop(Crop):
+    """The largest window in the middle, which is "resize the short side, cut the centre", cut first. Nothing random."""
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """The largest window of the output's shape, centred."""
+        h, w = (max(int(edge), 1) for edge in largest(height, width, size))
+        return Window((height - h) // 2, (width - w) // 2, h, w)
+
+
+def largest(height: int, width: int, size: tuple[int, int]) -> tuple[float, float]:
+    """Height and width, in pixels, of the largest window shaped like `size`; the short side for a square."""
+    return min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
+
+
+def snapped(edge: float, output: int, limit: int) -> int:
+    """`edge` in whole pixels, or `output` where that is less than 3 pixels away and fits: no resizing then."""
+    whole = max(int(edge), 1)
+    return output if abs(whole - output) < 3 and output <= limit else whole
+
+
+def offsets(spare_height: int, spare_width: int) -> list[tuple[int, int]]:
+    """The 13 (top, left) of a multi-scale crop: corners, centre, middles of the edges, quarter points.
+
+    Source: VideoMAE's released code: quarters of the spare pixels, rounded down, so the last rows may not be reached.
+    """
+    y, x = spare_height // 4, spare_width // 4
+    corners_centre = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    edges = [(2, 0), (2, 4), (4, 2), (0, 2)]
+    quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
+    return [(row * y, column * x) for row, column in corners_centre + edges + quarters]
+
+
+def resized(frames: UInt8[Tensor, "t h w c"], window: Window, size: tuple[int, int]) -> UInt8[Tensor, "t y x c"]:
+    """What the window shows, at `size` (height, width): bilinear, with antialiasing, rounded as PIL does."""
+    top, left, height, width = window
+    cut = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+    if (height, width) != size:  # uint8 all the way: torch has a vectorised path for exactly this memory order
+        cut = F.interpolate(cut, size, mode="bilinear", antialias=True)
+    return cut.permute(0, 2, 3, 1).contiguous()
+
+
+def flipped(frames: UInt8[Tensor, "t h w c"]) -> UInt8[Tensor, "t h w c"]:
+    """The clip as in a mirror."""
+    return frames.flip(2)

@@ -1,0 +1,528 @@
+"""Frames out of video files and back into them: the only file that imports PyAV.
+
+An index (`probe`) says when every frame is shown; `frames_at` and `frames_when` decode just what is asked for, exactly,
+and past damage; `write` encodes. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
+
+One decoding thread and no state beyond an index cache, so all of it works in fork, spawn and forkserver workers.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.sidedata.sidedata import Type
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tubelet.data.sampling import varies
+from tubelet.types import Clip
+
+SUFFIXES = frozenset(
+    ".3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+
+
+class VideoError(ValueError):
+    """What is wrong with a video file, and what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """What a file holds and where: enough to decode any frame without another look at the whole."""
+
+    path: Path
+    codec: str
+    container: str
+    width: int  # as shown: after rotation; pixels are taken as square
+    height: int
+    rotation: int  # degrees, anticlockwise, that a player turns the stored picture by
+    fps: float  # average
+    variable: bool  # a frame is shown a third of an interval away from where a constant rate would show it
+    seconds: Float[np.ndarray, " total"]  # when each frame is shown, ascending; the first is 0
+    keys: Int[np.ndarray, " k"]  # key frames, as frame indices
+    stamp: str  # what tells packets apart: "pts", "pos" (bytes in the file), or "order" (counted from the start)
+    stamps: Int[np.ndarray, " total"]  # of the packet that gives each frame
+    order: Int[np.ndarray, " total"]  # how many packets come before it
+    starts: Int[np.ndarray, "s 4"]  # where decoding may start: first right frame, packets before, time stamp, stamp
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.seconds)
+
+    @property
+    def duration(self) -> float:
+        """Seconds, the last frame's own time included."""
+        return self.frames / self.fps
+
+    def __repr__(self) -> str:
+        rate = f"{self.fps:.6g} fps" + (" on average" if self.variable else "")
+        return f"Video({str(self.path)!r}, {self.codec}, {self.frames} frames of {self.width}x{self.height}, {rate})"
+
+
+# ---------------------------------------------------------------------------- 1. the index
+
+
+def probe(path: Path | str) -> Video:
+    """The index of a video file; free while size and time of the file stay as they were when last asked.
+
+    Packets are listed, not decoded, wherever a packet is known to be a frame. The rest (MPEG streams, AVI with B-frames,
+    streams that start in mid-air) are decoded once. Of several video streams the one that FFmpeg calls best is taken.
+
+    Raises:
+        VideoError: no such file, a folder, not a video, no video stream, nothing in it; names what FFmpeg says.
+    """
+    with _opened(path) as (container, stream):
+        return _probe(Path(path), container, stream)
+
+
+_cache: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
+_CACHED_FRAMES = 2**21  # about 50 MB: seven thousand ten-second clips, or twenty hours
+
+
+def _probe(path: Path, container: Any, stream: Any) -> Video:
+    status = path.stat()
+    name = (os.fspath(path), status.st_size, status.st_mtime_ns)
+    if name in _cache:
+        _cache.move_to_end(name)
+        return _cache[name]
+    _cache[name] = video = _index(path, container, stream)
+    while sum(len(v.seconds) for v in _cache.values()) > _CACHED_FRAMES and len(_cache) > 1:
+        _cache.popitem(last=False)
+    return video
+
+
+class _Packets(NamedTuple):
+    """One row per packet that is not empty, in the order of the file; a missing time is `_NONE`."""
+
+    pts: Int[np.ndarray, " p"]
+    dts: Int[np.ndarray, " p"]
+    pos: Int[np.ndarray, " p"]
+    size: Int[np.ndarray, " p"]
+    key: Int[np.ndarray, " p"]
+    shown: Int[np.ndarray, " p"]
+
+
+_NONE = -(2**63)
+
+
+def _index(path: Path, container: Any, stream: Any) -> Video:
+    kind, codec = container.format.name, stream.codec_context.name
+    rows = [
+        (
+            _NONE if p.pts is None else p.pts,
+            _NONE if p.dts is None else p.dts,
+            -1 if p.pos is None else p.pos,
+            p.size,
+            p.is_keyframe,
+            # An edit list cuts packets off; VP8 keeps invisible reference frames in packets of their own.
+            not p.is_discard and (codec != "vp8" or bool(memoryview(p)[0] & 16)),
+        )
+        for p in _demuxed(container, stream)
+    ]
+    if not rows:
+        raise VideoError(f"{path} ({codec} in {kind}) has 0 frames: nothing was recorded, or the file is cut off")
+    packets = _Packets(*np.array(rows, dtype=np.int64).T)
+    timed = bool((packets.pts != _NONE).all()) and len(np.unique(packets.pts)) == len(rows)
+    timed = timed and kind not in ("mpeg", "mpegts")  # there FFmpeg makes up times, and other ones after a seek
+    if timed:
+        stamp, stamps = "pts", packets.pts
+    elif len(np.unique(packets.pos)) == len(rows):
+        stamp, stamps = "pos", packets.pos
+    else:
+        stamp, stamps = "order", np.arange(len(rows))
+
+    if timed and _one_to_one(packets, kind, codec, stream):
+        chosen = np.flatnonzero(packets.shown)
+        chosen = chosen[np.argsort(packets.pts[chosen])]
+    else:
+        places = {int(s): i for i, s in enumerate(stamps)}
+        with _opened(path) as (again, same):
+            decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, [])]
+        chosen = np.array([places[pts] for pts in decoded if pts in places], dtype=np.int64)
+
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    times = packets.pts[chosen]
+    if (times != _NONE).all() and (np.diff(times) > 0).all():
+        seconds = (times - times[:1]) * float(stream.time_base)
+    else:
+        seconds = np.arange(len(chosen)) / rate
+    keys = np.flatnonzero(packets.key[chosen])
+    video = Video(
+        path=path,
+        codec=codec,
+        container=kind,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        rotation=0,
+        fps=(len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else rate,
+        variable=varies(seconds),
+        seconds=seconds,
+        keys=keys,
+        stamp=stamp,
+        stamps=stamps[chosen],
+        order=chosen,
+        starts=_starts(packets, stamp, stamps, chosen, keys),
+    )
+    for array in (video.seconds, video.keys, video.stamps, video.order, video.starts):
+        array.setflags(write=False)
+    # Only a decoded frame tells how a player turns it: the first, or the first that is whole.
+    for wanted in (video.stamps[:1], video.stamps):
+        run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), [], False)
+        if (frame := next(run, None)) is not None:
+            run.close()
+            size = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
+            return replace(video, width=size[0], height=size[1], rotation=frame.rotation % 360)
+    raise VideoError(
+        f"{path} ({codec} in {kind}) has {len(rows)} packets, none of which decodes. "
+        "The file is damaged or encrypted: copy it anew, or leave it out"
+    )
+
+
+def _one_to_one(packets: _Packets, kind: str, codec: str, stream: Any) -> bool:
+    """Whether every packet that is shown is one frame, without decoding any."""
+    if not packets.key[0] or packets.pts.min() < packets.pts[0]:
+        return False  # frames before the first key frame: decoders drop some of them
+    if codec == "mpeg4" and packets.size.min() < 20:
+        return False  # "not coded" pictures give no frame; packed B-frames come two in a packet
+    return kind != "avi" or not stream.codec_context.has_b_frames  # AVI has no presentation times
+
+
+def _starts(packets: _Packets, stamp: str, stamps: Any, chosen: Any, keys: Any) -> Int[np.ndarray, "s 4"]:
+    """Where decoding may start, the start of the file first."""
+    if stamp == "pts":  # a key packet that an edit list hides is still the right place to start
+        at = np.flatnonzero(packets.key)
+        first = np.searchsorted(packets.pts[chosen], packets.pts[at])
+    elif stamp == "pos":
+        at, first = chosen[keys], keys
+    else:
+        at = first = np.zeros(0, dtype=np.int64)
+    at, first = np.concatenate([[0], at[at > 0]]), np.concatenate([[0], first[at > 0]])
+    times = np.where(packets.dts[at] == _NONE, packets.pts[at], packets.dts[at])
+    return np.stack([first, at, times, stamps[at]], axis=1)[np.argsort(first, kind="stable")]
+
+
+# ---------------------------------------------------------------------------- 2. frames
+
+Indices = Sequence[int] | Int[np.ndarray, " t"] | Int[Tensor, " t"]
+
+
+def frames_at(
+    video: Video | Path | str,
+    indices: Indices | Callable[[Video], Indices],
+    *,
+    size: int | tuple[int, int] | None = None,
+    gray: bool = False,
+) -> Clip:
+    """The frames at `indices`, in that order, as shown: rotated, RGB (or one channel of grey), [0, 255].
+
+    `indices` may be a function of the index: so choosing and decoding open the file once. `size` is the short side or
+    (height, width), in pixels; scaling (swscale's bilinear filter, widened to the shrinking) and colour are one pass.
+    Damaged packets are skipped and counted; a frame lost to them is replaced by the nearest earlier one, else later.
+
+    Raises:
+        VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
+    """
+    path = video.path if isinstance(video, Video) else Path(video)
+    with _opened(path) as (container, stream):
+        fresh = isinstance(video, Video)
+        if not isinstance(video, Video):
+            video = _probe(path, container, stream)
+        asked = np.asarray(indices(video) if callable(indices) else indices, dtype=np.int64)
+        if not len(asked):
+            raise VideoError(f"no frame of {path} was asked for; give at least one index")
+        if asked.min() < 0 or asked.max() >= video.frames:
+            wrong = asked.min() if asked.min() < 0 else asked.max()
+            raise VideoError(
+                f"frame {wrong} of {path} was asked for, which ({video.codec} in {video.container}) has "
+                f"{video.frames} frames: 0 to {video.frames - 1}. Use a smaller stride or fewer frames"
+            )
+        damage: list[str] = []
+        decoded = _decoded(video, container, stream, asked, damage, fresh)
+        return _filled(video, asked, decoded, damage, size, gray)
+
+
+def frames_when(
+    video: Video | Path | str,
+    seconds: Sequence[float] | Float[np.ndarray, " t"] | Float[Tensor, " t"],
+    *,
+    size: int | tuple[int, int] | None = None,
+    gray: bool = False,
+) -> Clip:
+    """The frames shown at these seconds after the first frame; before the start the first, past the end the last.
+
+    Raises:
+        VideoError: as `frames_at`.
+    """
+    return frames_at(video, partial(_shown, times=np.asarray(seconds, dtype=np.float64)), size=size, gray=gray)
+
+
+def _shown(video: Video, times: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    """Indices of the frames on screen at `times`, in seconds."""
+    late = np.searchsorted(video.seconds, times + 1e-6, side="right")  # a microsecond, for times that were rounded
+    return np.clip(late - 1, 0, video.frames - 1)
+
+
+def _decoded(
+    video: Video, container: Any, stream: Any, asked: Int[np.ndarray, " t"], damage: list[str], fresh: bool
+) -> Iterator[tuple[int, Any]]:
+    """(index, decoded frame) of every frame asked for that can be decoded, each once, in no fixed order."""
+    wanted = np.unique(asked)
+    rows = np.searchsorted(video.starts[:, 0], wanted, side="right") - 1
+    # Frames far apart: a new start at a later key frame, if that saves more frames than a new start costs.
+    cuts = np.flatnonzero(video.starts[rows[1:], 0] - wanted[:-1] > 8) + 1
+    for group, row in zip(np.split(wanted, cuts), rows[np.append(0, cuts)]):
+        missing = {int(video.stamps[i]): int(i) for i in group}
+        # Once more from the start of the file if that was no key frame after all (intra refresh, a wrong index).
+        for start in video.starts[sorted({0, int(row)}, reverse=True)]:
+            for frame in _run(video, container, stream, start, set(missing), damage, fresh):
+                if frame.pts in missing:
+                    yield missing.pop(frame.pts), frame
+            fresh = False
+            if not missing or damage:
+                break
+
+
+def _run(
+    video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: list[str], fresh: bool
+) -> Iterator[Any]:
+    """Decoded frames from one starting point until the last wanted one; others may be among them."""
+    codec, skips = stream.codec_context, _skips(stream.codec_context)
+
+    def packets() -> Iterator[Any]:
+        for packet in _landed(video, container, stream, start, fresh):
+            # What was not asked for and no other frame refers to need not be decoded.
+            codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
+            yield packet
+            wanted.discard(packet.pts)
+            if not wanted:
+                return
+
+    try:
+        yield from _fed(packets(), codec, damage)
+    finally:
+        codec.skip_frame = "DEFAULT"
+        codec.flush_buffers()
+
+
+def _skips(codec: Any) -> bool:
+    """Whether FFmpeg can leave out frames that no other refers to, bit for bit as if it had not."""
+    if codec.name == "hevc":  # such a frame may still serve a higher temporal layer: only where hvcC says one layer
+        return bool(codec.extradata and codec.extradata[0] == 1 and codec.extradata[21] >> 3 & 7 == 1)
+    return codec.name in ("h264", "mpeg1video", "mpeg2video")
+
+
+def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:
+    """Packets from one starting point on. Seeks are not exact: what comes before it is dropped."""
+    _, before, time, first = (int(x) for x in start)
+    if video.stamp != "order" and time != _NONE and not (fresh and before < 32):
+        with suppress(av.FFmpegError):
+            container.seek(time, stream=stream)
+    found = False
+    for packet in _from(first, _stamped(container, stream, video.stamp)):
+        found = True
+        yield packet
+    if not found:  # landed behind it, or nowhere
+        with _opened(video.path) as (again, same):
+            yield from _from(first, _stamped(again, same, video.stamp))
+
+
+def _from(first: int, packets: Iterator[Any]) -> Iterator[Any]:
+    """The packets from the one stamped `first` on; none if they begin behind it."""
+    for number, packet in enumerate(packets):
+        if packet.pts == first:
+            yield packet
+            yield from packets
+        elif number == 0 and packet.pts > first:
+            return
+
+
+def _stamped(container: Any, stream: Any, stamp: str) -> Iterator[Any]:
+    """Packets whose pts, which the decoder hands on to the frame, tells them apart."""
+    for number, packet in enumerate(_demuxed(container, stream)):
+        if stamp != "pts":
+            packet.pts = number if stamp == "order" or packet.pos is None else packet.pos
+        yield packet
+
+
+def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of the stream that are not empty, up to the end or to where the file breaks off."""
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+
+
+def _fed(packets: Iterable[Any], codec: Any, damage: list[str]) -> Iterator[Any]:
+    """What the decoder makes of the packets, and what it still holds after the last; an error costs one packet."""
+    for packet in packets:
+        try:
+            frames = codec.decode(packet)
+        except av.FFmpegError as error:
+            damage.append(str(error))
+        else:
+            yield from frames
+    with suppress(av.FFmpegError):
+        yield from codec.decode(None)
+
+
+# ---------------------------------------------------------------------------- 3. pixels
+
+
+def _filled(
+    video: Video,
+    asked: Int[np.ndarray, " t"],
+    decoded: Iterator[tuple[int, Any]],
+    damage: list[str],
+    size: int | tuple[int, int] | None,
+    gray: bool,
+) -> Clip:
+    """The clip, every frame drawn straight into its place; then repeats and replacements."""
+    out = np.empty((len(asked), *_scaled(video, size), 1 if gray else 3), dtype=np.uint8)
+    place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
+    scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
+    for index, frame in decoded:
+        _paint(scaler, frame, out[place[index]])
+        got.add(index)
+    if not got:
+        raise VideoError(
+            f"none of the {len(place)} frames asked of {video.path} ({video.codec} in {video.container}, "
+            f"{video.frames} frames) decodes: {damage[0] if damage else 'the decoder gives nothing'}. "
+            "Copy the file anew, or leave it out"
+        )
+    for t, index in enumerate(asked.tolist()):
+        nearest = index if index in got else max((i for i in got if i < index), default=min(got))
+        if place[nearest] != t:
+            out[t] = out[place[nearest]]
+    seconds = torch.from_numpy(video.seconds[asked])
+    return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage), len(place) - len(got)))
+
+
+def _scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width to hand over."""
+    if isinstance(size, tuple):
+        return size
+    scale = 1.0 if size is None else size / min(video.height, video.width)
+    return round(video.height * scale), round(video.width * scale)
+
+
+def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
+    """Draw a decoded frame: colour and scale in one pass, then turned as players turn it."""
+    turned, upside_down, mirrored = _orientation(frame)
+    height, width, channels = out.shape
+    if turned:
+        height, width = width, height
+    kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
+    image = scaler.reformat(frame, width, height, kind, dst_color_range=limits, threads=1)
+    plane = image.planes[0]
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
+    if not (turned or upside_down or mirrored):
+        out.reshape(height, width * channels)[:] = rows
+        return
+    pixels = rows.reshape(height, width, channels)
+    pixels = pixels.transpose(1, 0, 2) if turned else pixels
+    out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
+
+
+# ---------------------------------------------------------------------------- 4. files
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
+    """An open file and its best video stream, set to one thread; closed again whatever happens."""
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
+    if not path.stat().st_size:
+        raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
+    try:
+        container = av.open(os.fspath(path))
+    except (av.FFmpegError, UnicodeError) as error:
+        raise VideoError(
+            f"{path} does not open as a video: {_complaint(path) or error}. "
+            "Copy it anew if it was cut off; leave it out if it is something else"
+        ) from error
+    with container:
+        stream = container.streams.best("video")
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+            raise VideoError(f"{path} ({container.format.name}) has no video stream, only {kinds}; leave it out")
+        if stream.codec_context is None:
+            raise VideoError(f"{path} ({container.format.name}) has a video stream that no decoder of FFmpeg knows")
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        for other in container.streams:
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        yield container, stream
+
+
+def _complaint(path: Path) -> str:
+    """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines, suppress(av.FFmpegError, UnicodeError):
+            av.open(os.fspath(path)).close()
+    finally:
+        av.logging.set_level(level)
+    return lines[-1][2].strip() if lines else ""
+
+
+def write(
+    path: Path | str,
+    frames: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"],
+    fps: float | Fraction,
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+) -> None:
+    """A video file of RGB frames, whole or not at all; `options` are the encoder's (`{"crf": "18", "g": "12"}`).
+
+    Raises:
+        VideoError: an odd size, which halved chroma cannot hold; an encoder or ending that FFmpeg does not have.
+    """
+    path, images = Path(path), np.ascontiguousarray(frames)
+    total, height, width, _ = images.shape
+    if "420" in pixels and (height % 2 or width % 2):
+        raise VideoError(f'{pixels} needs even sizes, got {height}x{width}; crop one pixel, or pixels="yuv444p"')
+    if not total:
+        raise VideoError(f"no frames to write to {path}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the ending chooses the container
+    try:
+        with av.open(os.fspath(part), "w") as container:
+            stream: Any = container.add_stream(
+                codec, rate=Fraction(fps).limit_denominator(60060), options=options or {}
+            )
+            stream.width, stream.height, stream.pix_fmt = width, height, pixels
+            for number, image in enumerate(images):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        part.replace(path)
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+        raise VideoError(
+            f"{path} cannot be written with {codec}: {error}. `ffmpeg -encoders` lists what there is"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

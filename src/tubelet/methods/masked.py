@@ -1,0 +1,64 @@
+"""The module that all masked autoencoders share; a paper chooses mask, target and decoder."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tubelet.masks.random_masks import Tube
+from tubelet.nn.decoder import Decoder
+from tubelet.nn.patches import patchify, take
+from tubelet.nn.vit import Encoder
+from tubelet.targets import Pixels, normalise
+from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Target, TokenMask
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Hide tokens, imagine them."""
+
+    mask: Any = field(default_factory=Tube)  # a Masker; the preset's own class gives the flags
+    """Which tokens are hidden."""
+    target: Any = field(default_factory=Pixels)  # a Target
+    """What is predicted."""
+    decoder: Decoder = field(default_factory=Decoder)
+    """Shape of the decoder."""
+
+    def build(self, encoder: Encoder, grid: Grid, channels: int) -> "MaskedAutoencoder":
+        """The module to train, freshly initialised from torch's global generator.
+
+        Raises:
+            ValueError: the mask hides nothing or everything on this grid; here, not at the first step.
+        """
+        pt, ph, pw = grid.patch
+        blank = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
+        self.mask(Batch(blank, torch.zeros(1, dtype=torch.int64, device="cpu")), grid, Draws(0, 0, [0]))
+        return MaskedAutoencoder(self, encoder, grid, channels)
+
+
+class MaskedAutoencoder(Method):
+    """Patches → visible ones → encoder → decoder → prediction of the hidden ones, against the target."""
+
+    def __init__(self, config: Masked, encoder: Encoder, grid: Grid, channels: int) -> None:
+        super().__init__()
+        self.grid, self.channels = grid, channels
+        self.mask: Masker = config.mask
+        self.target: Target = config.target
+        self.encoder = encoder.build(grid, channels)
+        self.decoder = config.decoder.build(grid, encoder.width, self.target.size(grid, channels))
+
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
+        """Mean squared error, summed over the scored tokens."""
+        mask = self.mask(batch, self.grid, draws).to(batch.video.device)
+        patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
+        prediction = self.imagine(patches, mask)
+        target = self.target.encode(take(patches, mask.predict).float() / 255, self.channels)
+        error = (prediction.float() - target).square().mean(-1)
+        return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
+
+    def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
+        """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
+        visible = normalise(take(patches, mask.visible).float() / 255, self.channels)
+        return self.decoder(self.encoder(visible, mask.visible), mask)

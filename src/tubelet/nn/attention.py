@@ -1,0 +1,87 @@
+"""The transformer block that encoder and decoders share."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SHORT = 512  # tokens; longest sequence for which `attend` writes the products out
+EPS = 1e-6  # of every LayerNorm in the MAE family; PyTorch's own default is 1e-5
+
+
+class Attention(nn.Module):
+    """Joint self-attention with biases for queries and values only.
+
+    A bias on the keys shifts every logit of a query alike, so softmax cannot see it; but as a third of an ordinary
+    `qkv` bias it drifts under AdamW, and it spoils the parameter totals. So it is a constant zero.
+    Source: BEiT (arXiv:2106.08254) and VideoMAE's released model.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(
+                f"width {width} does not divide into {heads} heads; {width % heads} are left over"
+            )
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        b, n, d = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(b, n, d))
+
+
+def attend(
+    q: Float[Tensor, "b heads n c"], k: Float[Tensor, "b heads m c"], v: Float[Tensor, "b heads m c"]
+) -> Float[Tensor, "b heads n c"]:
+    """softmax(q k' / sqrt(c)) v, in whichever way is fast here.
+
+    On CPUs the backward pass of PyTorch's fused attention is slow in bfloat16: with the products written out, short
+    sequences train two to five times faster (benchmarks/attention.csv). Long ones need the fused form for its memory.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):  # it would have the softmax in float32; PyTorch sums it so anyway
+        weights = torch.softmax((q * q.shape[3] ** -0.5) @ k.transpose(2, 3), dim=3)
+        return weights @ v
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact (erf) GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention, then a pre-norm MLP, each added to its input."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = MLP(width, hidden)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def xavier(module: nn.Module) -> None:
+    """Every Linear below `module` as in MAE: Xavier-uniform weights (`qkv` as one matrix), zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

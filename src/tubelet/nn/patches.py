@@ -1,0 +1,54 @@
+"""Video to cubes of pixels and back, picking tokens by index, and the fixed position table.
+
+Tokens are patches until the encoder embeds them: gathering first and embedding then equals embedding first and
+gathering then, and costs a tenth at 90 % masking.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from tubelet.types import Grid
+
+
+def patchify(video: Shaped[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Shaped[Tensor, "b n q"]:
+    """Cubes in (T H W) order, the values of each in (time, height, width, channel) order. Any dtype.
+
+    Source: token order of VideoMAE (arXiv:2203.12602), value order of its prediction head.
+    """
+    b, c, t, h, w = video.shape
+    pt, ph, pw = patch
+    cubes = video.reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw).permute(0, 2, 4, 6, 3, 5, 7, 1)
+    return cubes.reshape(b, (t // pt) * (h // ph) * (w // pw), pt * ph * pw * c)
+
+
+def unpatchify(patches: Shaped[Tensor, "b n q"], grid: Grid) -> Shaped[Tensor, "b c t h w"]:
+    """The video that `patchify` cut up."""
+    pt, ph, pw = grid.patch
+    b, _, q = patches.shape
+    cubes = patches.reshape(b, grid.T, grid.H, grid.W, pt, ph, pw, q // (pt * ph * pw))
+    return cubes.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, -1, grid.T * pt, grid.H * ph, grid.W * pw)
+
+
+def take(tokens: Shaped[Tensor, "b n q"], ids: Int[Tensor, "b m"]) -> Shaped[Tensor, "b m q"]:
+    """The tokens at `ids`, clip by clip."""
+    return tokens.gather(1, ids.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
+def put(
+    tokens: Shaped[Tensor, "b n q"], ids: Int[Tensor, "b m"], values: Shaped[Tensor, "b m q"]
+) -> Shaped[Tensor, "b n q"]:
+    """A copy of `tokens` in which those at `ids` are `values`."""
+    return tokens.scatter(1, ids.unsqueeze(2).expand(-1, -1, tokens.shape[2]), values)
+
+
+def sinusoid(tokens: int, width: int) -> Float[Tensor, "n d"]:
+    """The fixed position table of VideoMAE: a 1-D sinusoid over the flattened token index.
+
+    Even columns are sines, odd ones cosines, of index / 10000^(2 * floor(column / 2) / width). Computed in float64.
+    Source: "Attention is all you need", section 3.5; VideoMAE uses it over space and time alike.
+    """
+    column = np.arange(width)
+    angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * (column // 2) / width)
+    return torch.from_numpy(np.where(column % 2 == 0, np.sin(angle), np.cos(angle))).float()

@@ -1,0 +1,72 @@
+"""The encoder: a vision transformer over cubes of video. The thing we keep."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tubelet.nn.attention import EPS, Block, xavier
+from tubelet.nn.patches import sinusoid, take
+from tubelet.types import Grid
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The shape of an encoder; `SIZES` has the usual ones."""
+
+    width: int = 768
+    """Channels of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads."""
+    hidden: int = 3072
+    """Channels inside the MLP."""
+    patch: tuple[int, int, int] = (2, 16, 16)
+    """Cube of pixels that becomes one token: frames, height, width."""
+    checkpoint: bool = False
+    """Recompute each block in the backward pass: about a third more compute for far less memory."""
+
+    def build(self, grid: Grid, channels: int) -> "ViT":
+        """The encoder for clips of `grid`, freshly initialised from torch's global generator."""
+        return ViT(self, grid, channels)
+
+
+SIZES = {
+    # Ti as in DeiT (arXiv:2012.12877); S to H as in VideoMAE; g as in VideoMAE V2 (arXiv:2303.16727).
+    "ti": Encoder(width=192, depth=12, heads=3, hidden=768),
+    "s": Encoder(width=384, depth=12, heads=6, hidden=1536),
+    "b": Encoder(width=768, depth=12, heads=12, hidden=3072),
+    "l": Encoder(width=1024, depth=24, heads=16, hidden=4096),
+    "h": Encoder(width=1280, depth=32, heads=16, hidden=5120),
+    "g": Encoder(width=1408, depth=40, heads=16, hidden=6144, patch=(2, 14, 14)),
+}
+
+
+class ViT(nn.Module):
+    """Patches in, tokens out; embeds and attends over the tokens it is given only.
+
+    Source: VideoMAE (arXiv:2203.12602), section 3 and its released model: no class token, fixed positions.
+    """
+
+    position: Tensor
+
+    def __init__(self, shape: Encoder, grid: Grid, channels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.checkpointing = shape.checkpoint
+        pt, ph, pw = grid.patch
+        self.embed = nn.Linear(pt * ph * pw * channels, shape.width)  # keeps PyTorch's default, as the released Conv3d
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.register_buffer("position", sinusoid(grid.tokens, shape.width), persistent=False)
+        xavier(self.blocks)
+
+    def forward(self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None) -> Float[Tensor, "b v d"]:
+        """Tokens for normalised patches; `ids` says where in the grid they are (default: all of it, in order)."""
+        position = self.position.expand(len(patches), -1, -1)
+        x = self.embed(patches) + (position if ids is None else take(position, ids))
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+        return self.norm(x)

@@ -1,0 +1,399 @@
+"""What a model sees and imagines, as pictures: strips (PNG), moving panels (GIF), and the curves of a run.
+
+Strips keep pixels crisp: small frames are enlarged by whole factors, never blurred.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from tubelet.methods.masked import MaskedAutoencoder
+from tubelet.nn.patches import patchify, put, take, unpatchify
+from tubelet.train.checkpoint import atomically
+from tubelet.train.log import metrics
+from tubelet.types import Batch, Draws, Grid, Target, TokenMask
+
+PAPER, INK, FAINT = (24, 26, 31), (226, 225, 221), (150, 153, 160)  # dark: looks right on light and on dark pages
+CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
+BLUE, GRAPHITE = "#3b82c4", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
+
+# ---------------------------------------------------------------------------- 1. what is imagined
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One clip in several versions, to be seen together."""
+
+    rows: dict[str, UInt8[Tensor, "c t h w"]]
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Clips, what the encoder saw of them, and what the decoder imagined; scores are of the bytes that are shown."""
+
+    original: UInt8[Tensor, "b c t h w"]
+    hidden: UInt8[Tensor, "b c t h w"]  # grey where the encoder does not see
+    imagined: UInt8[Tensor, "b c t h w"]  # true pixels where it does
+    mask: TokenMask
+    psnr: Float[Tensor, " b"]  # dB over imagined pixels
+    baseline: Float[Tensor, " b"]  # dB over the same pixels, filled with flat colours without a model
+    borrowed: bool  # the target leaves out each cube's mean and contrast, so both fills were given the true ones
+
+    def strips(self) -> list[Strip]:
+        """Original, hidden and imagined of every clip, headed by the share hidden and the scores."""
+        videos = {"original": self.original, "hidden": self.hidden, "imagined": self.imagined}
+        return [
+            Strip(
+                {name: video[i] for name, video in videos.items()},
+                f"{share(self.mask)} hidden · imagined {psnr:.1f} dB · without a model {baseline:.1f} dB",
+            )
+            for i, (psnr, baseline) in enumerate(zip(self.psnr, self.baseline))
+        ]
+
+    @property
+    def note(self) -> str:
+        """What must be known to read the picture fairly."""
+        text = "dB: peak signal-to-noise ratio of the imagined pixels; more is better. Without a model: flat cubes in "
+        if not self.borrowed:
+            return text + "the colours of visible ones nearby."
+        return text + (
+            "their true mean colour. The model predicts only the pattern inside a cube: for this picture, each was "
+            "given its true mean colour and contrast."
+        )
+
+
+def reconstruct(
+    method: MaskedAutoencoder, video: UInt8[Tensor, "b c t h w"], ratio: float | None = None, seed: int = 0
+) -> Reconstruction:
+    """What `method` makes of clips of which `ratio` is hidden (default: as in training), on the CPU.
+
+    Raises:
+        ValueError: clips that are not of the method's size, or a mask without a ratio.
+    """
+    grid, channels, (pt, ph, pw) = method.grid, method.channels, method.grid.patch
+    wanted = (channels, grid.T * pt, grid.H * ph, grid.W * pw)
+    if tuple(video.shape[1:]) != wanted:
+        raise ValueError(
+            f"clips of {tuple(video.shape[1:])} (channels, frames, height, width); this model takes {wanted}"
+        )
+    masker: Any = method.mask
+    if ratio is not None:
+        if not hasattr(masker, "ratio"):
+            raise ValueError(f"mask {type(masker).__name__} has no ratio to change; leave the ratio out")
+        masker = replace(masker, ratio=ratio)
+    video = video.cpu()
+    mask: TokenMask = masker(Batch(video, torch.arange(len(video))), grid, Draws(seed, 0, range(len(video))))
+    patches = patchify(video, grid.patch)
+    device, training = next(method.parameters()).device, method.training
+    method.eval()
+    with torch.no_grad():
+        values = method.imagine(patches.to(device), mask.to(device)).float().cpu()
+    method.train(training)
+
+    true = take(patches, mask.predict).float() / 255
+    blank = spread(method.target, patches, mask, channels)
+    covered = torch.where(mask.hidden.unsqueeze(2), curtain(grid, channels), patches)
+
+    def shown(guess: Float[Tensor, "b p y"]) -> UInt8[Tensor, "b c t h w"]:
+        pixels = (method.target.decode(guess, true, channels) * 255).round().clamp(0, 255).byte()
+        filled = put(covered, mask.predict, pixels)
+        return unpatchify(torch.where(mask.hidden.unsqueeze(2), filled, patches), grid)
+
+    scored = torch.zeros(mask.hidden.shape, dtype=torch.bool).scatter(1, mask.predict, mask.scored)
+    where = unpatchify(scored.unsqueeze(2).expand(patches.shape), grid)
+    imagined = shown(values)
+    without = method.target.decode(values, torch.zeros_like(true), channels)  # tells whether truth was borrowed
+    return Reconstruction(
+        original=video,
+        hidden=unpatchify(covered, grid),
+        imagined=imagined,
+        mask=mask,
+        psnr=decibels(video, imagined, where),
+        baseline=decibels(video, shown(blank), where),
+        borrowed=not torch.equal(without, method.target.decode(values, true, channels)),
+    )
+
+
+def spread(target: Target, patches: UInt8[Tensor, "b n q"], mask: TokenMask, channels: int) -> Float[Tensor, "b p y"]:
+    """The answer without a model: every cube flat, in the colours of the visible ones weighted by 1 / distance².
+
+    Colours are those of the target: where it takes out each cube's mean, this is that mean.
+    """
+    seen = target.encode(take(patches, mask.visible).float() / 255, channels)
+    colour = seen.unflatten(2, (-1, channels)).mean(2)
+    grid = mask.grid
+    place = torch.cartesian_prod(*(torch.arange(size).float() for size in (grid.T, grid.H, grid.W)))
+    weight = 1 / torch.cdist(place[mask.predict], place[mask.visible]).square().clamp(min=0.1)
+    return (weight / weight.sum(2, keepdim=True) @ colour).repeat(1, 1, seen.shape[2] // channels)
+
+
+def decibels(
+    true: UInt8[Tensor, "b c t h w"], shown: UInt8[Tensor, "b c t h w"], where: Bool[Tensor, "b c t h w"]
+) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio over the pixels of `where`; infinite where all are exact."""
+    error = (true.float() - shown.float()).square().mul(where).flatten(1).sum(1) / where.flatten(1).sum(1)
+    return 10 * torch.log10(255**2 / error)
+
+
+def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
+    """The values of a hidden cube."""
+    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8)
+    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
+    return cube.flatten()
+
+
+def share(mask: TokenMask) -> str:
+    """How much a mask hides, for people."""
+    return f"{100 * (1 - mask.visible.shape[1] / mask.grid.tokens):.3g} %"
+
+
+def mask_strip(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> list[Strip]:
+    """Every clip, whole and with a mask over it."""
+    grid = mask.grid
+    patches = patchify(video, grid.patch)
+    covered = unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(grid, video.shape[1]), patches), grid)
+    cubes = f"{grid.tokens - mask.visible.shape[1]} of {grid.tokens} cubes of {'x'.join(map(str, grid.patch))}"
+    return [
+        Strip({"original": whole, "visible": seen}, f"{share(mask)} hidden · {cubes}")
+        for whole, seen in zip(video, covered)
+    ]
+
+
+# ---------------------------------------------------------------------------- 2. strips and moving panels
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of small pictures with names at its left or on top."""
+
+    cells: UInt8[np.ndarray, "rows columns h w 3"]
+    heading: str
+    left: Sequence[str] = ()
+    top: Sequence[str] = ()
+
+
+def save_png(path: Path, strips: Sequence[Strip], caption: str = "", columns: int = 8) -> Path:
+    """`path`, a PNG of all strips: versions below each other, `columns` evenly spaced frames side by side.
+
+    The caption is also in the file's metadata, as "Description".
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    blocks = []
+    for strip in strips:
+        clips = [enlarge(rgb(clip), 112) for clip in strip.rows.values()]
+        times = np.linspace(0, len(clips[0]) - 1, min(columns, len(clips[0]))).round().astype(int)
+        blocks.append(Block(np.stack([clip[times] for clip in clips]), strip.heading, left=[*strip.rows]))
+    caption = " ".join([caption, *channel_note(strips)]).strip()
+    about = PngInfo()
+    about.add_itxt("Description", caption)
+    picture = compose(blocks, caption)
+    atomically(path, lambda file: picture.save(file, "PNG", pnginfo=about, optimize=True))
+    return path
+
+
+def save_gif(path: Path, strips: Sequence[Strip], caption: str = "", fps: float = 8.0) -> Path:
+    """`path`, a GIF that plays all strips for ever: versions side by side, `fps` frames a second.
+
+    Seconds per frame are rounded to 1/100, what the format can say, and are at least 1/50, what browsers obey. The
+    caption is also in the file's comment.
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    caption = " ".join([caption, *channel_note(strips)]).strip()
+    clips = [np.stack([enlarge(rgb(clip), 208) for clip in strip.rows.values()], 1) for strip in strips]
+    frames = [
+        compose([Block(c[None, t % len(c)], s.heading, top=[*s.rows]) for c, s in zip(clips, strips)], caption)
+        for t in range(max(map(len, clips)))
+    ]
+    # One palette for all frames and no dithering: otherwise still places flicker. It is made from the small pixels
+    # (enlarged ones are the same colours, only slower) and from text, which needs its shades of grey.
+    colours = [rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()]
+    shades = np.linspace(PAPER, INK, 16).repeat(sum(map(len, colours)) // 400, 0)
+    swatch = Image.fromarray(np.concatenate([*colours, shades.astype(np.uint8)])[None])
+    palette = swatch.quantize(256, kmeans=1)
+    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    options = {"save_all": True, "append_images": rest, "loop": 0, "disposal": 1, "comment": caption.encode()}
+    duration = max(round(100 / fps), 2) * 10  # milliseconds
+    atomically(path, lambda file: first.save(file, "GIF", duration=duration, optimize=False, **options))
+    return path
+
+
+def rgb(clip: UInt8[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """A clip in colours: one channel as grey, of two the first, of more the first three."""
+    few = clip[:3] if len(clip) >= 3 else clip[:1].expand(3, -1, -1, -1)
+    return few.permute(1, 2, 3, 0).cpu().numpy()
+
+
+def channel_note(strips: Sequence[Strip]) -> list[str]:
+    """What `rgb` leaves out, if anything."""
+    channels = max(len(clip) for strip in strips for clip in strip.rows.values())
+    if channels in (1, 3):
+        return []
+    return [f"Of {channels} channels, {'the first is' if channels == 2 else '1 to 3 are'} shown."]
+
+
+def enlarge(clip: UInt8[np.ndarray, "t h w 3"], least: int) -> UInt8[np.ndarray, "t H W 3"]:
+    """Frames of at least `least` pixels height, by repeating pixels."""
+    times = -(-least // clip.shape[1])
+    return clip.repeat(times, 1).repeat(times, 2)
+
+
+def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
+    """Blocks below each other with their headings, the caption under them, on dark paper."""
+    size = max(15, min(26, max(b.cells.shape[1] * b.cells.shape[3] for b in blocks) // 50))
+    font = typeface(size)
+    gap, margin, line = size // 3, size, round(size * 1.5)
+    left = max((round(font.getlength(name)) for block in blocks for name in block.left), default=-margin) + margin
+    width = max(left + b.cells.shape[1] * (b.cells.shape[3] + gap) - gap for b in blocks) + 2 * margin
+    wrapped = wrap(caption, font, width - 2 * margin)
+    headings = [wrap(block.heading, font, width - 2 * margin) for block in blocks]
+    heights = [
+        line * (len(heading) + bool(block.top)) + len(block.cells) * (block.cells.shape[2] + gap)
+        for block, heading in zip(blocks, headings)
+    ]
+    image = Image.new("RGB", (width, sum(heights) + margin * (len(blocks) + 1) + line * len(wrapped)), PAPER)
+    draw, y = ImageDraw.Draw(image), margin
+    for block, heading in zip(blocks, headings):
+        for text in heading:
+            draw.text((margin, y), text, INK, font)
+            y += line
+        rows, columns, h, w, _ = block.cells.shape
+        for column, name in enumerate(block.top):
+            draw.text((margin + left + column * (w + gap), y), name, FAINT, font)
+        y += line * bool(block.top)
+        for row in range(rows):
+            if block.left:
+                draw.text((margin, y + h // 2), block.left[row], FAINT, font, anchor="lm")
+            for column in range(columns):
+                image.paste(Image.fromarray(block.cells[row, column]), (margin + left + column * (w + gap), y))
+            y += h + gap
+        y += margin
+    for text in wrapped:
+        draw.text((margin, y - margin // 2), text, FAINT, font)
+        y += line
+    return image
+
+
+def typeface(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: Pillow's own has only ASCII, and runs have all sorts of names."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines of `text` that are at most `width` pixels long, words permitting."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+# ---------------------------------------------------------------------------- 3. curves
+
+
+def curves(folder: Path, out: Path) -> list[Path]:
+    """`out` as PNG and as SVG: loss, learning rate, gradient norm, speed and waiting for data of a run over its steps.
+
+    Raises:
+        FileNotFoundError: no metrics.jsonl in `folder`.
+        ValueError: not one step is done yet.
+        SaveError: the disk refuses.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    lines = metrics(folder)
+    if not lines:
+        raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
+    step = np.array([line["step"] for line in lines])
+    style: Any = {
+        "font.size": 9,
+        "axes.edgecolor": GRAPHITE,
+        "axes.labelcolor": GRAPHITE,
+        "text.color": GRAPHITE,
+        "xtick.color": GRAPHITE,
+        "ytick.color": GRAPHITE,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tubelet",  # the same run gives the same file
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(8, 6.4), layout="constrained")
+        panels = figure.subplot_mosaic([["loss", "loss"], ["lr", "norm"], ["speed", "wait"]], height_ratios=[2, 1, 1])
+        draws = {
+            "loss": ("loss", "loss (mean squared error)"),
+            "lr": ("lr", "learning rate"),
+            "norm": ("gradient_norm", "gradient norm"),
+            "speed": ("clips_per_second", "clips per second"),
+            "wait": ("data_wait", "waiting for data (share of the time)"),
+        }
+        for name, (key, label) in draws.items():
+            curve(panels[name], step, np.array([float(line[key]) for line in lines]), smooth=name != "lr")
+            panels[name].set_title(label, loc="left", fontsize=9)
+        for name in ("loss", "norm"):
+            logarithmic(panels[name])
+        for name in ("loss", "speed", "wait"):
+            panels[name].set_xlabel("step")
+        panels["lr"].yaxis.set_major_formatter("{x:g}")
+        panels["speed"].set_ylim(bottom=0)
+        panels["wait"].set_ylim(0, 1)
+        panels["wait"].yaxis.set_major_formatter("{x:.0%}")
+        written = []
+        for kind in ("png", "svg"):
+            path = out.with_name(f"{out.name.removesuffix(out.suffix)}.{kind}")
+            about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
+            look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
+            atomically(path, partial(figure.savefig, **look))
+            written.append(path)
+    return written
+
+
+def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool) -> None:
+    """Draws values faintly and their running mean over 2 % of the steps, both thinned to about 2000 points."""
+    at, half = np.arange(len(values)), len(values) // 100 if smooth else 0
+    before = np.minimum(
+        half, at
+    )  # as far to the left as to the right, or the first steps would look better than they were
+    after = np.minimum(before, len(values) - 1 - at)
+    total = np.concatenate([[0], values.cumsum()])
+    mean = (total[at + after + 1] - total[at - before]) / (before + after + 1)
+    thin = slice(None, None, max(1, len(step) // 2000))
+    if half:
+        axes.plot(step[thin], values[thin], color=BLUE, alpha=0.3, linewidth=0.7)
+    point: dict[str, Any] = {"marker": "o", "markersize": 4} if len(step) < 3 else {}
+    axes.plot(step[thin], mean[thin], color=BLUE, linewidth=1.5, **point)
+    axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
+    axes.tick_params(length=3)
+    axes.margins(x=0.01)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def logarithmic(axes: Any) -> None:
+    """Turns the vertical axis logarithmic if the values span a factor of five or more; labels stay plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if values.min() > 0 and values.max() >= 5 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)

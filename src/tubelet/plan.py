@@ -1,0 +1,321 @@
+"""What a run will cost before it starts: stages and sizes, parameters, multiply-adds, memory, steps and rates.
+
+Nothing comes from tables: the real module is built without memory (on torch's meta device) and one clip goes through
+it, which counts every matrix product and shows how many tokens every block is given.
+"""
+
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from math import prod
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tubelet.config import Numbers, Run, numbers
+from tubelet.nn.attention import Block
+from tubelet.nn.vit import Encoder
+from tubelet.train.loop import pick_device, pick_precision, pick_workers
+from tubelet.types import Batch, Draws, Grid, Method, TokenMask
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step on the way of a clip."""
+
+    name: str
+    what: str  # its settings
+    size: str  # what comes out of it: channels x time x places
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device where they are most: when the backward pass of one part of a batch begins."""
+
+    precision: str
+    clips: int  # in one part
+    weights: int
+    gradients: int
+    moments: int  # AdamW's two
+    activations: int  # of one part: what its backward pass needs, and the loss's own temporary tensors
+
+    @property
+    def total(self) -> int:
+        """All of it; on a GPU, libraries and what the allocator cannot reuse come on top."""
+        return self.weights + self.gradients + self.moments + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost."""
+
+    stages: tuple[Stage, ...]
+    settings: dict[str, str]  # everything resolved, for people
+    parameters: dict[str, int]  # "total", and each part
+    gmacs: dict[str, float]  # 1e9 multiply-adds per clip: "forward", its parts, and "encoder, all tokens"
+    mask: tuple[tuple[int, int], ...]  # visible and predicted tokens of each time slot; empty without a mask
+    memory: Memory
+    numbers: Numbers | None  # steps and rates; None where the number of videos is not known
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists and numbers only, for JSON."""
+        return asdict(self) | {"memory": asdict(self.memory) | {"total": self.memory.total}}
+
+
+def plan(run: Run, videos: int | None = None) -> Plan:
+    """What `run` costs on that many videos; steps and warm-up stay open where their number is not known.
+
+    Raises:
+        ValueError: settings that cannot be used, as training itself would say.
+    """
+    grid = run.grid()
+    method = on_meta(run.method, run.encoder, grid, run.data.channels)
+    rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
+    counted = None if videos is None else rates
+    mask = one_mask(run, grid)
+    passed = passage(method, grid, run.data.channels)
+    memory = remembered(run, method, passed)
+    parameters = {"total": size(method)} | {name: size(part) for name, part in method.named_children()}
+    shown = settings(run, rates, counted) | {
+        "mask": "none" if not mask else share(mask, grid),
+        "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
+        "GMACs a clip": "; ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
+        "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
+        f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}, activations {gib(memory.activations)} "
+        f"({memory.clips:,} clips at once, {gib(memory.activations / memory.clips)} each)",
+        "read ahead": read_ahead(run, grid),
+        "disk": f"{gib(memory.weights + memory.moments)} a checkpoint",
+    }
+    return Plan(tuple(stages(run, grid, method, mask)), shown, parameters, passed.gmacs, mask, memory, counted)
+
+
+def fine_tuned(encoder: Encoder, grid: Grid, channels: int, classes: int) -> int:
+    """Parameters of the encoder as a classifier: its last norm moves behind the mean over tokens, then one Linear."""
+    with torch.device("meta"):
+        return size(encoder.build(grid, channels)) + (encoder.width + 1) * classes
+
+
+# ---------------------------------------------------------------------------- counting
+
+
+def size(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def on_meta(config: Any, encoder: Encoder, grid: Grid, channels: int) -> Method:
+    """The module that would be trained, with shapes but without memory."""
+    with torch.device("meta"):
+        return config.build(encoder, grid, channels).to("meta")
+
+
+def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
+    """Visible and predicted tokens of every time slot in the run's first mask; empty for methods without one."""
+    masker = getattr(run.method, "mask", None)
+    if masker is None:
+        return ()
+    video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
+    mask: TokenMask = masker(Batch(video, torch.zeros(1, dtype=torch.long)), grid, Draws(run.training.seed, 0, [0]))
+    visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
+    return tuple(zip(visible.tolist(), predicted.tolist()))
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One clip's way through a module, without gradients."""
+
+    gmacs: dict[str, float]
+    tokens: list[tuple[nn.Module, int]]  # that every Block, and every Linear and LayerNorm outside of blocks, was given
+    predicted: int  # values that the decoder put out
+
+
+def passage(method: Method, grid: Grid, channels: int) -> Passage:
+    """Sends one clip through a module on the meta device."""
+    pt, ph, pw = grid.patch
+    video = torch.empty(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
+    inside = {m for block in method.modules() if isinstance(block, Block) for m in list(block.modules())[1:]}
+    tokens: list[tuple[nn.Module, int]] = []
+    predicted: list[int] = []
+    for module in method.modules():
+        if isinstance(module, Block | nn.Linear | nn.LayerNorm) and module not in inside:
+            module.register_forward_hook(lambda m, args, _: tokens.append((m, args[0].shape[:-1].numel())))
+    if (decoder := getattr(method, "decoder", None)) is not None:
+        decoder.register_forward_hook(lambda m, args, out: predicted.append(out.numel()))
+
+    method.eval()  # recomputing blocks changes memory, which `remembered` sees to, but not the forward pass
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            method(Batch(video, torch.zeros(1, dtype=torch.long)), Draws(0, 0, [0]))
+        counts = counter.get_flop_counts()
+        name = type(method).__name__
+        gmacs = {"forward": counter.get_total_flops() / 2e9}
+        for part, _ in method.named_children():
+            gmacs[part] = sum(counts.get(f"{name}.{part}", {}).values()) / 2e9
+        passed = list(tokens)
+        with FlopCounterMode(display=False) as counter:
+            method.encoder(torch.empty(1, grid.tokens, prod(grid.patch) * channels, device="meta"))
+    return Passage(gmacs | {"encoder, all tokens": counter.get_total_flops() / 2e9}, passed, sum(predicted))
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def remembered(run: Run, method: Method, passed: Passage) -> Memory:
+    """What training keeps on the device."""
+    weights = 4 * (size(method) + sum(buffer.numel() for buffer in method.buffers()))
+    learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+    clips = run.training.batch * run.data.repeats // run.training.accumulate
+    half = arithmetic(run) == torch.bfloat16
+    activations = kept(method, passed, clips, half)
+    return Memory("bfloat16" if half else "float32", clips, weights, learnt, 2 * learnt, activations)
+
+
+def arithmetic(run: Run) -> torch.dtype:
+    """The run's precision on this machine; where its device is not here, "auto" is taken to be bfloat16."""
+    try:
+        return pick_precision(run.training.precision, pick_device(run.training.device))
+    except ValueError:
+        return torch.float32 if run.training.precision == "float32" else torch.bfloat16
+
+
+def kept(method: Method, passed: Passage, clips: int, half: bool) -> int:
+    """Bytes of activations that the backward pass of `clips` clips needs, bfloat16 copies of weights included.
+
+    A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
+    after what comes later has gone.
+    """
+    recomputed = {b for part in method.modules() if getattr(part, "checkpointing", False) for b in part.blocks}
+    inputs = largest = 0
+    # The squared error's backward pass holds the difference, its power, the factor, and two gradients at once.
+    later = 5 * 4 * passed.predicted * clips
+    for module, tokens in passed.tokens:
+        needs = kept_by(module, tokens * clips, half)
+        if module in recomputed:
+            inputs += 4 * module.norm1.weight.numel() * tokens * clips
+            largest = max(largest, needs)
+        else:
+            later += needs
+    return inputs + max(later, largest)
+
+
+def kept_by(module: nn.Module, tokens: int, half: bool) -> int:
+    """Bytes that one module keeps for its backward pass.
+
+    Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
+    float32, whatever the arithmetic; fused attention keeps queries, keys, values, its output and one sum per head.
+    With bfloat16, every Linear keeps a copy of its weights too.
+    """
+    real = 2 if half else 4
+    copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
+    if isinstance(module, Block):
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
+        norms, attention = 2 * (4 * width + 8), real * 4 * width + 4 * heads
+        products = real * (2 * width + 2 * hidden)  # read by qkv, fc1, GELU and fc2; the output of attention by proj
+        return tokens * (norms + attention + products) + copies
+    if isinstance(module, nn.LayerNorm):
+        return tokens * (4 * module.weight.numel() + 8)
+    assert isinstance(module, nn.Linear)
+    return tokens * real * module.in_features + copies
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ...]) -> list[Stage]:
+    """The way of a clip, as the tables of the papers show it."""
+    e, c = run.encoder, run.data.channels
+    pt, ph, pw = grid.patch
+    clip = "x".join(map(str, (c, grid.T * pt, grid.H * ph, grid.W * pw)))
+    visible = [v for v, _ in mask] or [grid.slot] * grid.T
+    rows = [
+        Stage("data", described(run.data.clip), clip),
+        Stage("cube", f"{pt}x{ph}x{pw}, {e.width}", sized(e.width, [grid.slot] * grid.T)),
+    ]
+    if mask:
+        rows.append(Stage("mask", described(run.method.mask), sized(e.width, visible)))
+    again = ", recomputed" if e.checkpoint else ""
+    rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
+    d = getattr(run.method, "decoder", None)
+    if d is None or not mask:
+        return rows
+    predicted = [p for _, p in mask]
+    outputs = run.method.target.size(grid, c)
+    rows += [
+        Stage("projector", f"Linear {e.width} to {d.width}", sized(d.width, visible)),
+        Stage("decoder", "mask tokens, " + blocks(d.heads, d.hidden, d.depth), sized(d.width, map(sum, mask))),
+        Stage("head", f"Linear {d.width} to {outputs}: {described(run.method.target)}", sized(outputs, predicted)),
+    ]
+    if outputs == prod(grid.patch) * c:
+        rows.append(Stage("reshape", "cubes to video, for pictures", clip))
+    return rows
+
+
+def blocks(heads: int, hidden: int, depth: int) -> str:
+    """The blocks of a transformer."""
+    return f"[{heads} heads, MLP {hidden}] x {depth}"
+
+
+def sized(channels: int, tokens: Any) -> str:
+    """"768x8x20" where all time slots have as many tokens, else "768x157"."""
+    counts = list(tokens)
+    return f"{channels}x{len(counts)}x{counts[0]}" if len(set(counts)) == 1 else f"{channels}x{sum(counts)}"
+
+
+def described(part: Any) -> str:
+    """A part of the config by its class and settings: "Tube, ratio 0.9"."""
+    values = {f.name: getattr(part, f.name) for f in fields(part)} if is_dataclass(part) else {}
+    return ", ".join([type(part).__name__, *(f"{name} {value}" for name, value in values.items())])
+
+
+def share(mask: tuple[tuple[int, int], ...], grid: Grid) -> str:
+    """How many tokens are visible, by time slot where all slots are alike."""
+    visible, predicted = map(sum, zip(*mask))
+    each = f"; {mask[0][0]} and {mask[0][1]} of {grid.slot} in each of {grid.T} slots" if len(set(mask)) == 1 else ""
+    return f"{visible:,} visible, {predicted:,} predicted of {grid.tokens:,} tokens{each}"
+
+
+def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str]:
+    """Batch, length and rates, with the rule that gave them."""
+    t, o, d = run.training, run.optim, run.data
+    crops = f" x {d.repeats} crops = {t.batch * d.repeats:,} clips" if d.repeats > 1 else ""
+    parts = f", in {t.accumulate} parts of {t.batch * d.repeats // t.accumulate:,}" if t.accumulate > 1 else ""
+    open_ = "needs --data or --videos"
+    return {
+        "videos": f"{counted.videos:,}" if counted else open_,
+        "batch": f"{t.batch:,} videos{crops}{parts}",
+        "steps": f"{f'{counted.steps:,}' if counted else open_}; {t.epochs:g} epochs",
+        "warm-up": f"{f'{counted.warmup:,} steps' if counted else open_}; {o.warmup:g} epochs",
+        "learning rate": f"{rates.lr:.3g} = {rates.rule}, falling to {rates.low:.3g}",
+    }
+
+
+def read_ahead(run: Run, grid: Grid) -> str:
+    """Main memory for the batches that the loader's workers have ready, two each, and the one that is trained on."""
+    pt, ph, pw = grid.patch
+    clips = run.training.batch * run.data.repeats
+    batch = clips * run.data.channels * grid.T * pt * grid.H * ph * grid.W * pw  # uint8
+    workers = pick_workers(run.training.workers)
+    return f"up to {gib(batch * (1 + 2 * workers))} of main memory: {1 + 2 * workers} batches, {workers} workers"
+
+
+def gib(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:,.1f} MiB"
+
+
+def render(plan: Plan) -> RenderableType:
+    """The plan as two tables."""
+    way = Table("stage", "settings", "size", box=box.SIMPLE_HEAD, pad_edge=False)
+    way.columns[0].style, way.columns[2].justify, way.columns[2].no_wrap = "bold", "right", True
+    for stage in plan.stages:
+        way.add_row(stage.name, stage.what, stage.size)
+    resolved = Table(box=None, show_header=False, pad_edge=False)
+    resolved.add_column(style="bold", no_wrap=True)
+    resolved.add_column()
+    for name, value in plan.settings.items():
+        resolved.add_row(name, value)
+    return Group(way, Padding(resolved, (0, 0, 0, 1)))

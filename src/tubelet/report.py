@@ -1,0 +1,408 @@
+"""The page that a run leaves behind: report.html, one file that needs no network.
+
+It says what is there and what is missing, so it can be written while a run is under way.
+"""
+
+import base64
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+from tubelet.pictures import BLUE, GRAPHITE, curves
+from tubelet.train.checkpoint import atomically, void
+from tubelet.train.log import duration, metrics
+
+SMALL = 0.02  # a lead below this share of the scale is called small
+
+# ---------------------------------------------------------------------------- the page
+
+
+def write_report(folder: Path, next_steps: Sequence[tuple[str, str]] = ()) -> Path:
+    """`folder`/report.html; `next_steps` are further (what it does, command) pairs for its last section.
+
+    Reads what of run.json, metrics.jsonl, notes.txt, pictures/ and results.json is there. results.json is a list of
+    {"name", "trained", "untrained", "one_frame", "chance", "unit", "explanation"}; values may be null or left out, and
+    "better": "lower" turns the reading round (for errors).
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        SaveError: the disk refuses.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such run folder: {folder}")
+    card = as_json(folder / "run.json") or {}
+    lines = metrics(folder) if (folder / "metrics.jsonl").exists() else []
+    results = "".join(read_out(result) for result in as_json(folder / "results.json") or [])
+    sections = [  # title, what there is, what to say if there is nothing
+        ("What it imagines", imagined(folder), "No pictures yet: pictures/ is empty."),
+        ("How it learnt", learned(folder, lines), "No step is done yet."),
+        ("What it knows", results and READ_OUT + results, UNREAD),
+        ("What was run", settings(card), "No run.json here."),
+        ("Notes from the reader", notes(folder), "None: no video had to be repeated, repaired or left out."),
+        ("What to do next", commands([*what_next(folder, card, lines), *next_steps]), ""),
+    ]
+    body = "".join(f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections)
+    name = escape(folder.resolve().name)
+    page = PAGE.substitute(title=name, lead=lead(card, lines), tiles=tiles(card, lines), body=body)
+    path = folder / "report.html"
+    atomically(path, lambda file: void(file.write(page.encode())))
+    return path
+
+
+def as_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is no file, or not a whole one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def faint(text: str) -> str:
+    """A paragraph beside the point; `text` is HTML."""
+    return f'<p class="faint">{text}</p>'
+
+
+def dig(tree: Any, path: str, default: Any = None) -> Any:
+    """The value at a dotted path of parsed JSON."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return default if tree is None else tree
+
+
+# ---------------------------------------------------------------------------- summary and headline numbers
+
+
+def progress(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> float:
+    """Share of the run that is done, as far as can be told."""
+    epochs = dig(card, "run.training.epochs")
+    return min(lines[-1].get("epoch", 0) / epochs, 1.0) if epochs and lines else float(bool(lines))
+
+
+def finished(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> bool:
+    """Whether less than one step is left."""
+    return bool(lines) and progress(card, lines) * (lines[-1]["step"] + 1) > lines[-1]["step"] * (1 + 1e-9)
+
+
+def ends(lines: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """The loss at the first step, and its mean over the last 2 % of the steps: one batch says little."""
+    last = [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
+    return lines[0]["loss"], sum(last) / len(last)
+
+
+def lead(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
+    """One sentence on what happened, in plain words."""
+    data = escape(Path(str(card.get("data", "a folder of videos"))).name)
+    ratio = dig(card, "run.method.mask.ratio")
+    hid = f" of which {100 * ratio:.3g} % was hidden" if isinstance(ratio, (int, float)) else ""
+    if not lines:
+        return f"An encoder is to learn from {data} by imagining the hidden part of each clip. No step is done yet."
+    clips = sum(line["clips_per_second"] * line["seconds"] for line in lines)
+    first, last = ends(lines)
+    outcome = "its error fell" if last < 0.98 * first else "its error <strong>did not fall</strong>"
+    if len(lines) == 1:
+        outcome = "it made its first step, so its error has not had time to fall"
+    time = duration(sum(line["seconds"] for line in lines))
+    text = (
+        f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and was asked to imagine what it could "
+    )
+    text += f"not see. In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
+    if not finished(card, lines):
+        text += f" The run is <strong>not complete</strong>: {100 * progress(card, lines):.0f} % is done."
+    return text
+
+
+def tiles(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
+    """The headline numbers."""
+    if not lines:
+        return ""
+    seconds = sum(line["seconds"] for line in lines)
+    clips = sum(line["clips_per_second"] * line["seconds"] for line in lines)
+    wait = sum(line["data_wait"] * line["seconds"] for line in lines) / seconds
+    first, last = ends(lines)
+    flat = dig(card, "run.method.target.normalise", "none") != "none"
+    values = [
+        (f"{first:.3g} → {last:.3g}", "loss" + (" (flat guesses: at most 1)" if flat else "")),
+        (number(lines[-1]["step"]), "steps"),
+        (number(clips), "clips seen"),
+        (duration(seconds), "of training"),
+        (f"{clips / seconds:.3g}", "clips a second"),
+        (f"{100 * wait:.0f} %", "of the time waiting for data"),
+    ]
+    shown = "".join(f"<div><b>{value}</b><span>{label}</span></div>" for value, label in values)
+    return f'<div class="tiles">{shown}</div>'
+
+
+def number(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{round(value):,}".replace(",", "\u202f")
+
+
+# ---------------------------------------------------------------------------- pictures and curves
+
+
+def imagined(folder: Path) -> str:
+    """Every picture of the run; where a GIF and a PNG share a name, the strip folds out under the film."""
+    files = sorted(
+        (folder / "pictures").glob("*"),
+        key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", p.name)],
+    )
+    shown = ""
+    for path in files:
+        if path.suffix == ".gif":
+            strip = path.with_suffix(".png")
+            more = f"<details><summary>frame by frame</summary>{picture(strip)}</details>" if strip.exists() else ""
+            shown += f"<figure>{picture(path)}{more}</figure>"
+        elif path.suffix == ".png" and path.stem != "curves" and not path.with_suffix(".gif").exists():
+            shown += f"<figure>{picture(path)}</figure>"
+    return shown
+
+
+def picture(path: Path) -> str:
+    """An image within the page, its caption as the text for those who cannot see it."""
+    try:
+        with Image.open(path) as image:
+            (width, height), info = image.size, image.info
+    except OSError:
+        return faint(f"{escape(path.name)} cannot be read as a picture.")
+    about = info.get("Description") or info.get("comment") or path.stem
+    about = escape(about.decode(errors="replace") if isinstance(about, bytes) else str(about))
+    data = base64.b64encode(path.read_bytes()).decode()
+    kind = "wide" if path.suffix == ".png" else "film"
+    return (
+        f'<div class="{kind}"><img src="data:image/{path.suffix[1:]};base64,{data}" width="{width}" height="{height}" '
+        f'alt="{about}"></div><p class="caption narrow">{about}</p>'
+    )
+
+
+def learned(folder: Path, lines: Sequence[dict[str, float]]) -> str:
+    """The curves, in the colours of the page."""
+    if not lines:
+        return ""
+    (folder / "pictures").mkdir(exist_ok=True)
+    _, svg = curves(folder, folder / "pictures" / "curves.png")
+    text = svg.read_text(encoding="utf-8")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    head = re.sub(r' (width|height|xmlns(:xlink)?)="[^"]*"', "", text[: text.index(">")])  # the page knows these better
+    text = head + text[text.index(">") :]
+    text = text.replace(GRAPHITE, "currentColor").replace(BLUE, "var(--accent)")
+    caption = "Faint: every step. Firm: mean over 2 % of the steps."
+    return f'<div class="wide curves">{text}</div><p class="caption">{caption}</p>'
+
+
+# ---------------------------------------------------------------------------- read-outs
+
+BARS = {"trained": "trained", "untrained": "untrained", "one_frame": "one frame", "chance": "guessing"}
+UNREAD = "Nothing was read out of this encoder, so what it understands is not known: a low loss alone does not tell."
+READ_OUT = (
+    "<p><em>Trained</em> is this run's encoder, <em>untrained</em> the same network with random weights, <em>one "
+    "frame</em> the trained encoder without motion to look at. Only a lead over all of them shows that training taught "
+    "it motion.</p>"
+)
+
+
+def read_out(result: dict[str, Any]) -> str:
+    """One measurement as bars, with a sentence that holds whether or not training helped."""
+    values = {
+        key: result[key] for key in BARS if isinstance(result.get(key), (int, float)) and math.isfinite(result[key])
+    }
+    unit = str(result.get("unit", ""))
+    scale = 100.0 if unit == "%" else max([*values.values(), 1e-12])
+    bars = "".join(
+        f'<dt>{BARS[key]}</dt><dd class="{key}"><i style="width:{max(0.0, min(100 * value / scale, 100)):.1f}%"></i>'
+        f"<b>{value:.3g} {escape(unit)}</b></dd>"
+        for key, value in values.items()
+    )
+    name, explanation = (escape(str(result.get(key) or "")) for key in ("name", "explanation"))
+    said = verdict(values, scale, unit, result.get("better") == "lower")
+    return f'<article><h3>{name}</h3><p>{explanation}</p><dl>{bars}</dl><p class="verdict">{said}</p></article>'
+
+
+def verdict(values: dict[str, float], scale: float, unit: str, lower: bool = False) -> str:
+    """What the numbers of a read-out say, and do not say."""
+    if "trained" not in values:
+        return "There is no number for the trained encoder yet."
+    sign = -1 if lower else 1
+    leads = {key: sign * (values["trained"] - value) for key, value in values.items() if key != "trained"}
+    behind = [key for key, lead in leads.items() if lead <= 0]
+    if not leads:
+        return "There is nothing to compare this number with, so it says little."
+    if "chance" in behind:
+        return "No better than guessing: this is not in the encoder's features."
+    if "untrained" in behind:
+        return "Training did not help here: the untrained encoder does as well or better."
+    if "one_frame" in behind:
+        return "One frame does as well or better, so this is no evidence that the encoder understands motion."
+    points = "points" if unit == "%" else escape(unit)
+    names = {"untrained": "the untrained encoder", "one_frame": "a single frame", "chance": "guessing"}
+    text = (
+        "Better than " + ", ".join(f"{names[key]} by {lead:.3g} {points}".strip() for key, lead in leads.items()) + "."
+    )
+    if min(leads.values()) < SMALL * scale:
+        text += " The smallest lead is slight: other videos or another seed may undo it."
+    if "untrained" not in leads or "one_frame" not in leads:
+        text += " Not everything that it should be compared with was measured."
+    return text
+
+
+# ---------------------------------------------------------------------------- settings, notes, commands
+
+
+def settings(card: dict[str, Any]) -> str:
+    """What was run, the main facts first and every setting folded away."""
+    if not card:
+        return ""
+    run, made = card.get("run"), card.get("made_with") or {}
+    size, patch = ("×".join(map(str, dig(run, key, []))) for key in ("data.size", "encoder.patch"))
+    clip = f"{dig(run, 'data.clip.frames', '?')} frames of {size} pixels, stride {dig(run, 'data.clip.stride', '?')}"
+    encoder = f"{dig(run, 'encoder.depth', '?')} blocks, {dig(run, 'encoder.width', '?')} wide, cubes of {patch}"
+    mask = str(dig(run, "method.mask.class", "?")).split(":")[-1]
+    argv = [str(word) for word in card.get("command", [])]
+    facts = {
+        "data": escape(str(card.get("data", "?"))),
+        "command": f"<code>{escape(shlex.join([Path(argv[0]).name, *argv[1:]]))}</code>" if argv else "?",
+        "clips": escape(clip),
+        "encoder": escape(encoder),
+        "hidden": escape(f"{mask}, ratio {dig(run, 'method.mask.ratio', '?')}"),
+        "machine": escape(f"{made.get('gpu') or made.get('processor', '?')}, {made.get('cores', '?')} cores"),
+        "versions": escape(", ".join(f"{k} {made[k]}" for k in ("tubelet", "torch", "python", "system") if k in made)),
+        "started": escape(str(made.get("date", "?")).replace("T", " ")),
+    }
+    every = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in flat(run))
+    return (
+        "<table>" + "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in facts.items()) + "</table>"
+        f"<details><summary>every setting</summary><table class='small'>{every}</table></details>"
+    )
+
+
+def flat(tree: Any, path: str = "") -> list[tuple[str, str]]:
+    """Dotted names and values of a config as parsed JSON; a class is shown as the value of its field."""
+    if not isinstance(tree, dict):
+        return [(path, ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree))]
+    own = [(path, str(tree["class"]).split(":")[-1])] if path and "class" in tree else []
+    rest = [pair for key, value in tree.items() if key != "class" for pair in flat(value, f"{path}.{key}".lstrip("."))]
+    return own + rest
+
+
+def notes(folder: Path) -> str:
+    """What the reader had to do, folded away where it is much."""
+    path = folder / "notes.txt"
+    said = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    items = "".join(f"<li>{escape(line)}</li>" for line in said)
+    if len(said) > 12:
+        return f"<details><summary>{len(said)} notes</summary><ul>{items}</ul></details>"
+    return items and f"<ul>{items}</ul>"
+
+
+def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, float]]) -> list[tuple[str, str]]:
+    """Commands that make sense after this run, with what they do."""
+    at, argv = shlex.quote(str(folder)), [str(word) for word in card.get("command", [])]
+    steps = []
+    if argv and not finished(card, lines):
+        again = [Path(argv[0]).name, *(word for word in argv[1:] if word != "--resume"), "--resume"]
+        steps.append(("Go on where it stopped", shlex.join(again)))
+    if lines:
+        look = f"tubelet picture reconstruction --weights {at} --data my_video.mp4"
+        steps.append(("See what it imagines of a video of yours", look))
+    if card:
+        steps.append(("Train the same on other videos", f"tubelet pretrain {at}/run.json --data my_videos/"))
+    return steps or [("Train on your own videos", "tubelet pretrain videomae-small-cpu --data my_videos/")]
+
+
+def commands(steps: Sequence[tuple[str, str]]) -> str:
+    """Commands to copy: one click selects a whole one."""
+    return "".join(f"<p>{escape(what)}</p><pre><code>{escape(command)}</code></pre>" for what, command in steps)
+
+
+PAGE = Template(
+    """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title · tubelet</title>
+<style>
+:root { --paper: #fbfaf7; --card: #f2f0ea; --ink: #22252b; --faint: #666b75; --line: #e1ded6; --accent: #24709f; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #121316; --card: #1c1e23; --ink: #e4e2dd; --faint: #9a9da5; --line: #2c2f36; --accent: #6db1dc; }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 17px/1.6 system-ui, "Segoe UI", sans-serif; }
+main { max-width: 880px; margin: 0 auto; padding: 72px 24px 96px; }
+.eyebrow { color: var(--accent); font-size: 14px; letter-spacing: .04em; margin: 0 0 8px; }
+h1, h2, .lead, .tiles b { font-family: ui-serif, "Iowan Old Style", Charter, Georgia, serif; font-weight: 500; }
+h1 { font-size: clamp(32px, 6vw, 52px); line-height: 1.1; margin: 0 0 20px; overflow-wrap: anywhere; }
+h2 { font-size: 28px; line-height: 1.2; margin: 0 0 20px; }
+h3 { font-size: 17px; margin: 0 0 4px; }
+p { margin: 0 0 14px; max-width: 66ch; }
+.lead { font-size: clamp(19px, 2.6vw, 23px); line-height: 1.5; max-width: 40em; }
+.faint, .caption { color: var(--faint); }
+.caption { font-size: 14px; line-height: 1.5; margin: 8px 0 0; }
+section { margin-top: 72px; }
+.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: 28px 24px; margin-top: 40px; }
+.tiles { padding-top: 28px; border-top: 1px solid var(--line); }
+.tiles b { display: block; font-size: 27px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--faint); font-size: 14px; line-height: 1.35; display: block; }
+figure { margin: 0 0 36px; }
+img { display: block; max-width: 100%; height: auto; border-radius: 10px; }
+details { margin-top: 12px; }
+summary { cursor: pointer; color: var(--accent); font-size: 15px; }
+details > * + * { margin-top: 12px; }
+.curves svg { display: block; width: 100%; height: auto; color: var(--ink); }
+.curves svg text { font-family: system-ui, "Segoe UI", sans-serif !important; }
+article { margin: 32px 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 16px; margin: 14px 0; align-items: center; }
+dt { color: var(--faint); font-size: 15px; }
+dd { margin: 0; display: flex; align-items: center; gap: 10px; padding-right: 7em; }
+dd i { height: 16px; min-width: 2px; border-radius: 3px; background: var(--faint); opacity: .45; flex: none; }
+dd b { font-weight: 500; font-size: 15px; margin-right: -7em; white-space: nowrap; }
+dd.trained i { background: var(--accent); opacity: 1; }
+.verdict { border-left: 3px solid var(--accent); padding-left: 14px; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; }
+th, td { text-align: left; vertical-align: top; padding: 8px 0; border-bottom: 1px solid var(--line); }
+td, p, ul { overflow-wrap: anywhere; }
+th { font-weight: 400; color: var(--faint); padding-right: 24px; width: 8em; }
+.small { font-size: 13px; }
+.small th { width: 50%; }
+code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+pre { background: var(--card); border-radius: 8px; padding: 12px 16px; margin: 0 0 20px; white-space: pre-wrap; }
+pre code { user-select: all; }
+ul { padding-left: 20px; margin: 0; font-size: 15px; }
+li { margin-bottom: 4px; }
+@media (max-width: 640px) {
+  main { padding: 40px 18px 64px; }
+  section { margin-top: 52px; }
+  .tiles { grid-template-columns: 1fr 1fr; }
+  .tiles b { font-size: 23px; }
+  .wide { overflow-x: auto; }
+  .wide > img, .wide > svg { min-width: 680px; max-width: none; }
+}
+@media (min-width: 641px) { .narrow { display: none; } }
+@media print {
+  body { font-size: 11pt; } main { padding: 0; max-width: none; } section { margin-top: 28pt; }
+  figure, article, .curves, pre, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  img { max-height: 60vh; width: auto; }
+}
+</style>
+</head>
+<body>
+<main>
+<p class="eyebrow">tubelet · learned from video without labels</p>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+$tiles
+$body</main>
+</body>
+</html>
+"""
+)

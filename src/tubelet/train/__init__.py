@@ -1,0 +1,1 @@
+"""Make it learn: the loop and what it stands on."""

@@ -1,0 +1,90 @@
+"""Saving so that nothing is lost, and resuming so that nothing changes."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from tubelet.config import Run, to_json
+from tubelet.types import Method
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; the one before it is untouched."""
+
+
+def atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file beside `path`, flushes it to the disk and only then takes the place of `path`.
+
+    Raises:
+        SaveError: the disk is full or refuses. Whatever was at `path` is still there, and nothing half-written is.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
+        beside.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        kept = f"{path.name} from before is intact" if path.exists() else "there was none before"
+        raise SaveError(
+            f"cannot write {path}: {'no space left on the disk' if full else error}; {kept}. "
+            "Free some space and repeat the same command with --resume"
+        ) from error
+
+
+def save(folder: Path, run: Run, method: Method, optimiser: torch.optim.Optimizer, step: int, keep: bool = False) -> None:
+    """The training state after `step` steps, and the encoder by itself.
+
+    `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays.
+    """
+    state = {"run": to_json(run), "step": step, "method": method.state_dict(), "optimiser": optimiser.state_dict()}
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    last = checkpoints / "last.pt"
+    atomically(last, lambda file: torch.save(state, file))
+    if keep:
+        atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
+    encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in method.encoder.state_dict().items()}
+    weights = to_safetensors(encoder, {"run": to_json(run), "step": str(step)})
+    atomically(folder / "encoder.safetensors", lambda file: void(file.write(weights)))
+
+
+def void(_: Any) -> None:
+    """Nothing: for callbacks whose result does not matter."""
+
+
+def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer | None = None) -> int:
+    """Loads the last training state into `method` and `optimiser`; the number of steps that it had done.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+    """
+    state = read(folder)
+    method.load_state_dict(state["method"])
+    if optimiser is not None:
+        optimiser.load_state_dict(state["optimiser"])
+    return state["step"]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The last training state of a run folder, on the CPU.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: the file is not a checkpoint of tubelet, or is damaged.
+    """
+    path = folder / "checkpoints" / "last.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} has no checkpoints/last.pt: nothing to resume or load")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint ({error}); is it whole?") from error

@@ -1,0 +1,139 @@
+"""What a run says while it goes: a progress bar for people, metrics.jsonl for programs, TensorBoard if asked."""
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar on
+
+
+class Log:
+    """Writes one line a step to metrics.jsonl, and shows where the run is.
+
+    Lines hold step, epoch, loss, lr and gradient norm, which a resumed run repeats bit for bit, and the timings
+    seconds, clips_per_second and data_wait (share of the time spent waiting for videos), which it cannot.
+    """
+
+    def __init__(self, folder: Path, start: int, steps: int, quiet: bool = False, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl"
+        rewind(self.path, start)
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self.notes: dict[str, int] = {}
+        self.notes_path = folder / "notes.txt"
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.steps = steps
+        self.last_plain = time.monotonic()
+        self.smooth: dict[str, float] = {}
+        self.board = board(folder) if tensorboard else None
+        self.progress = Progress(
+            TextColumn("pre-training"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("loss [bold]{task.fields[loss]}[/]  {task.fields[speed]} clips/s  data {task.fields[wait]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=steps, completed=start, loss="-", speed="-", wait="-")
+
+    def __enter__(self) -> "Log":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def line(self, step: int, values: dict[str, float]) -> None:
+        """One optimiser step; `step` counts those done."""
+        self.file.write(json.dumps({"step": step} | values) + "\n")
+        self.file.flush()
+        for name in ("loss", "clips_per_second", "data_wait"):
+            before = self.smooth.get(name, values[name])
+            self.smooth[name] = before + 0.05 * (values[name] - before)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        shown = {
+            "loss": f"{self.smooth['loss']:.4f}",
+            "speed": f"{self.smooth['clips_per_second']:.0f}",
+            "wait": f"{self.smooth['data_wait']:.0%}",
+        }
+        self.progress.update(self.task, completed=step, **shown)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.last_plain > PLAIN_EVERY or step == self.steps):
+            self.last_plain = now
+            left = self.progress.tasks[0].time_remaining
+            self.say(
+                f"step {step}/{self.steps}  loss {shown['loss']}  {shown['speed']} clips/s  waiting for data "
+                f"{shown['wait']}  {duration(left) + ' left' if left else ''}".rstrip()
+            )
+
+    def note(self, step: int, messages: Iterable[str]) -> None:
+        """What the reader had to do; each message is shown and written once, and counted."""
+        for message in messages:
+            self.notes[message] = self.notes.get(message, 0) + 1
+            if self.notes[message] == 1:
+                self.say(f"note: {message}")
+                with open(self.notes_path, "a", encoding="utf-8") as file:
+                    file.write(f"step {step}: {message}\n")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def board(folder: Path) -> Any:
+    """A TensorBoard writer into the run's `tensorboard` folder.
+
+    Raises:
+        ValueError: the extra is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the extra: pip install 'tubelet[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drops lines after `step`, and a last line that a kill cut short: the resumed run writes them anew."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if done(line) <= step]
+    path.write_text("".join(kept))
+
+
+def done(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinite where the line is not whole."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """All lines of a run's metrics.jsonl.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} has no metrics.jsonl: is it the folder of a run?")
+    return [json.loads(line) for line in path.read_text().splitlines() if done(line) < math.inf]
+
+
+def duration(seconds: float) -> str:
+    """A time span as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,317 @@
+"""The training loop: the whole of it, top to bottom, no hooks."""
+
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import tubelet
+from tubelet.config import Run, differences, numbers, to_json
+from tubelet.data.datasets import Dataset, Failures, batches, find
+from tubelet.train import checkpoint
+from tubelet.train.log import Log
+from tubelet.train.optim import adamw, rate, set_rate
+from tubelet.types import Batch, Draws, Method
+
+# Settings that change neither the clips nor the arithmetic, so that a run may be resumed with others.
+FREE = ("training.workers", "training.save_every", "training.keep")
+
+
+class TrainingError(RuntimeError):
+    """A run had to stop; what to change is in the message."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the state is saved."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+def train(
+    run: Run,
+    source: Path | str,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    limit: int | None = None,
+) -> Path:
+    """Trains `run` on the videos of `source` and returns the run folder `out`.
+
+    The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors. `limit` stops after so many
+    steps as a kill would, but saved (the schedule stays that of the whole run).
+
+    Raises:
+        ValueError, FileNotFoundError: settings or data that cannot be used.
+        TrainingError: the loss is not finite, or memory ran out.
+        Interrupted: a signal came; resume with the same command.
+    """
+    folder = Path(out)
+    grid = run.grid()
+    dataset = Dataset(find(source), run.data, run.training.seed)
+    plan = numbers(run, len(dataset))
+    device = pick_device(run.training.device)
+    torch.manual_seed(run.training.seed)
+    method: Method = run.method.build(run.encoder, grid, run.data.channels)
+    method.to(device).train()
+    optimiser = adamw(method, run.optim)
+    start = prepare(folder, run, source, resume)
+    if start:
+        start = checkpoint.restore(folder, method, optimiser)
+    if run.training.compile:
+        for part in ("encoder", "decoder"):
+            getattr(method, part).compile()
+    precision = pick_precision(run.training.precision, device)
+    if dataset.data.cache:
+        dataset.fill_cache()
+
+    with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
+        failures = Failures(len(dataset.items))
+        workers = pick_workers(run.training.workers)
+        stream = iter(batches(dataset, run.training.batch, start, plan.steps, workers))
+        clock = time.perf_counter()
+        for step in range(start, plan.steps):
+            batch = next(stream)
+            waited = time.perf_counter() - clock
+            log.note(step, batch.notes)
+            failures.count(batch.notes)
+            lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
+            set_rate(optimiser, lr)
+            try:
+                loss, norm = one_step(method, optimiser, batch, step, run, device, precision)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise TrainingError(advice(run, batch, device, error)) from error
+            guard(loss, norm, step, lr, batch)
+            optimiser.step()
+            optimiser.zero_grad()
+            method.after_step(step, plan.steps)
+            now = time.perf_counter()
+            spent, clock = now - clock, now
+            log.line(
+                step + 1,
+                {
+                    "epoch": (step + 1) * run.training.batch / plan.videos,
+                    "loss": loss,
+                    "lr": lr,
+                    "gradient_norm": norm,
+                    "seconds": round(spent, 6),
+                    "clips_per_second": round(len(batch.video) / spent, 3),
+                    "data_wait": round(waited / spent, 4),
+                },
+            )
+            finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
+            stopped = signals.number or (limit is not None and step + 1 >= limit)
+            if finished or due or stopped:
+                checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due)
+            if signals.number:
+                name = signal.Signals(signals.number).name
+                raise Interrupted(
+                    signals.number,
+                    f"{name} after step {step + 1} of {plan.steps}; saved. Go on: the same command with --resume",
+                )
+            if stopped:
+                break
+        for line in failures.summary():
+            log.say(line)
+    return folder
+
+
+def one_step(
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    run: Run,
+    device: torch.device,
+    precision: torch.dtype,
+) -> tuple[float, float]:
+    """Gradients of one step, clipped if asked; the loss and the gradient's norm.
+
+    The loss is the sum over all parts divided by the count over all parts. Each part is divided by what the count will
+    be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
+    """
+    clips = len(batch.video) // run.training.accumulate
+    total = count = torch.zeros((), device=device)
+    expected: torch.Tensor | None = None
+    for part in range(run.training.accumulate):
+        places = range(part * clips, (part + 1) * clips)
+        piece = batch.clips(places.start, places.stop).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            result = method(piece, Draws(run.training.seed, step, places))
+        if expected is None:
+            expected = result.count * run.training.accumulate
+        (result.sum / expected).backward()
+        total, count = total + result.sum.detach(), count + result.count
+    parameters = [p for p in method.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    if run.training.accumulate > 1 and expected is not None:
+        torch._foreach_mul_(gradients, expected / count)
+    if run.optim.clip is None:
+        norm = torch.nn.utils.get_total_norm(gradients)
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip)
+    return float(total / count), float(norm)
+
+
+def guard(loss: float, norm: float, step: int, lr: float, batch: Batch) -> None:
+    """Stops before a step that would spoil the weights.
+
+    Raises:
+        TrainingError: loss or gradient is not finite; names step, rate and the files of the batch.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    files = "\n  ".join(batch.paths)
+    raise TrainingError(
+        f"step {step}: loss {loss}, gradient norm {norm}, learning rate {lr:.3g}; the weights were not changed and the "
+        "last checkpoint is from before. Try a lower --optim.base-lr, a longer --optim.warmup, --optim.clip 1, or "
+        f"--training.precision float32. The videos of this step:\n  {files}"
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory", "not enough memory")
+    )
+
+
+def advice(run: Run, batch: Batch, device: torch.device, error: BaseException) -> str:
+    """Which setting to change when memory runs out, with the numbers."""
+    t = run.training
+    part = len(batch.video) // t.accumulate
+    if t.batch > t.accumulate:
+        more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
+        change = f"--training.accumulate {more}: less in memory at once, the same result"
+    elif run.data.repeats > 1:
+        change = f"--data.repeats below {run.data.repeats}"
+    else:
+        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}), or --encoder.checkpoint True"
+    return (
+        f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
+        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}; "
+        f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
+    )
+
+
+# ---------------------------------------------------------------------------- the run folder
+
+
+def prepare(folder: Path, run: Run, source: Path | str, resume: bool) -> bool:
+    """Makes the run folder, or checks that it is the one to resume; whether there is a checkpoint to go on from.
+
+    Raises:
+        ValueError: the folder is used already, or belongs to another run.
+    """
+    config = json.loads(to_json(run))
+    card = folder / "run.json"
+    if folder.exists() and any(folder.iterdir()):
+        if not resume:
+            raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
+        if not card.is_file():
+            raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
+        other = [d for d in differences(json.loads(card.read_text())["run"], config) if not d.startswith(FREE)]
+        if other:
+            raise ValueError(
+                f"{folder} holds another run; these settings differ from its own:\n  " + "\n  ".join(other[:12])
+            )
+        return (folder / "checkpoints" / "last.pt").exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"run": config, "data": str(source), "command": sys.argv, "made_with": machine()}, indent=1)
+    checkpoint.atomically(card, lambda file: checkpoint.void(file.write(text.encode())))
+    return False
+
+
+def machine() -> dict[str, Any]:
+    """What a number depends on: versions, processor, date."""
+    return {
+        "tubelet": tubelet.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": datetime.now().isoformat(timespec="seconds"),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------- device, precision, signals
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = name.split(":")[0]
+    if not here.get(kind, False):
+        there = [k for k, usable in here.items() if usable]
+        raise ValueError(f"device {name!r} cannot be used here; there is: {', '.join(there)} (or auto)")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic to use; auto is bfloat16 where the processor has instructions for it, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    has = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if has else torch.float32
+
+
+def pick_workers(wanted: int) -> int:
+    """Processes that read; -1 leaves one core to the step."""
+    return wanted if wanted >= 0 else max((os.cpu_count() or 1) - 1, 1)
+
+
+class Signals:
+    """Remembers SIGINT and SIGTERM, so that the step under way is finished and saved. A second one stops at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.remember)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def remember(self, number: int, _: FrameType | None) -> None:
+        """Takes note of a signal."""
+        self.number = number
+        signal.signal(number, self.before[number])

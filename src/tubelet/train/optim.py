@@ -1,0 +1,64 @@
+"""AdamW groups, layer-wise rates, and the schedule: warm-up, then half a cosine."""
+
+import math
+
+import torch
+from torch import nn
+
+from tubelet.config import Optim
+from tubelet.types import Method
+
+
+def rate(step: int, steps: int, warmup: int, peak: float, low: float) -> float:
+    """Learning rate of a step (counted from 0): a straight line from 0 to `peak`, then half a cosine towards `low`.
+
+    The line includes its end and the cosine its beginning, so the peak is held for two steps; `low` itself is never
+    reached. Source: the released schedule of VideoMAE.
+    """
+    if step < warmup:
+        return peak * step / max(warmup - 1, 1)
+    return low + (peak - low) / 2 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices only, and not the mask token."""
+    return parameter.ndim > 1 and not name.endswith(("bias", "mask_token"))
+
+
+def scale(name: str, depth: int, layer_decay: float) -> float:
+    """Factor on a parameter's learning rate: layer_decay^(depth + 1 - layer).
+
+    The embedding is layer 0, block i is layer i + 1, everything outside the encoder layer depth + 1.
+    Source: BEiT's layer-wise decay, as VideoMAE uses it.
+    """
+    if name.startswith("encoder.embed"):
+        layer = 0
+    elif name.startswith("encoder.blocks."):
+        layer = int(name.split(".")[2]) + 1
+    else:
+        layer = depth + 1
+    return layer_decay ** (depth + 1 - layer)
+
+
+def adamw(method: Method, optim: Optim) -> torch.optim.AdamW:
+    """The optimiser: one group for each pair of weight decay and rate scale; set the rates with `set_rate`."""
+    depth = len(getattr(method.encoder, "blocks", ()))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            decay = optim.weight_decay if decays(name, parameter) else 0.0
+            groups.setdefault((decay, scale(name, depth, optim.layer_decay)), []).append(parameter)
+    fused = next(method.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(
+        [{"params": p, "weight_decay": decay, "scale": factor} for (decay, factor), p in groups.items()],
+        lr=optim.base_lr,
+        betas=optim.betas,
+        eps=1e-8,
+        fused=fused,
+    )
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Gives every group the step's rate times its own scale."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["scale"]

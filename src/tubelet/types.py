@@ -1,0 +1,223 @@
+"""The few types that every part of tubelet shares: where tokens are, what comes from disk, what is hidden, what learns.
+
+Axis letters, one legend for the whole library:
+
+    b clips in the batch   k crops per video (b counts all of them)   c channels (3 unless said)
+    t h w  frames, height, width in pixels   n tokens of the grid = T*H*W, ordered (T H W)   v visible   p to predict
+    q values per patch = pt*ph*pw*c   y values to predict per token   d encoder width   e decoder width   x output classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+# ---------------------------------------------------------------------------- 1. where tokens are
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A token grid: T*H*W cubes of pt*ph*pw pixels, counted in (T H W) order."""
+
+    T: int
+    H: int
+    W: int
+    patch: tuple[int, int, int] = (2, 16, 16)
+
+    @classmethod
+    def of(cls, frames: int, height: int, width: int, patch: tuple[int, int, int]) -> "Grid":
+        """The grid that cubes of `patch` (frames, pixels, pixels) cut a clip into.
+
+        Raises:
+            ValueError: an axis does not divide; names the axis, both numbers, and the nearest sizes that do.
+        """
+        for axis, size, cube in zip(("frames", "height", "width"), (frames, height, width), patch):
+            if size < cube or size % cube:
+                low, high = max(size // cube, 1) * cube, (size // cube + 1) * cube
+                raise ValueError(
+                    f"{axis} {size} does not divide into cubes of {cube}; use {low}"
+                    + (f" or {high}" if low != high else "")
+                )
+        return cls(frames // patch[0], height // patch[1], width // patch[2], patch)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole grid."""
+        return self.T * self.H * self.W
+
+    @property
+    def slot(self) -> int:
+        """Tokens of one time slot."""
+        return self.H * self.W
+
+
+# ---------------------------------------------------------------------------- 2. what comes from disk
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames drawn from one video, in time order."""
+
+    frames: UInt8[Tensor, "t h w c"]
+    seconds: Float[Tensor, " t"]  # presentation times
+    damaged: int = 0  # packets that the decoder had to skip on the way
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips on their way to the device: uint8 until they are there."""
+
+    video: UInt8[Tensor, "b c t h w"]
+    ids: Int[Tensor, " b"]  # which video of the dataset: merges views, drops padding
+    crops: int = 1  # crops per video, adjacent in b
+    paths: tuple[str, ...] = ()  # one per video, for messages
+    notes: tuple[str, ...] = ()  # what the reader had to do: short videos repeated, damaged packets, files replaced
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(self.video.to(device, non_blocking=True), self.ids.to(device), self.crops, self.paths, self.notes)
+
+    def clips(self, start: int, stop: int) -> "Batch":
+        """Clips `start` to `stop`, on video borders: one part of a batch that is accumulated."""
+        k = self.crops
+        return Batch(self.video[start:stop], self.ids[start:stop], k, self.paths[start // k : stop // k], ())
+
+
+# ---------------------------------------------------------------------------- 3. what is hidden
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """Token indices, ascending. `predict` may overlap `visible` (dual masking); only hidden ones are scored.
+
+    Indices, not booleans: `x[~mask].reshape(b, -1, c)` mixes clips silently when their counts differ.
+    """
+
+    visible: Int[Tensor, "b v"]
+    predict: Int[Tensor, "b p"]
+    grid: Grid
+
+    @classmethod
+    def from_hidden(
+        cls, hidden: Bool[Tensor, "b n"], grid: Grid, predict: Bool[Tensor, "b n"] | None = None
+    ) -> "TokenMask":
+        """Index form of a boolean map of what the encoder must not see; `predict` defaults to the hidden tokens.
+
+        Raises:
+            ValueError: the clips of the batch hide different numbers of tokens, or all, or none.
+        """
+        return cls(listed(~hidden, "visible"), listed(hidden if predict is None else predict, "predicted"), grid)
+
+    @property
+    def hidden(self) -> Bool[Tensor, "b n"]:
+        """True where the encoder does not see."""
+        full = torch.ones(len(self.visible), self.grid.tokens, dtype=torch.bool, device=self.visible.device)
+        return full.scatter(1, self.visible, False)
+
+    @property
+    def scored(self) -> Bool[Tensor, "b p"]:
+        """True where a predicted token was hidden, so that its error counts."""
+        return self.hidden.gather(1, self.predict)
+
+    def to(self, device: torch.device) -> "TokenMask":
+        """The same mask on `device`."""
+        return TokenMask(self.visible.to(device), self.predict.to(device), self.grid)
+
+
+def listed(chosen: Bool[Tensor, "b n"], what: str) -> Int[Tensor, "b m"]:
+    """Ascending indices of the True entries of every row.
+
+    Raises:
+        ValueError: rows have different numbers of them, or none at all.
+    """
+    counts = chosen.sum(1).tolist()
+    if len(set(counts)) != 1:
+        raise ValueError(f"every clip of a batch must have the same number of {what} tokens, got {counts}")
+    if counts[0] == 0:
+        raise ValueError(f"no {what} tokens at all: the mask ratio leaves {counts[0]} of {chosen.shape[1]}")
+    return chosen.nonzero()[:, 1].view(len(chosen), counts[0])
+
+
+class Draws:
+    """Random numbers of one step: every clip has its own stream, keyed by (seed, step, its place in the global batch).
+
+    So a clip gets the same mask on one process or on eight, in one go or accumulated, before or after a resume.
+    """
+
+    def __init__(self, seed: int, step: int, places: Sequence[int]) -> None:
+        self.streams = [np.random.default_rng((seed, step, place)) for place in places]
+
+    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
+        """Numbers in [0, 1), float64 so that ties do not happen."""
+        return torch.from_numpy(np.stack([stream.random(shape) for stream in self.streams]))
+
+    def integers(self, high: int, *shape: int) -> Int[Tensor, "b ..."]:
+        """Whole numbers in [0, high)."""
+        return torch.from_numpy(np.stack([stream.integers(high, size=shape) for stream in self.streams]))
+
+
+# ---------------------------------------------------------------------------- 4. what learns
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum and a count, because only a division over the *global* batch gives one process and eight the same loss."""
+
+    sum: Float[Tensor, ""]
+    count: Int[Tensor, ""]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Which frames of a video make a clip."""
+
+    frames: int
+
+    def __call__(self, seconds: Float[np.ndarray, " total"], rng: np.random.Generator) -> Int[np.ndarray, " t"]:
+        """Ascending frame indices (with repeats where the video is too short), from the frames' presentation times."""
+        ...
+
+
+@runtime_checkable
+class Masker(Protocol):
+    """Which tokens are hidden from the encoder."""
+
+    def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
+        """A mask for every clip of the batch, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What the decoder must output, and the way back to pixels for pictures."""
+
+    def size(self, grid: Grid, channels: int) -> int:
+        """Values per token."""
+        ...
+
+    def encode(self, patches: Float[Tensor, "b p q"], channels: int) -> Float[Tensor, "b p y"]:
+        """What to predict for tokens whose pixels, in [0, 1], are `patches`."""
+        ...
+
+    def decode(
+        self, values: Float[Tensor, "b p y"], patches: Float[Tensor, "b p q"], channels: int
+    ) -> Float[Tensor, "b p q"]:
+        """Pixels in [0, 1] for a prediction; `patches` are the true ones, for statistics that were not predicted."""
+        ...
+
+
+class Method(nn.Module):
+    """Whatever is trained. The loop knows nothing else."""
+
+    encoder: nn.Module
+
+    def forward(self, batch: Batch, draws: Draws) -> Loss:
+        """The loss of a batch, as a sum and a count."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def after_step(self, step: int, steps: int) -> None:
+        """What follows an optimiser step (a momentum encoder); nothing by default."""

@@ -1,0 +1,64 @@
+"""Small videos for the tests of files, lists and batches; and files that are no videos any more."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tubelet.data.video import write
+
+
+def moving(frames: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
+    """Blocks of noise that move to the right."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    picture = blocks.repeat(4, 0).repeat(4, 1)
+    return np.stack([np.roll(picture, 2 * t, 1) for t in range(frames)])
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Seven good videos of 20 to 44 frames, in two class folders."""
+    folder = tmp_path_factory.mktemp("clips")
+    for index in range(7):
+        (folder / "ab"[index % 2]).mkdir(exist_ok=True)
+        write(folder / "ab"[index % 2] / f"{index}.mp4", moving(20 + 4 * index, index), 10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bad(tmp_path_factory) -> dict[str, Path]:
+    """Files by what is wrong with them."""
+    folder = tmp_path_factory.mktemp("bad")
+    kinds = ("zero", "text", "truncated", "audio", "flipped", "one", "short")
+    paths = {kind: folder / f"{kind}.mp4" for kind in kinds}
+    paths["zero"].touch()
+    paths["text"].write_text("I am a letter, not a film.\n" * 100)
+    write(folder / "good.mp4", moving(60, 1, 96, 128), 10, options={"g": "12"})
+    data = bytearray((folder / "good.mp4").read_bytes())
+    paths["truncated"].write_bytes(data[: len(data) // 2])
+    body = data.index(b"mdat") + 2000
+    for at in range(body, len(data) - 4000, 400):
+        data[at] ^= 0xFF
+    paths["flipped"].write_bytes(data)
+    (folder / "good.mp4").unlink()
+    with av.open(os.fspath(paths["audio"]), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    write(paths["one"], moving(1), 10)
+    write(paths["short"], moving(5), 10)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """A folder of filmed videos: TUBELET_VIDEOS, or shared/videos beside the checkout."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "videos"
+    folder = Path(os.environ.get("TUBELET_VIDEOS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no filmed videos in {folder}; set TUBELET_VIDEOS")
+    return folder

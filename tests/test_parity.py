@@ -1,0 +1,80 @@
+"""Our masked autoencoder against transformers' VideoMAE: the same weights, clips and masks must give the same numbers."""
+
+import pytest
+import torch
+from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+from tubelet.convert import from_hugging_face
+from tubelet.masks.random_masks import Random, Tube
+from tubelet.methods.masked import Masked
+from tubelet.nn.decoder import Decoder
+from tubelet.nn.patches import patchify
+from tubelet.nn.vit import SIZES, Encoder
+from tubelet.targets import MEAN, STD, Pixels
+from tubelet.types import Batch, Draws, Grid
+
+ODD = Encoder(width=60, depth=3, heads=5, hidden=100, patch=(3, 8, 8))
+
+
+def pair(shape: Encoder, decoder: Decoder, frames: int, side: int, target: Pixels, ratio: float, kind=Tube):
+    """Theirs and ours with the same noise in *every* tensor, so that nothing dropped goes unseen."""
+    config = VideoMAEConfig(
+        image_size=side,
+        patch_size=shape.patch[1],
+        num_frames=frames,
+        tubelet_size=shape.patch[0],
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.hidden,
+        decoder_hidden_size=decoder.width,
+        decoder_num_hidden_layers=decoder.depth,
+        decoder_num_attention_heads=decoder.heads,
+        decoder_intermediate_size=decoder.hidden,
+        layer_norm_eps=1e-6,
+        use_mean_pooling=False,  # as every pre-training checkpoint: keeps the final norm
+        norm_pix_loss=target.normalise == "videomae",
+    )
+    theirs = VideoMAEForPreTraining(config).eval()
+    theirs.decoder.norm.eps = 1e-6  # transformers leaves this one at PyTorch's 1e-5
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.05)
+    grid = Grid.of(frames, side, side, shape.patch)
+    ours = Masked(kind(ratio), target, decoder).build(shape, grid, 3)
+    ours.load_state_dict(from_hugging_face(theirs.state_dict()))
+    video = torch.randint(0, 256, (2, 3, frames, side, side), generator=noise, dtype=torch.uint8)
+    return theirs, ours, Batch(video, torch.arange(2))
+
+
+CASES = {
+    "vit-b 16x224": (SIZES["b"], Decoder(384, 4, 6), 16, 224, Pixels("videomae"), 0.9),
+    "odd": (ODD, Decoder(36, 2, 3), 9, 40, Pixels("videomae"), 0.7),
+    "odd, raw pixels": (ODD, Decoder(36, 2, 3), 9, 40, Pixels("none"), 0.7),
+    "odd, random mask": (ODD, Decoder(36, 2, 3), 9, 40, Pixels("videomae"), 0.8, Random),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_loss_logits_and_gradients_equal_transformers(case):
+    theirs, ours, batch = pair(*case)
+    mask = ours.mask(batch, ours.grid, Draws(0, 0, range(2)))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1, 1), torch.tensor(STD).view(3, 1, 1, 1)
+    pixels = ((batch.video.float() / 255 - mean) / std).transpose(1, 2)
+
+    expected = theirs(pixels, bool_masked_pos=mask.hidden)
+    expected.loss.backward()
+    result = ours(batch, Draws(0, 0, range(2)))
+    loss = result.sum / result.count
+    loss.backward()
+    logits = ours.imagine(patchify(batch.video, ours.grid.patch), mask)
+
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
+    gradients = from_hugging_face({name: p.grad for name, p in theirs.named_parameters()})
+    names = [name for name, _ in ours.named_parameters()]
+    assert sorted(gradients) == sorted(names)
+    for name, parameter in ours.named_parameters():
+        error = (parameter.grad - gradients[name]).norm() / gradients[name].norm().clamp(min=1e-12)
+        assert error < 1e-4, f"{name}: gradient off by {error:.1e}"
