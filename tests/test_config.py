@@ -16,7 +16,9 @@ from tubelet.nn.vit import SIZES
 
 
 def a_run(**training) -> Run:
-    return Run(SIZES["s"], Masked(), Data(clip=Dense(16, stride=4)), Optim(), Training(**{"epochs": 10, "batch": 8} | training))
+    return Run(
+        SIZES["s"], Masked(), Data(clip=Dense(16, stride=4)), Optim(), Training(**{"epochs": 10, "batch": 8} | training)
+    )
 
 
 # ---------------------------------------------------------------------------- presets
@@ -52,10 +54,19 @@ def test_recipes_are_the_released_scripts(name, size, ratio, stride, batch, epoc
     assert (run.data.clip.frames, run.data.clip.stride, run.data.size, run.data.flip) == (16, stride, (224, 224), 0)
     assert (run.training.batch, run.training.epochs) == (batch, epochs)
     o = run.optim
-    assert (o.base_lr, o.min_lr, o.warmup, o.betas, o.weight_decay, o.clip) == (base_lr, 1e-5, 40, (0.9, 0.95), 0.05, None)
+    assert (o.base_lr, o.min_lr, o.warmup, o.betas, o.weight_decay, o.clip) == (
+        base_lr,
+        1e-5,
+        40,
+        (0.9, 0.95),
+        0.05,
+        None,
+    )
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("videomae-k400-bb", "videomae-k400-b"), ("videomae_ssv2_s", "videomae-ssv2-s")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("videomae-k400-bb", "videomae-k400-b"), ("videomae_ssv2_s", "videomae-ssv2-s")]
+)
 def test_an_unknown_preset_suggests_the_nearest_and_lists_all(typo, meant):
     with pytest.raises(ValueError, match=f"no preset called '{typo}'. Did you mean {meant}\\?") as caught:
         preset(typo)
@@ -63,7 +74,7 @@ def test_an_unknown_preset_suggests_the_nearest_and_lists_all(typo, meant):
 
 
 def test_a_word_like_no_preset_suggests_none():
-    with pytest.raises(ValueError, match="no preset called 'xyz'. There are: "):
+    with pytest.raises(ValueError, match=r"no preset called 'xyz'\. There are: "):
         preset("xyz")
 
 

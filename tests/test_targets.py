@@ -90,7 +90,9 @@ def test_a_constant_cube_gives_zeros(name):
 def test_decode_is_the_inverse_of_encode(name, channels):
     patches = patchify(clip(channels), GRID.patch)
     target = Pixels(name)
-    torch.testing.assert_close(target.decode(target.encode(patches, channels), patches, channels), patches, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        target.decode(target.encode(patches, channels), patches, channels), patches, atol=1e-5, rtol=0
+    )
 
 
 def test_a_prediction_of_zeros_decodes_to_the_mean_colour_of_the_true_cube():

@@ -62,7 +62,9 @@ def test_a_mask_moves_to_a_device_whole():
 
 
 def test_clips_of_a_batch_keep_the_crops_of_a_video_together():
-    batch = Batch(torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1, 1), torch.tensor([7, 7, 8, 8, 9, 9]), 2, ("a", "b", "c"))
+    batch = Batch(
+        torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1, 1), torch.tensor([7, 7, 8, 8, 9, 9]), 2, ("a", "b", "c")
+    )
     part = batch.clips(2, 6)
     assert part.video.flatten().tolist() == [2, 3, 4, 5]
     assert part.ids.tolist() == [8, 8, 9, 9]

@@ -8,16 +8,13 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 import tubelet
-
-if TYPE_CHECKING:
-    from tubelet.config import Run
 
 T = TypeVar("T")
 Positional = tyro.conf.Positional
@@ -152,6 +149,7 @@ def pretrain(args: list[str]) -> int:
     a = with_preset(Pretrain, args, "pretrain")
     from tubelet.data.datasets import Dataset, find
     from tubelet.plan import plan, render
+    from tubelet.pictures import reconstruct_run
     from tubelet.report import write_report
     from tubelet.train.log import duration, metrics
     from tubelet.train.loop import train
@@ -160,7 +158,7 @@ def pretrain(args: list[str]) -> int:
     if not a.quiet:
         show(render(plan(a.run, len(Dataset(find(a.data), a.run.data, a.run.training.seed)))))
     folder = train(a.run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
-    pictures_of(folder, a.data, quiet=a.quiet)
+    reconstruct_run(folder, spread(find(a.data), 2))
     report = write_report(folder)
     lines = metrics(folder)
     result = {
@@ -271,14 +269,12 @@ def check_verb(args: list[str]) -> int:
 
         path: Positional[str]
         """A folder of videos, one video, or a list file."""
-        level: Annotated[str, tyro.conf.arg(metavar="open|demux|decode")] = "demux"
+        level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow, finds all damage)."""
         json: bool = False
         """One JSON object on stdout instead of a table."""
 
     a = parse(Check, args, "check")
-    if a.level not in ("open", "demux", "decode"):
-        raise ValueError(f"--level {a.level!r}: it is open, demux or decode")
     from tubelet.data.check import check
     from tubelet.data.datasets import find
 
@@ -334,6 +330,148 @@ def picture(args: list[str]) -> int:
     return kinds[args[0]](args[1:])
 
 
+def picture_mask(args: list[str]) -> int:
+    """A mask on a video of yours; needs no weights."""
+
+    @dataclass(frozen=True)
+    class Mask:
+        """Show what a mask hides of a video.
+
+        tubelet picture mask --data cat.mp4 --kind tube --ratio 0.9 --out mask.png
+        """
+
+        data: str
+        """A video (of a folder or list the first)."""
+        kind: Literal["tube", "random", "frame"] = "tube"
+        """Same places in all frames, tokens anywhere, or whole frames."""
+        ratio: float = 0.9
+        """Share of tokens hidden."""
+        frames: int = 16
+        """Frames of the clip."""
+        stride: int = 4
+        """Source frames from one frame of the clip to the next."""
+        size: tuple[int, int] = (224, 224)
+        """Height and width, in pixels."""
+        patch: tuple[int, int, int] = (2, 16, 16)
+        """Frames, height and width of a cube."""
+        seed: int = 0
+        """Another seed, another mask."""
+        out: Path = Path("mask.png")
+        """Picture to write: .png is a strip, .gif moves."""
+
+    a = parse(Mask, args, "picture mask")
+    import torch
+
+    from tubelet.data.datasets import Data, find
+    from tubelet.data.sampling import Dense
+    from tubelet.evaluate.features import middle_clips
+    from tubelet.masks.random_masks import Frame, Random, Tube
+    from tubelet.pictures import mask_strip, save
+    from tubelet.types import Batch, Draws, Grid
+
+    video = find(a.data)[0].path
+    grid = Grid.of(a.frames, *a.size, a.patch)
+    clip = middle_clips([video], Data(clip=Dense(a.frames, stride=a.stride), size=a.size))
+    masker = {"tube": Tube, "random": Random, "frame": Frame}[a.kind](a.ratio)
+    mask = masker(Batch(clip, torch.arange(1)), grid, Draws(a.seed, 0, [0]))
+    print(save(a.out, mask_strip(clip, mask), f"{video.name} · {a.kind} mask"))
+    return 0
+
+
+def picture_reconstruction(args: list[str]) -> int:
+    """What a run imagines of hidden video."""
+
+    @dataclass(frozen=True)
+    class Reconstruction:
+        """Hide parts of videos and show what a run imagines in their place, as strips (PNG) and films (GIF).
+
+        tubelet picture reconstruction --weights runs/first --data cat.mp4 --ratio 0.75 0.9 0.95
+        """
+
+        weights: Path
+        """A run folder."""
+        data: str
+        """A video, or a folder or list, of which the first --count are taken."""
+        ratio: tuple[float, ...] = (0.75, 0.9, 0.95)
+        """Shares of tokens hidden."""
+        count: int = 1
+        """How many videos."""
+        seed: int = 0
+        """Another seed, other masks."""
+        out: Path | None = None
+        """Folder to write into; default the pictures/ of the run."""
+
+    a = parse(Reconstruction, args, "picture reconstruction")
+    from tubelet.data.datasets import find
+    from tubelet.pictures import reconstruct_run
+
+    paths = [item.path for item in find(a.data)[: a.count]]
+    for path in reconstruct_run(a.weights, paths, a.ratio, a.out, a.seed):
+        print(path)
+    return 0
+
+
+def picture_curves(args: list[str]) -> int:
+    """Loss, rate, gradient and speed of a run over its steps."""
+
+    @dataclass(frozen=True)
+    class Curves:
+        """Draw the curves of a run, as PNG and SVG.
+
+        tubelet picture curves --run runs/first --out curves.png
+        """
+
+        run: Path
+        """A run folder."""
+        out: Path | None = None
+        """PNG to write (the SVG beside it); default pictures/curves.png of the run."""
+
+    a = parse(Curves, args, "picture curves")
+    from tubelet.pictures import curves
+
+    out = a.out or a.run / "pictures" / "curves.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in curves(a.run, out):
+        print(path)
+    return 0
+
+
+def demo_verb(args: list[str]) -> int:
+    """The whole of it on made videos, or on yours, in minutes."""
+
+    @dataclass(frozen=True)
+    class Demo:
+        """Make videos with known motions (or take yours), check them, pre-train a tiny VideoMAE, show what it imagines,
+        read out what it knows, and write a report.
+
+        tubelet demo
+        tubelet demo --videos my_videos/ --out runs/mine
+        """
+
+        out: Path = Path("runs/demo")
+        """Run folder."""
+        videos: str | None = None
+        """Your own videos instead of made ones."""
+        resume: bool = False
+        """Go on with a demo that was interrupted."""
+        short: bool = False
+        """A few steps only: a test of the machinery that teaches the model nothing."""
+        seed: int = 0
+        """Of everything random."""
+
+    a = parse(Demo, args, "demo")
+    from tubelet.demo import demo
+
+    demo(a.out, a.videos, resume=a.resume, short=a.short, seed=a.seed)
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
-    "demo": lambda args: 0,
+    "demo": demo_verb,
+    "pretrain": pretrain,
+    "picture": picture,
+    "list": list_verb,
+    "plan": plan_verb,
+    "check": check_verb,
+    "doctor": doctor_verb,
 }

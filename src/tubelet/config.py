@@ -203,9 +203,10 @@ def _object(value: Any) -> Any:
         raise ValueError(f"run.json names {value.get('class')!r}; only classes of tubelet are loaded")
     try:
         cls = getattr(importlib.import_module(module), name)
-        assert dataclasses.is_dataclass(cls)
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+            raise TypeError("no config")  # and must not be called, whatever it is
         return cls(**{key: _object(v) for key, v in value.items() if key != "class"})
-    except (ImportError, AttributeError, AssertionError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"run.json does not fit this version of tubelet: {value['class']} ({error})") from error
 
 

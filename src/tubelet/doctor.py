@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 State = Literal["ok", "warning", "problem"]
@@ -107,8 +108,8 @@ def ffmpeg() -> tuple[State, str, str]:
     import av
 
     library = ".".join(map(str, av.library_versions["libavcodec"]))
-    what = f"PyAV {av.__version__}, FFmpeg {getattr(av, 'ffmpeg_version_info', 'of unknown version')} (libavcodec {library})"
-    return "ok", what, ""
+    release = getattr(av, "ffmpeg_version_info", "of unknown version")
+    return "ok", f"PyAV {av.__version__}, FFmpeg {release} (libavcodec {library})", ""
 
 
 def decoders() -> tuple[State, str, str]:
@@ -153,7 +154,7 @@ def self_test() -> tuple[State, str, str]:
         read = frames_at(path, range(8)).frames.float().mean((1, 2, 3)).numpy()
     off = float(np.abs(read - greys).max())
     if off > 6:  # of 256; neighbouring frames are 25 apart
-        return "problem", f"8 frames written and read back differ by {off:.0f} of 256 levels", "pip install --upgrade av"
+        return "problem", f"8 frames, written and read back, differ by {off:.0f} of 256", "pip install --upgrade av"
     return "ok", "8 frames written as H.264, read back in order, colours right", ""
 
 
@@ -199,8 +200,8 @@ def shared_memory() -> tuple[State, str, str]:
 
 def tensorboard() -> tuple[State, str, str]:
     """The extra for --tensorboard."""
-    found = installed("tensorboard")
-    return "ok", found if found else "not installed; only --tensorboard needs it: pip install 'tubelet[tensorboard]'", ""
+    missing = "not installed; only --tensorboard needs it: pip install 'tubelet[tensorboard]'"
+    return "ok", installed("tensorboard") or missing, ""
 
 
 def torchvision() -> tuple[State, str, str]:
@@ -261,5 +262,5 @@ def render(checks: list[Check]) -> RenderableType:
     table.add_column()
     for check in checks:
         text = check.what + (f"\n→ {check.remedy}" if check.remedy else "")
-        table.add_row(f"[{colours[check.state]}]{check.state}", check.name, text)
+        table.add_row(f"[{colours[check.state]}]{check.state}", check.name, escape(text))
     return table

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from tubelet.config import from_json
+from tubelet.evaluate.features import middle_clips
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import patchify, put, take, unpatchify
-from tubelet.train.checkpoint import atomically
+from tubelet.train.checkpoint import atomically, load, read
 from tubelet.train.log import metrics
 from tubelet.types import Batch, Draws, Grid, Target, TokenMask
 
 PAPER, INK, FAINT = (24, 26, 31), (226, 225, 221), (150, 153, 160)  # dark: looks right on light and on dark pages
 CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
+RATIOS = (0.75, 0.9, 0.95)
 BLUE, GRAPHITE = "#3b82c4", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
 
 # ---------------------------------------------------------------------------- 1. what is imagined
@@ -51,25 +55,19 @@ class Reconstruction:
 
     def strips(self) -> list[Strip]:
         """Original, hidden and imagined of every clip, headed by the share hidden and the scores."""
-        videos = {"original": self.original, "hidden": self.hidden, "imagined": self.imagined}
+        scores = [f"imagined {p:.1f} dB · without a model {b:.1f} dB" for p, b in zip(self.psnr, self.baseline)]
         return [
-            Strip(
-                {name: video[i] for name, video in videos.items()},
-                f"{share(self.mask)} hidden · imagined {psnr:.1f} dB · without a model {baseline:.1f} dB",
-            )
-            for i, (psnr, baseline) in enumerate(zip(self.psnr, self.baseline))
+            Strip({"original": a, "hidden": b, "imagined": c}, f"{share(self.mask)} hidden · {score}")
+            for a, b, c, score in zip(self.original, self.hidden, self.imagined, scores)
         ]
 
     @property
     def note(self) -> str:
         """What must be known to read the picture fairly."""
-        text = "dB: peak signal-to-noise ratio of the imagined pixels; more is better. Without a model: flat cubes in "
-        if not self.borrowed:
-            return text + "the colours of visible ones nearby."
-        return text + (
-            "their true mean colour. The model predicts only the pattern inside a cube: for this picture, each was "
-            "given its true mean colour and contrast."
-        )
+        flat = "their true mean colour" if self.borrowed else "the colours of visible ones nearby"
+        told = " The model predicts only patterns: here each cube was given its true mean colour and contrast."
+        text = f"dB: signal to noise of the imagined pixels; more is better. Without a model: flat cubes in {flat}."
+        return text + told * self.borrowed
 
 
 def reconstruct(
@@ -81,11 +79,9 @@ def reconstruct(
         ValueError: clips that are not of the method's size, or a mask without a ratio.
     """
     grid, channels, (pt, ph, pw) = method.grid, method.channels, method.grid.patch
-    wanted = (channels, grid.T * pt, grid.H * ph, grid.W * pw)
-    if tuple(video.shape[1:]) != wanted:
-        raise ValueError(
-            f"clips of {tuple(video.shape[1:])} (channels, frames, height, width); this model takes {wanted}"
-        )
+    got, wanted = tuple(video.shape[1:]), (channels, grid.T * pt, grid.H * ph, grid.W * pw)
+    if got != wanted:
+        raise ValueError(f"clips of {got} (channels, frames, height, width); this model takes {wanted}")
     masker: Any = method.mask
     if ratio is not None:
         if not hasattr(masker, "ratio"):
@@ -101,7 +97,6 @@ def reconstruct(
     method.train(training)
 
     true = take(patches, mask.predict).float() / 255
-    blank = spread(method.target, patches, mask, channels)
     covered = torch.where(mask.hidden.unsqueeze(2), curtain(grid, channels), patches)
 
     def shown(guess: Float[Tensor, "b p y"]) -> UInt8[Tensor, "b c t h w"]:
@@ -111,7 +106,7 @@ def reconstruct(
 
     scored = torch.zeros(mask.hidden.shape, dtype=torch.bool).scatter(1, mask.predict, mask.scored)
     where = unpatchify(scored.unsqueeze(2).expand(patches.shape), grid)
-    imagined = shown(values)
+    imagined, flat = shown(values), shown(spread(method.target, patches, mask, channels))
     without = method.target.decode(values, torch.zeros_like(true), channels)  # tells whether truth was borrowed
     return Reconstruction(
         original=video,
@@ -119,7 +114,7 @@ def reconstruct(
         imagined=imagined,
         mask=mask,
         psnr=decibels(video, imagined, where),
-        baseline=decibels(video, shown(blank), where),
+        baseline=decibels(video, flat, where),
         borrowed=not torch.equal(without, method.target.decode(values, true, channels)),
     )
 
@@ -159,14 +154,34 @@ def share(mask: TokenMask) -> str:
 
 def mask_strip(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> list[Strip]:
     """Every clip, whole and with a mask over it."""
-    grid = mask.grid
-    patches = patchify(video, grid.patch)
+    grid, patches = mask.grid, patchify(video, mask.grid.patch)
     covered = unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(grid, video.shape[1]), patches), grid)
-    cubes = f"{grid.tokens - mask.visible.shape[1]} of {grid.tokens} cubes of {'x'.join(map(str, grid.patch))}"
-    return [
-        Strip({"original": whole, "visible": seen}, f"{share(mask)} hidden · {cubes}")
-        for whole, seen in zip(video, covered)
-    ]
+    counts = f"{grid.tokens - mask.visible.shape[1]} of {grid.tokens} cubes of {'x'.join(map(str, grid.patch))}"
+    return [Strip({"original": a, "visible": b}, f"{share(mask)} hidden · {counts}") for a, b in zip(video, covered)]
+
+
+def reconstruct_run(
+    folder: Path, videos: Sequence[Path], ratios: Sequence[float] = RATIOS, out: Path | None = None, seed: int = 0
+) -> list[Path]:
+    """Files reconstruction_75.gif, .png and so on in `out` (default: the run's pictures/), of the middles of `videos`.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint there, or a ratio that hides nothing or everything.
+        VideoError: a video cannot be read.
+    """
+    state, method = read(folder), load(folder)
+    if not isinstance(method, MaskedAutoencoder):
+        raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
+    clips = middle_clips(videos, from_json(state["run"]).data)
+    out = out or folder / "pictures"
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for ratio in ratios:
+        result, name = reconstruct(method, clips, ratio, seed), f"reconstruction_{100 * ratio:.3g}"
+        strips = [replace(strip, heading=f"{v.name} · {strip.heading}") for v, strip in zip(videos, result.strips())]
+        caption = f"{folder.resolve().name}, step {state['step']}. {result.note}"
+        written += [save(out / f"{name}.{kind}", strips, caption) for kind in ("gif", "png")]
+    return written
 
 
 # ---------------------------------------------------------------------------- 2. strips and moving panels
@@ -195,11 +210,10 @@ def save_png(path: Path, strips: Sequence[Strip], caption: str = "", columns: in
         clips = [enlarge(rgb(clip), 112) for clip in strip.rows.values()]
         times = np.linspace(0, len(clips[0]) - 1, min(columns, len(clips[0]))).round().astype(int)
         blocks.append(Block(np.stack([clip[times] for clip in clips]), strip.heading, left=[*strip.rows]))
-    caption = " ".join([caption, *channel_note(strips)]).strip()
+    caption = complete(caption, strips)
     about = PngInfo()
     about.add_itxt("Description", caption)
-    picture = compose(blocks, caption)
-    atomically(path, lambda file: picture.save(file, "PNG", pnginfo=about, optimize=True))
+    atomically(path, partial(compose(blocks, caption).save, format="PNG", pnginfo=about, optimize=True))
     return path
 
 
@@ -212,23 +226,33 @@ def save_gif(path: Path, strips: Sequence[Strip], caption: str = "", fps: float 
     Raises:
         SaveError: the disk refuses.
     """
-    caption = " ".join([caption, *channel_note(strips)]).strip()
+    caption = complete(caption, strips)
     clips = [np.stack([enlarge(rgb(clip), 208) for clip in strip.rows.values()], 1) for strip in strips]
     frames = [
         compose([Block(c[None, t % len(c)], s.heading, top=[*s.rows]) for c, s in zip(clips, strips)], caption)
         for t in range(max(map(len, clips)))
     ]
-    # One palette for all frames and no dithering: otherwise still places flicker. It is made from the small pixels
-    # (enlarged ones are the same colours, only slower) and from text, which needs its shades of grey.
-    colours = [rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()]
-    shades = np.linspace(PAPER, INK, 16).repeat(sum(map(len, colours)) // 400, 0)
-    swatch = Image.fromarray(np.concatenate([*colours, shades.astype(np.uint8)])[None])
-    palette = swatch.quantize(256, kmeans=1)
+    # One palette for all frames and no dithering: otherwise still places flicker. It is made from a sample of the small
+    # pixels, for speed, and from text, which needs its shades of grey.
+    colours = np.concatenate([rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()])
+    sample = colours[:: 1 + len(colours) // 300_000]
+    shades = np.linspace(PAPER, INK, 16).repeat(1 + len(sample) // 400, 0).astype(np.uint8)
+    palette = Image.fromarray(np.concatenate([sample, shades])[None]).quantize(256, kmeans=1)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    options = {"save_all": True, "append_images": rest, "loop": 0, "disposal": 1, "comment": caption.encode()}
-    duration = max(round(100 / fps), 2) * 10  # milliseconds
-    atomically(path, lambda file: first.save(file, "GIF", duration=duration, optimize=False, **options))
+    write = partial(first.save, format="GIF", save_all=True, append_images=rest, loop=0, disposal=1, optimize=False)
+    atomically(path, partial(write, duration=max(round(100 / fps), 2) * 10, comment=caption.encode()))  # milliseconds
     return path
+
+
+def save(path: Path, strips: Sequence[Strip], caption: str = "") -> Path:
+    """`path`, as moving panels if it ends in .gif, as a strip if in .png.
+
+    Raises:
+        ValueError, SaveError: another ending; the disk refuses.
+    """
+    if path.suffix not in (".gif", ".png"):
+        raise ValueError(f"cannot draw {path.name}: a picture ends in .png (a strip) or .gif (it moves)")
+    return (save_gif if path.suffix == ".gif" else save_png)(path, strips, caption)
 
 
 def rgb(clip: UInt8[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
@@ -237,12 +261,11 @@ def rgb(clip: UInt8[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
     return few.permute(1, 2, 3, 0).cpu().numpy()
 
 
-def channel_note(strips: Sequence[Strip]) -> list[str]:
-    """What `rgb` leaves out, if anything."""
+def complete(caption: str, strips: Sequence[Strip]) -> str:
+    """The caption, with what `rgb` leaves out, if anything."""
     channels = max(len(clip) for strip in strips for clip in strip.rows.values())
-    if channels in (1, 3):
-        return []
-    return [f"Of {channels} channels, {'the first is' if channels == 2 else '1 to 3 are'} shown."]
+    shown = "" if channels in (1, 3) else "the first is" if channels == 2 else "1 to 3 are"
+    return f"{caption} {shown and f'Of {channels} channels, {shown} shown.'}".strip()
 
 
 def enlarge(clip: UInt8[np.ndarray, "t h w 3"], least: int) -> UInt8[np.ndarray, "t H W 3"]:
@@ -253,13 +276,15 @@ def enlarge(clip: UInt8[np.ndarray, "t h w 3"], least: int) -> UInt8[np.ndarray,
 
 def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
     """Blocks below each other with their headings, the caption under them, on dark paper."""
+    import matplotlib  # for its font: Pillow's own has only ASCII, and files have all sorts of names
+
     size = max(15, min(26, max(b.cells.shape[1] * b.cells.shape[3] for b in blocks) // 50))
-    font = typeface(size)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
     gap, margin, line = size // 3, size, round(size * 1.5)
     left = max((round(font.getlength(name)) for block in blocks for name in block.left), default=-margin) + margin
     width = max(left + b.cells.shape[1] * (b.cells.shape[3] + gap) - gap for b in blocks) + 2 * margin
-    wrapped = wrap(caption, font, width - 2 * margin)
-    headings = [wrap(block.heading, font, width - 2 * margin) for block in blocks]
+    letters = int((width - 2 * margin) / (0.92 * font.getlength("n")))  # a mean letter is 0.88 of an n; some room
+    wrapped, headings = wrap(caption, letters), [wrap(block.heading, letters) for block in blocks]
     heights = [
         line * (len(heading) + bool(block.top)) + len(block.cells) * (block.cells.shape[2] + gap)
         for block, heading in zip(blocks, headings)
@@ -287,25 +312,15 @@ def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
     return image
 
 
-def typeface(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: Pillow's own has only ASCII, and runs have all sorts of names."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Lines of `text` that are at most `width` pixels long, words permitting."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
 # ---------------------------------------------------------------------------- 3. curves
+
+LABELS = {
+    "loss": "loss (mean squared error)",
+    "lr": "learning rate",
+    "gradient_norm": "gradient norm",
+    "clips_per_second": "clips per second",
+    "data_wait": "waiting for data (share of the time)",
+}
 
 
 def curves(folder: Path, out: Path) -> list[Path]:
@@ -323,42 +338,26 @@ def curves(folder: Path, out: Path) -> list[Path]:
     if not lines:
         raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
     step = np.array([line["step"] for line in lines])
-    style: Any = {
-        "font.size": 9,
-        "axes.edgecolor": GRAPHITE,
-        "axes.labelcolor": GRAPHITE,
-        "text.color": GRAPHITE,
-        "xtick.color": GRAPHITE,
-        "ytick.color": GRAPHITE,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tubelet",  # the same run gives the same file
-    }
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(8, 6.4), layout="constrained")
-        panels = figure.subplot_mosaic([["loss", "loss"], ["lr", "norm"], ["speed", "wait"]], height_ratios=[2, 1, 1])
-        draws = {
-            "loss": ("loss", "loss (mean squared error)"),
-            "lr": ("lr", "learning rate"),
-            "norm": ("gradient_norm", "gradient norm"),
-            "speed": ("clips_per_second", "clips per second"),
-            "wait": ("data_wait", "waiting for data (share of the time)"),
-        }
-        for name, (key, label) in draws.items():
-            curve(panels[name], step, np.array([float(line[key]) for line in lines]), smooth=name != "lr")
-            panels[name].set_title(label, loc="left", fontsize=9)
-        for name in ("loss", "norm"):
+        panels = dict(zip(LABELS, figure.subplot_mosaic("aa;bc;de", height_ratios=[2, 1, 1]).values()))
+        for name, axes in panels.items():
+            axes.set_title(LABELS[name], loc="left", fontsize=9)
+            curve(axes, step, np.array([float(line[name]) for line in lines]), smooth=name != "lr")
+        for name in ("loss", "gradient_norm"):
             logarithmic(panels[name])
-        for name in ("loss", "speed", "wait"):
+        for name in ("loss", "clips_per_second", "data_wait"):
             panels[name].set_xlabel("step")
         panels["lr"].yaxis.set_major_formatter("{x:g}")
-        panels["speed"].set_ylim(bottom=0)
-        panels["wait"].set_ylim(0, 1)
-        panels["wait"].yaxis.set_major_formatter("{x:.0%}")
+        panels["clips_per_second"].set_ylim(bottom=0)
+        panels["data_wait"].set_ylim(0, 1)
+        panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
         written = []
         for kind in ("png", "svg"):
-            path = out.with_name(f"{out.name.removesuffix(out.suffix)}.{kind}")
+            path = out.with_suffix(f".{kind}")
             about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
             look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
             atomically(path, partial(figure.savefig, **look))
@@ -369,9 +368,7 @@ def curves(folder: Path, out: Path) -> list[Path]:
 def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool) -> None:
     """Draws values faintly and their running mean over 2 % of the steps, both thinned to about 2000 points."""
     at, half = np.arange(len(values)), len(values) // 100 if smooth else 0
-    before = np.minimum(
-        half, at
-    )  # as far to the left as to the right, or the first steps would look better than they were
+    before = np.minimum(half, at)  # no further to the right, or the first steps would look better than they were
     after = np.minimum(before, len(values) - 1 - at)
     total = np.concatenate([[0], values.cumsum()])
     mean = (total[at + after + 1] - total[at - before]) / (before + after + 1)
@@ -388,12 +385,12 @@ def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"
 
 def logarithmic(axes: Any) -> None:
     """Turns the vertical axis logarithmic if the values span a factor of five or more; labels stay plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     if values.min() > 0 and values.max() >= 5 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_formatter("")
         axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)

@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, numbers
-from tubelet.nn.attention import Block
-from tubelet.nn.vit import Encoder
+from tubelet.nn.attention import SHORT, Block
+from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import pick_device, pick_precision, pick_workers
 from tubelet.types import Batch, Draws, Grid, Method, TokenMask
 
@@ -56,7 +56,7 @@ class Plan:
     stages: tuple[Stage, ...]
     settings: dict[str, str]  # everything resolved, for people
     parameters: dict[str, int]  # "total", and each part
-    gmacs: dict[str, float]  # 1e9 multiply-adds per clip: "forward", its parts, and "encoder, all tokens"
+    gmacs: dict[str, float]  # 1e9 multiply-adds per clip: "forward", its parts, and "encoder of all tokens"
     mask: tuple[tuple[int, int], ...]  # visible and predicted tokens of each time slot; empty without a mask
     memory: Memory
     numbers: Numbers | None  # steps and rates; None where the number of videos is not known
@@ -83,10 +83,10 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     shown = settings(run, rates, counted) | {
         "mask": "none" if not mask else share(mask, grid),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
-        "GMACs a clip": "; ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
+        "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
         f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}, activations {gib(memory.activations)} "
-        f"({memory.clips:,} clips at once, {gib(memory.activations / memory.clips)} each)",
+        f"({memory.clips:,} clips at once)",
         "read ahead": read_ahead(run, grid),
         "disk": f"{gib(memory.weights + memory.moments)} a checkpoint",
     }
@@ -158,7 +158,7 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
         passed = list(tokens)
         with FlopCounterMode(display=False) as counter:
             method.encoder(torch.empty(1, grid.tokens, prod(grid.patch) * channels, device="meta"))
-    return Passage(gmacs | {"encoder, all tokens": counter.get_total_flops() / 2e9}, passed, sum(predicted))
+    return Passage(gmacs | {"encoder of all tokens": counter.get_total_flops() / 2e9}, passed, sum(predicted))
 
 
 # ---------------------------------------------------------------------------- memory
@@ -169,32 +169,34 @@ def remembered(run: Run, method: Method, passed: Passage) -> Memory:
     weights = 4 * (size(method) + sum(buffer.numel() for buffer in method.buffers()))
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     clips = run.training.batch * run.data.repeats // run.training.accumulate
-    half = arithmetic(run) == torch.bfloat16
-    activations = kept(method, passed, clips, half)
-    return Memory("bfloat16" if half else "float32", clips, weights, learnt, 2 * learnt, activations)
+    device, precision = arithmetic(run)
+    activations = kept(method, passed, clips, precision, device)
+    return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
 
 
-def arithmetic(run: Run) -> torch.dtype:
-    """The run's precision on this machine; where its device is not here, "auto" is taken to be bfloat16."""
+def arithmetic(run: Run) -> tuple[str, torch.dtype]:
+    """The run's kind of device and its precision; "auto" is bfloat16 for a device that this machine does not have."""
+    name, t = run.training.precision, run.training
     try:
-        return pick_precision(run.training.precision, pick_device(run.training.device))
+        device = pick_device(t.device)
     except ValueError:
-        return torch.float32 if run.training.precision == "float32" else torch.bfloat16
+        return t.device.split(":")[0], torch.bfloat16 if name == "auto" else getattr(torch, name)
+    return device.type, pick_precision(name, device)
 
 
-def kept(method: Method, passed: Passage, clips: int, half: bool) -> int:
+def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, device: str) -> int:
     """Bytes of activations that the backward pass of `clips` clips needs, bfloat16 copies of weights included.
 
     A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
     after what comes later has gone.
     """
-    recomputed = {b for part in method.modules() if getattr(part, "checkpointing", False) for b in part.blocks}
+    recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
     inputs = largest = 0
     # The squared error's backward pass holds the difference, its power, the factor, and two gradients at once.
     later = 5 * 4 * passed.predicted * clips
     for module, tokens in passed.tokens:
-        needs = kept_by(module, tokens * clips, half)
-        if module in recomputed:
+        needs = kept_by(module, clips, tokens, precision, device)
+        if isinstance(module, Block) and module in recomputed:
             inputs += 4 * module.norm1.weight.numel() * tokens * clips
             largest = max(largest, needs)
         else:
@@ -202,24 +204,26 @@ def kept(method: Method, passed: Passage, clips: int, half: bool) -> int:
     return inputs + max(later, largest)
 
 
-def kept_by(module: nn.Module, tokens: int, half: bool) -> int:
-    """Bytes that one module keeps for its backward pass.
+def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str) -> int:
+    """Bytes that one module keeps for its backward pass over `clips` clips of `tokens` tokens.
 
     Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
-    float32, whatever the arithmetic; fused attention keeps queries, keys, values, its output and one sum per head.
-    With bfloat16, every Linear keeps a copy of its weights too.
+    float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
+    query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too.
     """
+    half = precision == torch.bfloat16
     real = 2 if half else 4
     copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
     if isinstance(module, Block):
         width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
-        norms, attention = 2 * (4 * width + 8), real * 4 * width + 4 * heads
-        products = real * (2 * width + 2 * hidden)  # read by qkv, fc1, GELU and fc2; the output of attention by proj
-        return tokens * (norms + attention + products) + copies
+        norms = 2 * (4 * width + 8)
+        attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
+        products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
+        return clips * tokens * (norms + attention + products) + copies
     if isinstance(module, nn.LayerNorm):
-        return tokens * (4 * module.weight.numel() + 8)
+        return clips * tokens * (4 * module.weight.numel() + 8)
     assert isinstance(module, nn.Linear)
-    return tokens * real * module.in_features + copies
+    return clips * tokens * real * module.in_features + copies
 
 
 # ---------------------------------------------------------------------------- words
@@ -260,7 +264,7 @@ def blocks(heads: int, hidden: int, depth: int) -> str:
 
 
 def sized(channels: int, tokens: Any) -> str:
-    """"768x8x20" where all time slots have as many tokens, else "768x157"."""
+    """As 768x8x20 where all time slots have as many tokens, else as 768x157."""
     counts = list(tokens)
     return f"{channels}x{len(counts)}x{counts[0]}" if len(set(counts)) == 1 else f"{channels}x{sum(counts)}"
 
@@ -268,7 +272,7 @@ def sized(channels: int, tokens: Any) -> str:
 def described(part: Any) -> str:
     """A part of the config by its class and settings: "Tube, ratio 0.9"."""
     values = {f.name: getattr(part, f.name) for f in fields(part)} if is_dataclass(part) else {}
-    return ", ".join([type(part).__name__, *(f"{name} {value}" for name, value in values.items())])
+    return ", ".join([type(part).__name__, *(f"{k} {v}" for k, v in values.items() if v is not None)])
 
 
 def share(mask: tuple[tuple[int, int], ...], grid: Grid) -> str:
@@ -299,7 +303,8 @@ def read_ahead(run: Run, grid: Grid) -> str:
     clips = run.training.batch * run.data.repeats
     batch = clips * run.data.channels * grid.T * pt * grid.H * ph * grid.W * pw  # uint8
     workers = pick_workers(run.training.workers)
-    return f"up to {gib(batch * (1 + 2 * workers))} of main memory: {1 + 2 * workers} batches, {workers} workers"
+    ready = 1 + 2 * workers
+    return f"up to {gib(batch * ready)} of main memory: {ready} batches, by --training.workers {workers}"
 
 
 def gib(count: float) -> str:

@@ -83,7 +83,11 @@ def test_a_mask_depends_on_seed_step_and_place_alone(kind):
     assert torch.equal(other_way.visible.flip(0), first.visible)
     many = range(20)  # a frame mask of 8 slots has 70 forms, so single pairs may agree
     here = draw(masker, CLIP, 1, 2, many).visible
-    for different in (draw(masker, CLIP, 2, 2, many), draw(masker, CLIP, 1, 3, many), draw(masker, CLIP, 1, 2, range(20, 40))):
+    for different in (
+        draw(masker, CLIP, 2, 2, many),
+        draw(masker, CLIP, 1, 3, many),
+        draw(masker, CLIP, 1, 2, range(20, 40)),
+    ):
         assert not torch.equal(here, different.visible)
     assert len({tuple(row) for row in here.tolist()}) > 10, "clips of a batch must not share a mask"
 

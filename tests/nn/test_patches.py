@@ -99,4 +99,6 @@ def test_take_and_put_follow_indices_clip_by_clip():
             hit = token in ids[clip]
             assert torch.equal(changed[clip, token], values[0, 0] if hit else tokens[clip, token])
     assert tokens.min() == 0, "put must not write into its input"
-    assert torch.equal(put(tokens, torch.tensor([[4, 0], [1, 2]]), take(tokens, torch.tensor([[4, 0], [1, 2]]))), tokens)
+    assert torch.equal(
+        put(tokens, torch.tensor([[4, 0], [1, 2]]), take(tokens, torch.tensor([[4, 0], [1, 2]]))), tokens
+    )

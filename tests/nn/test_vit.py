@@ -102,7 +102,9 @@ def test_gathering_then_embedding_equals_conv3d_then_gathering(channels):
 
 def uniform_within(weight: torch.Tensor, bound: float) -> bool:
     """All within the bound, close up to it, and with a uniform's deviation."""
-    return bool(0.97 * bound < weight.abs().max() <= bound) and abs(weight.std().item() * math.sqrt(3) / bound - 1) < 0.03
+    return (
+        bool(0.97 * bound < weight.abs().max() <= bound) and abs(weight.std().item() * math.sqrt(3) / bound - 1) < 0.03
+    )
 
 
 def test_initialisation_is_that_of_the_released_code():

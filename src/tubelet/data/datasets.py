@@ -125,25 +125,28 @@ class Dataset:
             VideoError: the replacements could not be read either; names them.
         """
         epoch, place = self.where(position)
-        item = int(self.places[place])
         notes: list[Note] = []
-        for attempt in range(1, ATTEMPTS + 2):
+        for item in self.candidates(epoch, place):
             path = str(self.items[item].path)
             try:
                 video, more = self.load(item, stream(self.seed, "clip", epoch, place))
                 return Sample(video, item, notes + more)
             except (VideoError, OSError) as error:
-                other = int(stream(self.seed, "swap", epoch, place, attempt).integers(len(self.items)))
-                text = f"cannot read {path} ({error}); {self.items[other].path} is shown instead"
-                notes.append(Note(text, "unreadable", path))
-                item = other
+                notes.append(Note(f"{error} (another video is shown instead of {path})", "unreadable", path))
             except Exception as error:
                 error.add_note(f"while reading {path} (position {position})")
                 raise
         raise VideoError(
-            f"{len(notes)} videos in a row cannot be read; look at the data with `tubelet check PATH`:\n  "
-            + "\n  ".join(dict.fromkeys(notes))
+            f"{len(notes)} videos in a row cannot be read; `tubelet check PATH` says what is wrong with all:\n  "
+            + "\n  ".join(note.path for note in notes)
         )
+
+    def candidates(self, epoch: int, place: int) -> Iterator[int]:
+        """The item of a place, then others to show instead, no item twice."""
+        item = int(self.places[place])
+        yield item
+        others = stream(self.seed, "swap", epoch, place).permutation(len(self.items))
+        yield from others[others != item][:ATTEMPTS].tolist()
 
     def load(self, item: int, rng: np.random.Generator) -> tuple[UInt8[Tensor, "k c t h w"], list[Note]]:
         """`repeats` crops of one clip of an item, and what there is to say about the file.

@@ -126,10 +126,10 @@ def moving_square(
         )
     corners = rng.integers(low, high + 1) + np.arange(frames)[:, None] * np.asarray(velocity)
     ground, square = (pixels(0.5 + 0.2 * texture(edge, 2.0, rng)) for edge in (size, side))
-    video = np.repeat(ground[None], frames, 0)
-    for frame, (row, column) in zip(video, corners):
+    drawn = np.repeat(ground[None], frames, 0)
+    for frame, (row, column) in zip(drawn, corners):
         frame[row : row + side, column : column + side] = square
-    return video, corners
+    return drawn, corners
 
 
 def names(videos: int) -> Iterator[tuple[str, str]]:
@@ -171,7 +171,8 @@ def make(
     for motion in MOTIONS:
         (folder / motion).mkdir(parents=True, exist_ok=True)
     jobs = [
-        (folder / motion / name, motion, (seed, number), frames, size, fps) for number, (motion, name) in enumerate(rows)
+        (folder / motion / name, motion, (seed, number), frames, size, fps)
+        for number, (motion, name) in enumerate(rows)
     ]
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers > 1:

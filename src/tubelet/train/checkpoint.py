@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from tubelet.config import Run, to_json
+from tubelet.config import Run, from_json, to_json
+from tubelet.nn.vit import ViT
 from tubelet.types import Method
 
 
@@ -88,3 +90,42 @@ def read(folder: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a checkpoint ({error}); is it whole?") from error
+
+
+def load(folder: Path | str) -> Method:
+    """The method of a run with the weights of its last checkpoint, on the CPU, ready for pictures.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: not a checkpoint of this version of tubelet.
+    """
+    state = read(Path(folder))
+    run: Run = from_json(state["run"])
+    method = run.method.build(run.encoder, run.grid(), run.data.channels)
+    method.load_state_dict(state["method"])
+    return method.eval()
+
+
+def load_encoder(path: Path | str) -> tuple[ViT, Run]:
+    """The encoder of a run folder or of an encoder.safetensors, on the CPU, with the run that made it.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a safetensors file that tubelet did not write, or weights that do not fit.
+    """
+    path = Path(path)
+    path = path / "encoder.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); is it whole?") from error
+    if "run" not in about:
+        raise ValueError(f"{path} does not say which run made it; expected an encoder.safetensors of tubelet")
+    run: Run = from_json(about["run"])
+    encoder = run.encoder.build(run.grid(), run.data.channels)
+    encoder.load_state_dict(state)
+    return encoder.eval(), run

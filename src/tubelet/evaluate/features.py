@@ -1,0 +1,27 @@
+"""What an encoder makes of clips, and probes that read it out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tubelet.data.datasets import Data
+from tubelet.data.transforms import CentreCrop
+from tubelet.data.video import frames_at
+
+
+def middle_clips(paths: Sequence[Path], data: Data) -> UInt8[Tensor, "b c t h w"]:
+    """The clip in the middle of every video, cropped at its centre: nothing random, so fit to measure with.
+
+    Raises:
+        VideoError: one of them cannot be read.
+    """
+    unused = np.random.default_rng(0)  # a centre crop draws nothing
+    clips = []
+    for path in paths:
+        clip = frames_at(path, lambda video: data.clip(video.seconds), gray=data.channels == 1)
+        clips.append(CentreCrop()(clip.frames, data.size, unused).permute(3, 0, 1, 2))
+    return torch.stack(clips)

@@ -1,0 +1,139 @@
+"""The shape of the code base: imports go down, heavy third parties have one home, files are short, starts are quick."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tubelet
+
+ROOT = Path(tubelet.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+LAYERS = [
+    {"types"},
+    {"data", "nn"},
+    {"masks", "targets"},
+    {"config"},
+    {"methods", "train", "evaluate"},
+    {"convert", "pictures", "plan", "report", "doctor"},
+    {"cli", "demo"},
+]
+HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+
+# Beside the layers: what may be imported sideways or upwards, and why.
+ALLOWED = {
+    ("config", "methods"),  # config.preset reads the list of names, which is strings
+    ("methods", "evaluate"),
+    ("report", "pictures"),  # a report shows pictures
+    ("cli", "demo"),
+}
+
+HOMES = {
+    "av": {"data/video.py", "doctor.py"},
+    "cv2": set(),
+    "tyro": {"cli.py"},
+    "matplotlib": {"pictures.py"},
+    "transformers": set(),
+    "torchvision": set(),
+    "scipy": set(),
+}
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported in a file, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            assert node.module is not None
+            yield node.lineno, node.module
+            if node.module == "tubelet":
+                yield from ((node.lineno, f"tubelet.{alias.name}") for alias in node.names)
+
+
+def part_of(file: Path) -> str:
+    """The layer's name for a file: its folder, or itself."""
+    return file.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def wrong(importer: str, imported: str) -> bool:
+    """Whether a part may not import another."""
+    if importer == imported or (importer, imported) in ALLOWED:
+        return False
+    return HEIGHT[imported] >= HEIGHT[importer]
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(file) for file in FILES} - {"__init__"} <= set(HEIGHT)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_go_down_the_layers(file):
+    here = part_of(file)
+    for line, name in imports(file):
+        parts = name.split(".")
+        if parts[0] != "tubelet" or len(parts) == 1:
+            continue
+        assert here != "__init__", f"{file}:{line}: `import tubelet` must import nothing"
+        assert not wrong(here, parts[1]), f"{file}:{line}: {here} imports {name}, which is not below it"
+
+
+def test_the_rule_itself_can_fail():
+    assert wrong("types", "nn")
+    assert wrong("nn", "data")
+    assert wrong("data", "nn")
+    assert wrong("train", "methods")
+    assert wrong("evaluate", "methods")
+    assert wrong("plan", "cli")
+    assert wrong("masks", "targets")
+    assert not wrong("methods", "evaluate")
+    assert not wrong("cli", "types")
+
+
+def test_the_only_import_upwards_is_the_list_of_presets():
+    upwards = {
+        (part_of(file), name)
+        for file in FILES
+        for _, name in imports(file)
+        if name.startswith("tubelet.")
+        and part_of(file) in HEIGHT
+        and HEIGHT.get(name.split(".")[1], 0) > HEIGHT[part_of(file)]
+    }
+    assert upwards == {("config", "tubelet.methods")}
+    tree = ast.parse((ROOT / "methods" / "__init__.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_heavy_third_parties_stay_at_home(package):
+    found = {name_of(file) for file in FILES for _, name in imports(file) if name.split(".")[0] == package}
+    assert found <= HOMES[package]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_are_short_and_read_without_future_annotations(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 400
+    assert "from __future__" not in text
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import tubelet", "import tubelet.cli", "from tubelet.methods import PRESETS", "import tubelet.doctor"],
+)
+def test_starting_imports_nothing_heavy(statement):
+    assert not {"torch", "numpy", "av", "matplotlib", "transformers"} & loaded_by(statement)
