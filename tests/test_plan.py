@@ -149,11 +149,18 @@ def peak_bytes(run: Run) -> int:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_activations_are_what_a_step_takes(checkpoint, precision):
-    encoder = Encoder(width=96, depth=4, heads=3, hidden=384, patch=(2, 8, 8), checkpoint=checkpoint)
-    run = a_run(encoder, Decoder(48, 1, 3), frames=8, size=(64, 64), mask=Tube(0.75), batch=4, precision=precision)
-    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.1)
+@pytest.mark.parametrize(
+    ("encoder", "ratio"),
+    [
+        (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8)), 0.75),
+        (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8), checkpoint=True), 0.75),
+        (Encoder(width=192, depth=2, heads=3, hidden=768, patch=(2, 8, 8), checkpoint=True), 0.25),
+    ],
+    ids=["plain", "recomputed", "recomputed, most of it in one block"],
+)
+def test_activations_are_what_a_step_takes(encoder, ratio, precision):
+    run = a_run(encoder, Decoder(24, 1, 3), 8, (64, 64), Tube(ratio), batch=4, precision=precision)
+    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.12)
 
 
 def test_recomputing_blocks_saves_memory_and_changes_no_multiply_adds():

@@ -191,17 +191,21 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
     after what comes later has gone.
     """
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
-    inputs = largest = 0
-    # The squared error's backward pass holds the difference, its power, the factor, and two gradients at once.
-    later = 5 * 4 * passed.predicted * clips
-    for module, tokens in passed.tokens:
+    real = 2 if precision == torch.bfloat16 else 4
+    before = after = largest = 0
+    for module, tokens in passed.tokens:  # in the order of the forward pass
         needs = kept_by(module, clips, tokens, precision, device)
         if isinstance(module, Block) and module in recomputed:
-            inputs += 4 * module.norm1.weight.numel() * tokens * clips
-            largest = max(largest, needs)
+            width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
+            before += clips * tokens * 4 * width
+            gradients = clips * tokens * (4 * width + real * hidden)  # of its MLP's output and hidden channels
+            largest = max(largest, needs + gradients)
+        elif largest:
+            after += needs
         else:
-            later += needs
-    return inputs + max(later, largest)
+            before += needs
+    # The squared error's backward pass holds the difference, its power, the factor, and two gradients at once.
+    return before + max(after + 5 * 4 * passed.predicted * clips, largest)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str) -> int:

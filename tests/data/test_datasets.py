@@ -48,7 +48,7 @@ def test_every_epoch_shows_every_video_once(count, seed, epoch):
 
 def test_same_stream_on_any_number_of_workers(clips, bad):
     """Byte for byte, with repeats, flips, replaced, damaged and short files on the way."""
-    items = find(clips) + [Item(bad["zero"]), Item(bad["flipped"]), Item(bad["one"])]
+    items = [*find(clips), Item(bad["zero"]), Item(bad["flipped"]), Item(bad["one"])]
     data = replace(SMALL, repeats=2, flip=0.5)
     expected = contents(batches(Dataset(items, data, 7), 4, 0, 8))
     notes = "\n".join(note for step in expected for note in step[-1])
@@ -85,11 +85,11 @@ def test_shares_of_processes_make_up_the_batch(clips):
 
 
 def test_nothing_else_that_is_random_moves(clips):
-    before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), signal.getsignal(signal.SIGCHLD)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), signal.getsignal(signal.SIGCHLD)
     for workers in (0, 1):
         list(batches(Dataset(find(clips), SMALL), 2, 0, 2, workers))
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tobytes()  # noqa: NPY002
+    assert before[1] == np.random.get_state()[1].tobytes()
     assert before[2] == signal.getsignal(signal.SIGCHLD)
 
 

@@ -1,0 +1,86 @@
+"""The command line: verbs to functions. Results on stdout, everything else on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the data has problems (check), 130 interrupted, 143 on SIGTERM after
+saving. Heavy imports wait until a verb needs them, so that help is quick.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import tubelet
+from tubelet.cli.arguments import nearest
+
+# What a verb does, and where; the module is imported when the verb is used.
+VERBS = {
+    "demo": ("the whole of it on made videos, or on yours, in minutes", "training:demo_verb"),
+    "pretrain": ("learn from unlabelled videos", "training:pretrain"),
+    "picture": ("look at masks, reconstructions, curves", "looking:picture"),
+    "list": ("the presets, with what each is for", "training:list_verb"),
+    "plan": ("what a run would cost, without training", "training:plan_verb"),
+    "check": ("is this data fit to train on", "checking:check_verb"),
+    "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
+}
+
+
+def main() -> None:
+    """The `tubelet` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carries out a command line and returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"tubelet {tubelet.__version__}")
+        return 0
+    verb, rest = argv[0], list(argv[1:])
+    if verb not in VERBS:
+        return fail(f"no verb {verb!r}.{nearest(verb, VERBS)} There are: {', '.join(VERBS)}. See tubelet --help", 2)
+    try:
+        module, function = VERBS[verb][1].split(":")
+        return getattr(import_module(f"tubelet.cli.{module}"), function)(rest)
+    except SystemExit as exit:  # tyro has printed what is wrong with a flag, or the help
+        return exit.code if isinstance(exit.code, int) else 2
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        code = mendable(error)
+        if code is None:
+            raise  # a defect of ours: the traceback is what a bug report needs
+        return fail(str(error), code)
+
+
+def mendable(error: Exception) -> int | None:
+    """The exit code for an error that the user can mend; None for a defect."""
+    from tubelet.data.video import VideoError
+    from tubelet.train.checkpoint import SaveError
+    from tubelet.train.loop import Interrupted, TrainingError
+
+    if isinstance(error, Interrupted):
+        return error.exit_code
+    if isinstance(error, (VideoError, SaveError, TrainingError, OSError)):
+        return 1
+    return 2 if isinstance(error, ValueError) else None
+
+
+def fail(message: str, code: int) -> int:
+    """Prints an error and passes its exit code on."""
+    print(f"tubelet: {message}", file=sys.stderr)
+    return code
+
+
+def overview() -> str:
+    """The help of the command as a whole."""
+    rows = "\n".join(f"  {verb:<10} {about}" for verb, (about, _) in VERBS.items())
+    return (
+        f"tubelet {tubelet.__version__}: self-supervised learning from video\n\nusage: tubelet VERB ...\n\n{rows}\n\n"
+        "  tubelet VERB --help says more, with an example.\n\n"
+        "first steps:\n"
+        "  tubelet demo                                     two minutes, no videos needed\n"
+        "  tubelet pretrain videomae-small-cpu --data DIR   your own videos"
+    )

@@ -1,0 +1,52 @@
+"""Command-line arguments as dataclasses: their fields are the flags, their docstrings the help."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+Positional = tyro.conf.Positional
+Unprefixed = tyro.conf.arg(name="")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """' Did you mean X?' or nothing."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def parse(kind: type[T], args: Sequence[str], verb: str, default: T | None = None) -> T:
+    """Command-line arguments as a dataclass; its docstring is the help. Exits with 2 on a wrong flag."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=args, prog=f"tubelet {verb}", config=(tyro.conf.AvoidSubcommands,), **options)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
+    """Parses arguments whose defaults come from the preset that stands among them."""
+    from tubelet.config import preset
+
+    name = next((word for word in args if not word.startswith("-")), None) if args else None
+    if name is None or args[0].startswith("-"):
+        if {"-h", "--help"} & set(args):
+            name = "videomae-small-cpu"
+            args = [name, *args]
+        else:
+            raise ValueError(
+                f"tubelet {verb} wants a preset first, as in: tubelet {verb} videomae-small-cpu; see tubelet list"
+            )
+    return parse(kind, args, verb, kind(preset=name, run=preset(name)))  # type: ignore[arg-type]
+
+
+def show(renderable: Any) -> None:
+    """A table for people, on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(renderable)

@@ -1,0 +1,62 @@
+"""Verbs that look for trouble: in data, in the machine."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from tubelet.cli.arguments import Positional, parse
+
+
+def check_verb(args: list[str]) -> int:
+    """Is this data fit to train on: tubelet check DIR"""
+
+    @dataclass(frozen=True)
+    class Check:
+        """Open, demux or decode every video, and say which have problems. Exit code 3 if any has.
+
+        tubelet check my_videos/ --level decode
+        """
+
+        path: Positional[str]
+        """A folder of videos, one video, or a list file."""
+        level: Literal["open", "demux", "decode"] = "demux"
+        """open: headers; demux: every packet's header; decode: every frame (slow, finds all damage)."""
+        json: bool = False
+        """One JSON object on stdout instead of a table."""
+
+    a = parse(Check, args, "check")
+    from tubelet.data.check import check
+    from tubelet.data.datasets import find
+
+    report = check(find(a.path), a.level)
+    if a.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        print("\n".join(report.lines()))
+    return 3 if report.problems else 0
+
+
+def doctor_verb(args: list[str]) -> int:
+    """Is this machine fit for tubelet."""
+
+    @dataclass(frozen=True)
+    class Doctor:
+        """Look at Python, PyTorch, FFmpeg, memory and disk, and say what is wrong and how to mend it.
+
+        tubelet doctor
+        """
+
+        json: bool = False
+        """As JSON on stdout."""
+
+    a = parse(Doctor, args, "doctor")
+    from tubelet.doctor import doctor, render
+
+    checks = doctor()
+    if a.json:
+        print(json.dumps([asdict(one) for one in checks]))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(checks))
+    return 1 if any(one.state == "problem" for one in checks) else 0

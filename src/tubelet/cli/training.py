@@ -1,0 +1,173 @@
+"""Verbs that train, and that say what training would be."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tubelet.cli.arguments import Positional, Unprefixed, parse, show, with_preset
+
+
+def pretrain(args: list[str]) -> int:
+    """Learn from unlabelled videos: tubelet pretrain PRESET --data DIR"""
+    from tubelet.config import Run
+
+    @dataclass(frozen=True)
+    class Pretrain:
+        """Pre-train an encoder on unlabelled videos.
+
+        tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/first --training.epochs 50
+
+        Go on after an interruption: the same command with --resume. PRESET is a name from `tubelet list`, a run.json,
+        or your own module:function.
+        """
+
+        preset: Positional[str]
+        """What to train: a name from `tubelet list`, the run.json of a run, or module:function."""
+        run: Annotated[Run, Unprefixed]
+        data: str = tyro.MISSING
+        """A folder of videos (any depth), one video, or a list file (path, or path and label, on each line)."""
+        out: Path | None = None
+        """Run folder; default runs/PRESET."""
+        resume: bool = False
+        """Go on where the run in --out stopped."""
+        tensorboard: bool = False
+        """Also write TensorBoard events (extra: tensorboard)."""
+        quiet: bool = False
+        """No plan, no progress bar."""
+        json: bool = False
+        """The result as one JSON line on stdout."""
+
+    a = with_preset(Pretrain, args, "pretrain")
+    from tubelet.data.datasets import Dataset, find
+    from tubelet.pictures import reconstruct_run
+    from tubelet.plan import plan, render
+    from tubelet.report import write_report
+    from tubelet.train.log import duration, metrics
+    from tubelet.train.loop import train
+
+    out = a.out or Path("runs") / Path(a.preset.replace(":", "-")).stem
+    if not a.quiet:
+        show(render(plan(a.run, len(Dataset(find(a.data), a.run.data, a.run.training.seed)))))
+    folder = train(a.run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
+    reconstruct_run(folder, spread(find(a.data), 2))
+    report = write_report(folder)
+    lines = metrics(folder)
+    result = {
+        "run": str(folder),
+        "encoder": str(folder / "encoder.safetensors"),
+        "report": str(report),
+        "steps": int(lines[-1]["step"]),
+        "first_loss": lines[0]["loss"],
+        "last_loss": lines[-1]["loss"],
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+    }
+    if a.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{folder}: {result['steps']} steps in {duration(result['seconds'])}, loss {result['first_loss']:.3f} to "
+            f"{result['last_loss']:.3f}\nencoder  {result['encoder']}\nreport   {report}"
+        )
+    return 0
+
+
+def plan_verb(args: list[str]) -> int:
+    """What a run would cost, without training: tubelet plan PRESET"""
+    from tubelet.config import Run
+
+    @dataclass(frozen=True)
+    class PlanArguments:
+        """Print a run's stages, sizes, steps, learning rate, parameters, GMACs and memory, without training.
+
+        tubelet plan videomae-k400-b --training.accumulate 64
+        """
+
+        preset: Positional[str]
+        """What to plan: a name from `tubelet list`, the run.json of a run, or module:function."""
+        run: Annotated[Run, Unprefixed]
+        data: str | None = None
+        """Videos that it would train on; steps and schedule depend on how many there are."""
+        videos: int | None = None
+        """How many videos, where there are none yet."""
+        json: bool = False
+        """As JSON on stdout."""
+
+    a = with_preset(PlanArguments, args, "plan")
+    from tubelet.data.datasets import Dataset, find
+    from tubelet.plan import plan, render
+
+    count = len(Dataset(find(a.data), a.run.data, a.run.training.seed)) if a.data else a.videos
+    result = plan(a.run, count)
+    if a.json:
+        print(json.dumps(result.to_dict()))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(result))
+    return 0
+
+
+def list_verb(args: list[str]) -> int:
+    """The presets, with what each is for."""
+    from tubelet.methods import PRESETS
+
+    @dataclass(frozen=True)
+    class List:
+        """List the presets that pretrain and plan take.
+
+        tubelet list
+        """
+
+        json: bool = False
+        """As JSON on stdout."""
+
+    a = parse(List, args, "list")
+    about = {name: summary(where) for name, where in PRESETS.items()}
+    if a.json:
+        print(json.dumps(about))
+        return 0
+    width = max(map(len, about))
+    for name, line in about.items():
+        print(f"{name:<{width}}  {line}")
+    return 0
+
+
+def summary(where: str) -> str:
+    """First line of a preset's docstring."""
+    import importlib
+
+    module, function = where.split(":")
+    return (getattr(importlib.import_module(module), function).__doc__ or "").strip().splitlines()[0]
+
+
+def demo_verb(args: list[str]) -> int:
+    """The whole of it on made videos, or on yours, in minutes."""
+
+    @dataclass(frozen=True)
+    class Demo:
+        """Make videos with known motions (or take yours), check them, pre-train a tiny VideoMAE, show what it imagines,
+        read out what it knows, and write a report.
+
+        tubelet demo
+        tubelet demo --videos my_videos/ --out runs/mine
+        """
+
+        out: Path = Path("runs/demo")
+        """Run folder."""
+        videos: str | None = None
+        """Your own videos instead of made ones."""
+        resume: bool = False
+        """Go on with a demo that was interrupted."""
+        short: bool = False
+        """A few steps only: a test of the machinery that teaches the model nothing."""
+        seed: int = 0
+        """Of everything random."""
+
+    a = parse(Demo, args, "demo")
+    from tubelet.demo import demo
+
+    demo(a.out, a.videos, resume=a.resume, short=a.short, seed=a.seed)
+    return 0
