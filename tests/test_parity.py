@@ -1,4 +1,4 @@
-"""Our masked autoencoder against transformers' VideoMAE: the same weights, clips and masks must give the same numbers."""
+"""Our masked autoencoder against transformers' VideoMAE: same weights, clips and masks must give the same numbers."""
 
 import pytest
 import torch

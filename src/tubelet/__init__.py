@@ -1,1 +1,38 @@
+"""tubelet: self-supervised learning from video.
+
+    import tubelet
+
+    run = tubelet.preset("videomae-small-cpu")           # a frozen dataclass: look at it, replace() what you like
+    folder = tubelet.pretrain(run, "my_videos", "runs/first")
+    encoder, run = tubelet.load_encoder(folder)          # a ViT: patches in, tokens out
+
+Names are imported when they are used, so `import tubelet` is quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "preset": "tubelet.config:preset",
+    "pretrain": "tubelet.train.loop:train",
+    "load": "tubelet.train.checkpoint:load",
+    "load_encoder": "tubelet.train.checkpoint:load_encoder",
+    "find": "tubelet.data.sources:find",
+    "probe": "tubelet.data.video:probe",
+    "frames_at": "tubelet.data.video:frames_at",
+    "middle_clips": "tubelet.evaluate.features:middle_clips",
+    "reconstruct": "tubelet.pictures:reconstruct",
+    "save_picture": "tubelet.pictures:save",
+    "write_report": "tubelet.report:write_report",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tubelet' has no attribute {name!r}; it has: {', '.join(sorted(_HOMES))}")
+    module, attribute = _HOMES[name].split(":")
+    return getattr(import_module(module), attribute)

@@ -7,8 +7,6 @@ import dataclasses
 import difflib
 import importlib
 import json
-
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +52,8 @@ class Training:
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
     workers: int = -1
     """Processes that read videos; -1 takes one per core, less one for the step."""
+    threads: int = 0
+    """Threads of a step on the CPU; 0 leaves it to PyTorch. Steps of a few milliseconds are fastest with one."""
     seed: int = 0
     """Of everything random: weights, clips, crops, masks."""
     save_every: float = 20
@@ -113,7 +113,7 @@ def numbers(run: Run, videos: int) -> Numbers:
     t, o = run.training, run.optim
     if t.batch < 1 or t.accumulate < 1 or t.batch % t.accumulate:
         raise ValueError(
-            f"batch {t.batch} does not divide into {t.accumulate} parts; choose --training.accumulate among its divisors"
+            f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it"
         )
     steps = int(t.epochs * videos / t.batch)
     if steps < 1:

@@ -4,7 +4,8 @@ Axis letters, one legend for the whole library:
 
     b clips in the batch   k crops per video (b counts all of them)   c channels (3 unless said)
     t h w  frames, height, width in pixels   n tokens of the grid = T*H*W, ordered (T H W)   v visible   p to predict
-    q values per patch = pt*ph*pw*c   y values to predict per token   d encoder width   e decoder width   x output classes
+    q values per patch = pt*ph*pw*c   y values to predict per token   d encoder width   e decoder width
+    x output classes
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
 from tubelet.train import checkpoint
 from tubelet.train.log import metrics
-from tubelet.train.loop import Interrupted, TrainingError, pick_device, pick_precision, train
+from tubelet.train.loop import TrainingError, pick_device, pick_precision, train
 from tubelet.types import Batch, Draws
 
 TIMINGS = ("seconds", "clips_per_second", "data_wait")
@@ -63,7 +63,8 @@ def state_hash(folder: Path) -> str:
 
     def feed(value) -> None:
         if isinstance(value, torch.Tensor):
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else repr(value).encode())
+            data = value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else repr(value).encode()
+            digest.update(data)
         elif isinstance(value, dict):
             for key in sorted(value, key=str):
                 digest.update(str(key).encode())
@@ -99,7 +100,7 @@ def test_overfits_one_batch():
     """Normalised loss below 0.1 within 500 steps, on smooth clips and a fixed mask."""
     torch.manual_seed(0)
     run = tiny()
-    run = replace(run, encoder=replace(run.encoder, width=96, hidden=384, heads=4), data=replace(run.data, size=(32, 32)))
+    run = replace(run, encoder=replace(run.encoder, width=96, hidden=384, heads=4))
     method = replace(run.method, decoder=Decoder(96, 2, 4)).build(run.encoder, run.grid(), 3)
     coarse = torch.rand(4, 3, 4, 6, 6)
     smooth = torch.nn.functional.interpolate(coarse, size=(4, 32, 32), mode="trilinear")

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the data has problems (check), 13
 saving. Heavy imports wait until a verb needs them, so that help is quick.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,6 +26,8 @@ VERBS = {
 
 def main() -> None:
     """The `tubelet` command."""
+    # Threads that wait by spinning make a step ten times slower as soon as something else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is later
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import tyro
 
 T = TypeVar("T")
-Positional = tyro.conf.Positional
 Unprefixed = tyro.conf.arg(name="")
 
 

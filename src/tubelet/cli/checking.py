@@ -4,7 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from tubelet.cli.arguments import Positional, parse
+import tyro
+
+from tubelet.cli.arguments import parse
 
 
 def check_verb(args: list[str]) -> int:
@@ -17,7 +19,7 @@ def check_verb(args: list[str]) -> int:
         tubelet check my_videos/ --level decode
         """
 
-        path: Positional[str]
+        path: tyro.conf.Positional[str]
         """A folder of videos, one video, or a list file."""
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow, finds all damage)."""

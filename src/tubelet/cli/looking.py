@@ -1,5 +1,6 @@
 """Verbs that draw pictures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,11 @@ from tubelet.cli.arguments import nearest, parse
 
 def picture(args: list[str]) -> int:
     """Look at masks, reconstructions, curves: tubelet picture mask|reconstruction|curves"""
-    kinds = {"mask": picture_mask, "reconstruction": picture_reconstruction, "curves": picture_curves}
+    kinds: dict[str, Callable[[list[str]], int]] = {
+        "mask": picture_mask,
+        "reconstruction": picture_reconstruction,
+        "curves": picture_curves,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(
             "usage: tubelet picture KIND ...\n\n"
@@ -59,12 +64,13 @@ def picture_mask(args: list[str]) -> int:
     from tubelet.evaluate.features import middle_clips
     from tubelet.masks.random_masks import Frame, Random, Tube
     from tubelet.pictures import mask_strip, save
-    from tubelet.types import Batch, Draws, Grid
+    from tubelet.types import Batch, Draws, Grid, Masker
 
     video = find(a.data)[0].path
     grid = Grid.of(a.frames, *a.size, a.patch)
     clip = middle_clips([video], Data(clip=Dense(a.frames, stride=a.stride), size=a.size))
-    masker = {"tube": Tube, "random": Random, "frame": Frame}[a.kind](a.ratio)
+    kinds: dict[str, Callable[[float], Masker]] = {"tube": Tube, "random": Random, "frame": Frame}
+    masker = kinds[a.kind](a.ratio)
     mask = masker(Batch(clip, torch.arange(1)), grid, Draws(a.seed, 0, [0]))
     print(save(a.out, mask_strip(clip, mask), f"{video.name} · {a.kind} mask"))
     return 0

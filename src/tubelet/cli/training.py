@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tubelet.cli.arguments import Positional, Unprefixed, parse, show, with_preset
+from tubelet.cli.arguments import Unprefixed, parse, show, with_preset
 
 
 def pretrain(args: list[str]) -> int:
@@ -24,7 +24,7 @@ def pretrain(args: list[str]) -> int:
         or your own module:function.
         """
 
-        preset: Positional[str]
+        preset: tyro.conf.Positional[str]
         """What to train: a name from `tubelet list`, the run.json of a run, or module:function."""
         run: Annotated[Run, Unprefixed]
         data: str = tyro.MISSING
@@ -42,6 +42,7 @@ def pretrain(args: list[str]) -> int:
 
     a = with_preset(Pretrain, args, "pretrain")
     from tubelet.data.datasets import Dataset, find
+    from tubelet.evaluate.features import readable
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import write_report
@@ -52,9 +53,10 @@ def pretrain(args: list[str]) -> int:
     if not a.quiet:
         show(render(plan(a.run, len(Dataset(find(a.data), a.run.data, a.run.training.seed)))))
     folder = train(a.run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
-    reconstruct_run(folder, spread(find(a.data), 2))
+    reconstruct_run(folder, readable(find(a.data), a.run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)
+    seconds = round(sum(line["seconds"] for line in lines), 1)
     result = {
         "run": str(folder),
         "encoder": str(folder / "encoder.safetensors"),
@@ -62,13 +64,13 @@ def pretrain(args: list[str]) -> int:
         "steps": int(lines[-1]["step"]),
         "first_loss": lines[0]["loss"],
         "last_loss": lines[-1]["loss"],
-        "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "seconds": seconds,
     }
     if a.json:
         print(json.dumps(result))
     else:
         print(
-            f"{folder}: {result['steps']} steps in {duration(result['seconds'])}, loss {result['first_loss']:.3f} to "
+            f"{folder}: {result['steps']} steps in {duration(seconds)}, loss {result['first_loss']:.3f} to "
             f"{result['last_loss']:.3f}\nencoder  {result['encoder']}\nreport   {report}"
         )
     return 0
@@ -85,7 +87,7 @@ def plan_verb(args: list[str]) -> int:
         tubelet plan videomae-k400-b --training.accumulate 64
         """
 
-        preset: Positional[str]
+        preset: tyro.conf.Positional[str]
         """What to plan: a name from `tubelet list`, the run.json of a run, or module:function."""
         run: Annotated[Run, Unprefixed]
         data: str | None = None

@@ -75,7 +75,7 @@ class Report:
             "labels": counted(row.label for row in self.rows if row.label is not None),
         }
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers, for JSON."""
         return asdict(self) | {"totals": self.totals()}
 

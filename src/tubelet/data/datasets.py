@@ -250,7 +250,7 @@ def batches(
         sampler=range(start, steps),
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
-        collate_fn=unchanged,
+        collate_fn=unchanged,  # type: ignore[arg-type]  # torch thinks of lists of samples
         worker_init_fn=source.begin if workers else None,
         generator=torch.Generator(),  # or it would take from the global one, and change the run
     )
@@ -261,18 +261,21 @@ def read(source: "Batches", loader: DataLoader) -> Iterator[Batch]:
     """What the loader gives, with the errors of its workers as they were raised there."""
     with untouched_sigchld():
         results = iter(loader)
-    while True:
-        try:
-            result = next(results)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
-                raise VideoError(source.obituary(str(error))) from error
-            raise
-        if isinstance(result, Exception):
-            raise result
-        yield result
+    try:
+        while True:
+            try:
+                result = next(results)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                result = VideoError(source.obituary(str(error)))
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    finally:
+        del results  # ends the workers now, not when the last traceback that knows them is forgotten
 
 
 @contextmanager
@@ -286,9 +289,9 @@ def untouched_sigchld() -> Iterator[None]:
     signal.signal(signal.SIGCHLD, before)
 
 
-def unchanged(batch: Batch) -> Batch:
-    """The batch; torch would otherwise look for things to convert."""
-    return batch
+def unchanged(result: Batch | Exception) -> Batch | Exception:
+    """The same; torch would otherwise look for things to convert."""
+    return result
 
 
 class Batches:

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-
 Seconds = Float[np.ndarray, " total"]  # when each frame of the video is shown
 Indices = Int[np.ndarray, " t"]
 

@@ -72,8 +72,8 @@ def moving_texture(
     frames: int,
     size: int,
     rng: np.random.Generator,
-    speed: tuple[float, float] = (4.0, 4.0),
-    grain: float = 7.0,
+    speed: tuple[float, float] = (0.125, 0.125),
+    grain: float = 0.22,
     contrast: tuple[float, float] = (0.24, 0.36),
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """A square video of one random texture that moves as a whole, at one speed.
@@ -83,15 +83,15 @@ def moving_texture(
         frames: how many.
         size: height and width, pixels; even, for H.264.
         rng: where texture, place, speed, colour and contrast come from.
-        speed: pixels per frame, drawn between the two.
-        grain: the blur that makes the texture smooth, pixels.
+        speed: share of `size` that is crossed per frame, drawn between the two.
+        grain: the blur that makes the texture smooth, as a share of `size`.
         contrast: standard deviation of the brightness, of 1, drawn between the two.
     """
     down, right = VELOCITIES[motion]
-    picture = texture(128, grain, rng)
+    picture = texture(2 * size, grain * size, rng)  # wallpaper: it comes round after 16 frames
     picture = 0.5 + rng.uniform(*contrast) * picture + rng.uniform(-0.05, 0.05, 3)
-    row, column = rng.uniform(0, 128, 2)
-    pace = rng.uniform(*speed)
+    row, column = rng.uniform(0, 2 * size, 2)
+    pace = size * rng.uniform(*speed)
     corners = [(row - time * pace * down, column - time * pace * right) for time in range(frames)]
     return pixels(np.stack([shifted(picture, *corner, size) for corner in corners]))
 
@@ -151,7 +151,7 @@ def write_one(path: Path, motion: str, seed: tuple[int, int], frames: int, size:
 
 
 def make(
-    folder: Path, videos: int, seed: int = 0, frames: int = 16, size: int = 48, fps: int = 12, workers: int = 0
+    folder: Path, videos: int, seed: int = 0, frames: int = 16, size: int = 64, fps: int = 12, workers: int = 0
 ) -> Path:
     """Write `folder/<motion>/<motion>_0001.mp4` and so on, and `folder/labels.csv` (path, label): the same for a seed.
 

@@ -3,72 +3,48 @@
 An index (`probe`) says when every frame is shown; `frames_at` and `frames_when` decode just what is asked for, exactly,
 and past damage; `write` encodes. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
 
-One decoding thread and no state beyond an index cache, so all of it works in fork, spawn and forkserver workers.
+One decoding thread and no state beyond a cache of indices: all of it works in fork, spawn and forkserver workers.
 """
 
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 import torch
+from av import logging
+from av.codec.codec import UnknownCodecError
+from av.error import FFmpegError
 from av.sidedata.sidedata import Type
+from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data.sampling import varies
+from tubelet.data.index import (
+    NONE,
+    SUFFIXES,
+    Packets,
+    Video,
+    VideoError,
+    frames_of,
+    runs_of,
+    scaled,
+    shown_at,
+    stamps_of,
+    video_of,
+)
 from tubelet.types import Clip
 
-SUFFIXES = frozenset(
-    ".3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
-)
-
-
-class VideoError(ValueError):
-    """What is wrong with a video file, and what to do about it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Video:
-    """What a file holds and where: enough to decode any frame without another look at the whole."""
-
-    path: Path
-    codec: str
-    container: str
-    width: int  # as shown: after rotation; pixels are taken as square
-    height: int
-    rotation: int  # degrees, anticlockwise, that a player turns the stored picture by
-    fps: float  # average
-    variable: bool  # a frame is shown a third of an interval away from where a constant rate would show it
-    seconds: Float[np.ndarray, " total"]  # when each frame is shown, ascending; the first is 0
-    keys: Int[np.ndarray, " k"]  # key frames, as frame indices
-    stamp: str  # what tells packets apart: "pts", "pos" (bytes in the file), or "order" (counted from the start)
-    stamps: Int[np.ndarray, " total"]  # of the packet that gives each frame
-    order: Int[np.ndarray, " total"]  # how many packets come before it
-    starts: Int[np.ndarray, "s 4"]  # where decoding may start: first right frame, packets before, time stamp, stamp
-
-    @property
-    def frames(self) -> int:
-        """Number of frames."""
-        return len(self.seconds)
-
-    @property
-    def duration(self) -> float:
-        """Seconds, the last frame's own time included."""
-        return self.frames / self.fps
-
-    def __repr__(self) -> str:
-        rate = f"{self.fps:.6g} fps" + (" on average" if self.variable else "")
-        return f"Video({str(self.path)!r}, {self.codec}, {self.frames} frames of {self.width}x{self.height}, {rate})"
-
+__all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe", "write"]
 
 # ---------------------------------------------------------------------------- 1. the index
 
@@ -76,140 +52,84 @@ class Video:
 def probe(path: Path | str) -> Video:
     """The index of a video file; free while size and time of the file stay as they were when last asked.
 
-    Packets are listed, not decoded, wherever a packet is known to be a frame. The rest (MPEG streams, AVI with B-frames,
-    streams that start in mid-air) are decoded once. Of several video streams the one that FFmpeg calls best is taken.
+    Packets are listed, not decoded, wherever a packet is known to be a frame; the rest (MPEG streams, AVI with
+    B-frames, pieces cut out of a stream) is decoded once. Of several video streams, FFmpeg's best is taken.
 
     Raises:
-        VideoError: no such file, a folder, not a video, no video stream, nothing in it; names what FFmpeg says.
+        VideoError: no such file, a folder, not a video, no video stream, nothing in it; with what FFmpeg says.
     """
+    path = Path(path)
+    if (video := _remembered(path)) is not None:
+        return video
     with _opened(path) as (container, stream):
-        return _probe(Path(path), container, stream)
+        return _indexed(path, container, stream)
 
 
-_cache: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
-_CACHED_FRAMES = 2**21  # about 50 MB: seven thousand ten-second clips, or twenty hours
+_memory: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
+_MEMORY_FRAMES = 2**21  # about 50 MB: seven thousand ten-second videos, or twenty hours
+_lock = threading.Lock()
 
 
-def _probe(path: Path, container: Any, stream: Any) -> Video:
+def _name(path: Path) -> tuple[str, int, int]:
     status = path.stat()
-    name = (os.fspath(path), status.st_size, status.st_mtime_ns)
-    if name in _cache:
-        _cache.move_to_end(name)
-        return _cache[name]
-    _cache[name] = video = _index(path, container, stream)
-    while sum(len(v.seconds) for v in _cache.values()) > _CACHED_FRAMES and len(_cache) > 1:
-        _cache.popitem(last=False)
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _remembered(path: Path) -> Video | None:
+    with _lock, suppress(OSError, KeyError):
+        _memory.move_to_end(name := _name(path))
+        return _memory[name]
+    return None
+
+
+def _indexed(path: Path, container: Any, stream: Any) -> Video:
+    """The index of an open file, which is read to its end for it; remembered."""
+    video = _index(path, container, stream)
+    with _lock:
+        _memory[_name(path)] = video
+        while len(_memory) > 1 and sum(len(v.seconds) for v in _memory.values()) > _MEMORY_FRAMES:
+            _memory.popitem(last=False)
     return video
-
-
-class _Packets(NamedTuple):
-    """One row per packet that is not empty, in the order of the file; a missing time is `_NONE`."""
-
-    pts: Int[np.ndarray, " p"]
-    dts: Int[np.ndarray, " p"]
-    pos: Int[np.ndarray, " p"]
-    size: Int[np.ndarray, " p"]
-    key: Int[np.ndarray, " p"]
-    shown: Int[np.ndarray, " p"]
-
-
-_NONE = -(2**63)
 
 
 def _index(path: Path, container: Any, stream: Any) -> Video:
     kind, codec = container.format.name, stream.codec_context.name
     rows = [
         (
-            _NONE if p.pts is None else p.pts,
-            _NONE if p.dts is None else p.dts,
-            -1 if p.pos is None else p.pos,
-            p.size,
-            p.is_keyframe,
-            # An edit list cuts packets off; VP8 keeps invisible reference frames in packets of their own.
-            not p.is_discard and (codec != "vp8" or bool(memoryview(p)[0] & 16)),
+            NONE if packet.pts is None else packet.pts,
+            NONE if packet.dts is None else packet.dts,
+            -1 if packet.pos is None else packet.pos,
+            packet.size,
+            packet.is_keyframe,
+            # An edit list cuts packets off; VP8 keeps reference frames that are never shown in packets of their own.
+            not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 16)),
         )
-        for p in _demuxed(container, stream)
+        for packet in _demuxed(container, stream)
     ]
     if not rows:
         raise VideoError(f"{path} ({codec} in {kind}) has 0 frames: nothing was recorded, or the file is cut off")
-    packets = _Packets(*np.array(rows, dtype=np.int64).T)
-    timed = bool((packets.pts != _NONE).all()) and len(np.unique(packets.pts)) == len(rows)
-    timed = timed and kind not in ("mpeg", "mpegts")  # there FFmpeg makes up times, and other ones after a seek
-    if timed:
-        stamp, stamps = "pts", packets.pts
-    elif len(np.unique(packets.pos)) == len(rows):
-        stamp, stamps = "pos", packets.pos
-    else:
-        stamp, stamps = "order", np.arange(len(rows))
-
-    if timed and _one_to_one(packets, kind, codec, stream):
-        chosen = np.flatnonzero(packets.shown)
-        chosen = chosen[np.argsort(packets.pts[chosen])]
-    else:
-        places = {int(s): i for i, s in enumerate(stamps)}
+    packets = Packets(*np.array(rows, dtype=np.int64).T)
+    stamp, stamps = stamps_of(packets, kind)
+    frames = frames_of(packets, stamp, kind, codec, bool(stream.codec_context.has_b_frames))
+    keyed = frames is not None
+    if frames is None:
+        places = {int(value): place for place, value in enumerate(stamps)}
         with _opened(path) as (again, same):
             decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, [])]
-        chosen = np.array([places[pts] for pts in decoded if pts in places], dtype=np.int64)
-
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    times = packets.pts[chosen]
-    if (times != _NONE).all() and (np.diff(times) > 0).all():
-        seconds = (times - times[:1]) * float(stream.time_base)
-    else:
-        seconds = np.arange(len(chosen)) / rate
-    keys = np.flatnonzero(packets.key[chosen])
-    video = Video(
-        path=path,
-        codec=codec,
-        container=kind,
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
-        rotation=0,
-        fps=(len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else rate,
-        variable=varies(seconds),
-        seconds=seconds,
-        keys=keys,
-        stamp=stamp,
-        stamps=stamps[chosen],
-        order=chosen,
-        starts=_starts(packets, stamp, stamps, chosen, keys),
-    )
-    for array in (video.seconds, video.keys, video.stamps, video.order, video.starts):
-        array.setflags(write=False)
-    # Only a decoded frame tells how a player turns it: the first, or the first that is whole.
-    for wanted in (video.stamps[:1], video.stamps):
-        run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), [], False)
-        if (frame := next(run, None)) is not None:
-            run.close()
-            size = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
-            return replace(video, width=size[0], height=size[1], rotation=frame.rotation % 360)
+        frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
+    if len(frames):
+        video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
+        # Only a decoded frame tells how a player turns it: the first, or else the first that is whole.
+        for wanted in (video.stamps[:1], video.stamps):
+            run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), [], fresh=False)
+            if (frame := next(run, None)) is not None:
+                run.close()
+                width, height = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
+                return replace(video, width=width, height=height, rotation=frame.rotation % 360)
     raise VideoError(
         f"{path} ({codec} in {kind}) has {len(rows)} packets, none of which decodes. "
         "The file is damaged or encrypted: copy it anew, or leave it out"
     )
-
-
-def _one_to_one(packets: _Packets, kind: str, codec: str, stream: Any) -> bool:
-    """Whether every packet that is shown is one frame, without decoding any."""
-    if not packets.key[0] or packets.pts.min() < packets.pts[0]:
-        return False  # frames before the first key frame: decoders drop some of them
-    if codec == "mpeg4" and packets.size.min() < 20:
-        return False  # "not coded" pictures give no frame; packed B-frames come two in a packet
-    return kind != "avi" or not stream.codec_context.has_b_frames  # AVI has no presentation times
-
-
-def _starts(packets: _Packets, stamp: str, stamps: Any, chosen: Any, keys: Any) -> Int[np.ndarray, "s 4"]:
-    """Where decoding may start, the start of the file first."""
-    if stamp == "pts":  # a key packet that an edit list hides is still the right place to start
-        at = np.flatnonzero(packets.key)
-        first = np.searchsorted(packets.pts[chosen], packets.pts[at])
-    elif stamp == "pos":
-        at, first = chosen[keys], keys
-    else:
-        at = first = np.zeros(0, dtype=np.int64)
-    at, first = np.concatenate([[0], at[at > 0]]), np.concatenate([[0], first[at > 0]])
-    times = np.where(packets.dts[at] == _NONE, packets.pts[at], packets.dts[at])
-    return np.stack([first, at, times, stamps[at]], axis=1)[np.argsort(first, kind="stable")]
 
 
 # ---------------------------------------------------------------------------- 2. frames
@@ -235,9 +155,8 @@ def frames_at(
     """
     path = video.path if isinstance(video, Video) else Path(video)
     with _opened(path) as (container, stream):
-        fresh = isinstance(video, Video)
-        if not isinstance(video, Video):
-            video = _probe(path, container, stream)
+        known = video if isinstance(video, Video) else _remembered(path)
+        fresh, video = known is not None, known or _indexed(path, container, stream)
         asked = np.asarray(indices(video) if callable(indices) else indices, dtype=np.int64)
         if not len(asked):
             raise VideoError(f"no frame of {path} was asked for; give at least one index")
@@ -264,27 +183,17 @@ def frames_when(
     Raises:
         VideoError: as `frames_at`.
     """
-    return frames_at(video, partial(_shown, times=np.asarray(seconds, dtype=np.float64)), size=size, gray=gray)
-
-
-def _shown(video: Video, times: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-    """Indices of the frames on screen at `times`, in seconds."""
-    late = np.searchsorted(video.seconds, times + 1e-6, side="right")  # a microsecond, for times that were rounded
-    return np.clip(late - 1, 0, video.frames - 1)
+    return frames_at(video, partial(shown_at, times=np.asarray(seconds, dtype=np.float64)), size=size, gray=gray)
 
 
 def _decoded(
     video: Video, container: Any, stream: Any, asked: Int[np.ndarray, " t"], damage: list[str], fresh: bool
 ) -> Iterator[tuple[int, Any]]:
     """(index, decoded frame) of every frame asked for that can be decoded, each once, in no fixed order."""
-    wanted = np.unique(asked)
-    rows = np.searchsorted(video.starts[:, 0], wanted, side="right") - 1
-    # Frames far apart: a new start at a later key frame, if that saves more frames than a new start costs.
-    cuts = np.flatnonzero(video.starts[rows[1:], 0] - wanted[:-1] > 8) + 1
-    for group, row in zip(np.split(wanted, cuts), rows[np.append(0, cuts)]):
+    for group, starts in runs_of(video, asked):
         missing = {int(video.stamps[i]): int(i) for i in group}
         # Once more from the start of the file if that was no key frame after all (intra refresh, a wrong index).
-        for start in video.starts[sorted({0, int(row)}, reverse=True)]:
+        for start in starts:
             for frame in _run(video, container, stream, start, set(missing), damage, fresh):
                 if frame.pts in missing:
                     yield missing.pop(frame.pts), frame
@@ -295,7 +204,7 @@ def _decoded(
 
 def _run(
     video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: list[str], fresh: bool
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Decoded frames from one starting point until the last wanted one; others may be among them."""
     codec, skips = stream.codec_context, _skips(stream.codec_context)
 
@@ -325,8 +234,8 @@ def _skips(codec: Any) -> bool:
 def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:
     """Packets from one starting point on. Seeks are not exact: what comes before it is dropped."""
     _, before, time, first = (int(x) for x in start)
-    if video.stamp != "order" and time != _NONE and not (fresh and before < 32):
-        with suppress(av.FFmpegError):
+    if video.stamp != "order" and time != NONE and not (fresh and before < 32):
+        with suppress(FFmpegError):
             container.seek(time, stream=stream)
     found = False
     for packet in _from(first, _stamped(container, stream, video.stamp)):
@@ -357,7 +266,7 @@ def _stamped(container: Any, stream: Any, stamp: str) -> Iterator[Any]:
 
 def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of the stream that are not empty, up to the end or to where the file breaks off."""
-    with suppress(av.FFmpegError):
+    with suppress(FFmpegError):
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
@@ -368,11 +277,11 @@ def _fed(packets: Iterable[Any], codec: Any, damage: list[str]) -> Iterator[Any]
     for packet in packets:
         try:
             frames = codec.decode(packet)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             damage.append(str(error))
         else:
             yield from frames
-    with suppress(av.FFmpegError):
+    with suppress(FFmpegError):
         yield from codec.decode(None)
 
 
@@ -388,7 +297,7 @@ def _filled(
     gray: bool,
 ) -> Clip:
     """The clip, every frame drawn straight into its place; then repeats and replacements."""
-    out = np.empty((len(asked), *_scaled(video, size), 1 if gray else 3), dtype=np.uint8)
+    out = np.empty((len(asked), *scaled(video, size), 1 if gray else 3), dtype=np.uint8)
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
     scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
     for index, frame in decoded:
@@ -406,14 +315,6 @@ def _filled(
             out[t] = out[place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
     return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage), len(place) - len(got)))
-
-
-def _scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width to hand over."""
-    if isinstance(size, tuple):
-        return size
-    scale = 1.0 if size is None else size / min(video.height, video.width)
-    return round(video.height * scale), round(video.width * scale)
 
 
 def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
@@ -456,7 +357,7 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
     try:
         container = av.open(os.fspath(path))
-    except (av.FFmpegError, UnicodeError) as error:
+    except (FFmpegError, UnicodeError) as error:
         raise VideoError(
             f"{path} does not open as a video: {_complaint(path) or error}. "
             "Copy it anew if it was cut off; leave it out if it is something else"
@@ -464,26 +365,26 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
     with container:
         stream = container.streams.best("video")
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        if stream is None or stream.disposition & Disposition.attached_pic:
             raise VideoError(f"{path} ({container.format.name}) has no video stream, only {kinds}; leave it out")
         if stream.codec_context is None:
             raise VideoError(f"{path} ({container.format.name}) has a video stream that no decoder of FFmpeg knows")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         for other in container.streams:
             if other is not stream:
-                other.discard = av.stream.Discard.all
+                other.discard = Discard.all
         yield container, stream
 
 
 def _complaint(path: Path) -> str:
     """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
+    level = logging.get_level()
+    logging.set_level(logging.ERROR)
     try:
-        with av.logging.Capture() as lines, suppress(av.FFmpegError, UnicodeError):
+        with logging.Capture() as lines, suppress(FFmpegError, UnicodeError):
             av.open(os.fspath(path)).close()
     finally:
-        av.logging.set_level(level)
+        logging.set_level(level)
     return lines[-1][2].strip() if lines else ""
 
 
@@ -520,7 +421,7 @@ def write(
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         part.replace(path)
-    except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+    except (FFmpegError, UnknownCodecError) as error:
         raise VideoError(
             f"{path} cannot be written with {codec}: {error}. `ffmpeg -encoders` lists what there is"
         ) from error

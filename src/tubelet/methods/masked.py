@@ -1,6 +1,6 @@
 """The module that all masked autoencoders share; a paper chooses mask, target and decoder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,13 +25,18 @@ class Masked:
     """What is predicted."""
     decoder: Decoder = field(default_factory=Decoder)
     """Shape of the decoder."""
+    predict: float = 1.0
+    """Share of the hidden tokens that are predicted in a step; fewer make a step cheaper. All of them in the papers."""
 
     def build(self, encoder: Encoder, grid: Grid, channels: int) -> "MaskedAutoencoder":
         """The module to train, freshly initialised from torch's global generator.
 
         Raises:
-            ValueError: the mask hides nothing or everything on this grid; here, not at the first step.
+            ValueError: the mask hides nothing or everything on this grid; here, not at the first step. Or nothing would
+                be predicted.
         """
+        if not 0 < self.predict <= 1:
+            raise ValueError(f"--method.predict {self.predict:g}: it must be above 0 and at most 1 (all hidden tokens)")
         pt, ph, pw = grid.patch
         blank = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
         self.mask(Batch(blank, torch.zeros(1, dtype=torch.int64, device="cpu")), grid, Draws(0, 0, [0]))
@@ -46,12 +51,16 @@ class MaskedAutoencoder(Method):
         self.grid, self.channels = grid, channels
         self.mask: Masker = config.mask
         self.target: Target = config.target
+        self.predict = config.predict
         self.encoder = encoder.build(grid, channels)
         self.decoder = config.decoder.build(grid, encoder.width, self.target.size(grid, channels))
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """Mean squared error, summed over the scored tokens."""
-        mask = self.mask(batch, self.grid, draws).to(batch.video.device)
+        mask = self.mask(batch, self.grid, draws)
+        if self.predict < 1:
+            mask = thinned(mask, self.predict, draws)
+        mask = mask.to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         prediction = self.imagine(patches, mask)
         target = self.target.encode(take(patches, mask.predict).float() / 255, self.channels)
@@ -62,3 +71,10 @@ class MaskedAutoencoder(Method):
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
         visible = normalise(take(patches, mask.visible).float() / 255, self.channels)
         return self.decoder(self.encoder(visible, mask.visible), mask)
+
+
+def thinned(mask: TokenMask, share: float, draws: Draws) -> TokenMask:
+    """The mask with a random `share` of its tokens to predict; at least one."""
+    tokens = mask.predict.shape[1]
+    order = draws.uniform(tokens).argsort(dim=1)[:, : max(int(share * tokens), 1)]
+    return replace(mask, predict=mask.predict.gather(1, order.sort(dim=1).values))

@@ -36,13 +36,16 @@ def atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         beside.unlink(missing_ok=True)
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         kept = f"{path.name} from before is intact" if path.exists() else "there was none before"
+        mend = "Free some space" if full else "Mend that"
         raise SaveError(
             f"cannot write {path}: {'no space left on the disk' if full else error}; {kept}. "
-            "Free some space and repeat the same command with --resume"
+            f"{mend} and repeat the same command (a run: with --resume)"
         ) from error
 
 
-def save(folder: Path, run: Run, method: Method, optimiser: torch.optim.Optimizer, step: int, keep: bool = False) -> None:
+def save(
+    folder: Path, run: Run, method: Method, optimiser: torch.optim.Optimizer, step: int, keep: bool = False
+) -> None:
     """The training state after `step` steps, and the encoder by itself.
 
     `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays.

@@ -62,7 +62,7 @@ class Log:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
-        shown = {
+        shown: dict[str, Any] = {
             "loss": f"{self.smooth['loss']:.4f}",
             "speed": f"{self.smooth['clips_per_second']:.0f}",
             "wait": f"{self.smooth['data_wait']:.0%}",

@@ -64,13 +64,13 @@ def train(
     dataset = Dataset(find(source), run.data, run.training.seed)
     plan = numbers(run, len(dataset))
     device = pick_device(run.training.device)
+    if run.training.threads:
+        torch.set_num_threads(run.training.threads)
     torch.manual_seed(run.training.seed)
     method: Method = run.method.build(run.encoder, grid, run.data.channels)
     method.to(device).train()
     optimiser = adamw(method, run.optim)
-    start = prepare(folder, run, source, resume)
-    if start:
-        start = checkpoint.restore(folder, method, optimiser)
+    start = checkpoint.restore(folder, method, optimiser) if prepare(folder, run, source, resume) else 0
     if run.training.compile:
         for part in ("encoder", "decoder"):
             getattr(method, part).compile()
@@ -158,7 +158,7 @@ def one_step(
         (result.sum / expected).backward()
         total, count = total + result.sum.detach(), count + result.count
     parameters = [p for p in method.parameters() if p.grad is not None]
-    gradients = [p.grad for p in parameters]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if run.training.accumulate > 1 and expected is not None:
         torch._foreach_mul_(gradients, expected / count)
     if run.optim.clip is None:

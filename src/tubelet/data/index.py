@@ -1,0 +1,173 @@
+"""What is where in a video file: from a list of its packets to frames in the order of showing. No file is opened here.
+
+`video.py` lists the packets, and decodes them where a list alone cannot tell (`frames_of`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tubelet.data.sampling import rate, varies
+
+SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in "3gp asf avi divx flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv".split()  # noqa: SIM905
+)
+NONE = -(2**63)  # FFmpeg's "no time stamp"
+
+
+class VideoError(ValueError):
+    """What is wrong with a video file, and what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """What a file holds and where: enough to decode any frame without another look at the whole."""
+
+    path: Path
+    codec: str
+    container: str
+    width: int  # as shown, after rotation; pixels are taken as square
+    height: int
+    rotation: int  # degrees, anticlockwise, that a player turns the stored picture by
+    fps: float  # average
+    variable: bool  # the frame rate varies, see `sampling.varies`
+    seconds: Float[np.ndarray, " total"]  # when each frame is shown, ascending; the first is 0
+    keys: Int[np.ndarray, " keys"]  # key frames, as frame indices
+    stamp: str  # what tells packets apart: "pts", "pos" (bytes in the file), or "order" (counted from the start)
+    stamps: Int[np.ndarray, " total"]  # of the packet that gives each frame
+    starts: Int[np.ndarray, "starts 4"]  # where decoding may start: first right frame, packets before, time, stamp
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.seconds)
+
+    @property
+    def duration(self) -> float:
+        """Seconds, those in which the last frame is shown included."""
+        return self.frames / self.fps
+
+    def __repr__(self) -> str:
+        pace = f"{self.fps:.6g} fps" + (" on average" if self.variable else "")
+        return f"Video({str(self.path)!r}, {self.codec}, {self.frames} frames of {self.width}x{self.height}, {pace})"
+
+
+class Packets(NamedTuple):
+    """Columns with a row per packet of the stream, in the order of the file."""
+
+    pts: Int[np.ndarray, " packets"]  # `NONE` where missing
+    dts: Int[np.ndarray, " packets"]  # `NONE` where missing
+    pos: Int[np.ndarray, " packets"]  # -1 where unknown
+    size: Int[np.ndarray, " packets"]
+    key: Int[np.ndarray, " packets"]
+    shown: Int[np.ndarray, " packets"]
+
+
+def stamps_of(packets: Packets, container: str) -> tuple[str, Int[np.ndarray, " packets"]]:
+    """What tells the packets of this file apart, and its value for each."""
+    for stamp, values in (("pts", packets.pts), ("pos", packets.pos)):
+        # For MPEG streams FFmpeg makes up most times, and other ones after a seek.
+        lasting = stamp == "pos" or container not in ("mpeg", "mpegts")
+        if lasting and values.min() != NONE and len(np.unique(values)) == len(values):
+            return stamp, values
+    return "order", np.arange(len(packets.pts))
+
+
+def frames_of(
+    packets: Packets, stamp: str, container: str, codec: str, reorders: bool
+) -> Int[np.ndarray, " total"] | None:
+    """The packet of every frame, as shown; None if only decoding can tell. `reorders`: the decoder does.
+
+    An ordinary packet is one frame, shown at its time. The exceptions, all seen in files:
+    """
+    ascending = bool((np.diff(packets.pts) > 0).all())
+    if (
+        stamp != "pts"
+        or (reorders and (ascending or container == "avi"))  # the times are those of decoding
+        or not packets.key[0]  # cut out of a stream:
+        or packets.pts.min() < packets.pts[0]  # decoders drop frames that refer to what was before
+        or (codec == "mpeg4" and packets.size.min() < 20)  # pictures "not coded", or packed two in a packet
+    ):
+        return None
+    shown = np.flatnonzero(packets.shown)
+    return shown[np.argsort(packets.pts[shown])]
+
+
+def video_of(
+    path: Path, container: str, stream: Any, packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool
+) -> Video:
+    """The index, as far as it can be had without a decoded frame: not turned."""
+    fps = float(stream.average_rate or stream.guessed_rate or 25)
+    times = np.sort(packets.pts[frames])  # what is shown first has the first time, even if that was for decoding
+    if times[0] != NONE and (np.diff(times) > 0).all():
+        seconds = (times - times[0]) * float(stream.time_base)
+    else:
+        seconds = np.arange(len(frames)) / fps
+    video = Video(
+        path=path,
+        codec=stream.codec_context.name,
+        container=container,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        rotation=0,
+        fps=rate(seconds) or fps,
+        variable=varies(seconds),
+        seconds=seconds,
+        keys=np.flatnonzero(packets.key[frames]),
+        stamp=stamp,
+        stamps=stamps[frames],
+        starts=_starts(packets, stamp, stamps, frames, keyed),
+    )
+    for array in (video.seconds, video.keys, video.stamps, video.starts):
+        array.setflags(write=False)
+    return video
+
+
+def _starts(packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool) -> Int[np.ndarray, "starts 4"]:
+    """Where decoding may start, the start of the file first.
+
+    Frames that are shown before a key frame and coded after it may refer to what is before it (open groups of
+    pictures), so the first right frame is the key frame. Where `keyed`, times can be trusted, and key packets that an
+    edit list hides serve too.
+    """
+    places = np.flatnonzero(packets.key[frames])
+    at = frames[places]
+    if stamp == "order":
+        at = places = at[:0]
+    elif keyed:
+        at = np.flatnonzero(packets.key)
+        places = np.searchsorted(packets.pts[frames], packets.pts[at])
+    places, at = np.append(0, places[at > 0]), np.append(0, at[at > 0])
+    times = np.where(packets.dts[at] == NONE, packets.pts[at], packets.dts[at])
+    return np.stack([places, at, times, stamps[at]], axis=1)[np.argsort(places, kind="stable")]
+
+
+def runs_of(
+    video: Video, asked: Int[np.ndarray, " t"]
+) -> Iterator[tuple[Int[np.ndarray, " run"], Int[np.ndarray, "tries 4"]]]:
+    """What to decode in one go each: frames, and where to start, the start of the file being the last resort."""
+    frames = np.unique(asked)
+    rows = np.searchsorted(video.starts[:, 0], frames, side="right") - 1
+    # Frames far apart: a new start at a later key frame, if that saves more frames than a new start costs.
+    cuts = np.flatnonzero(video.starts[rows[1:], 0] - frames[:-1] > 8) + 1
+    for run, row in zip(np.split(frames, cuts), rows[np.append(0, cuts)]):
+        yield run, video.starts[sorted({0, int(row)}, reverse=True)]
+
+
+def shown_at(video: Video, times: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    """Indices of the frames on screen at `times`, in seconds."""
+    late = np.searchsorted(video.seconds, times + 1e-6, side="right")  # a microsecond, for times that were rounded
+    return np.clip(late - 1, 0, video.frames - 1)
+
+
+def scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width for a short side, or as given, or unchanged."""
+    if isinstance(size, tuple):
+        return size
+    scale = 1.0 if size is None else size / min(video.height, video.width)
+    return round(video.height * scale), round(video.width * scale)

@@ -1,0 +1,131 @@
+"""Is this data fit to train on: what is said of good, bad, short, doubled and mislabelled files."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from tubelet.data import check as module
+from tubelet.data.check import Report, Row, check
+from tubelet.data.sampling import Dense
+from tubelet.data.sources import Item, find
+
+
+@pytest.mark.parametrize("level", ["open", "demux", "decode"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_good_files(clips, level, workers):
+    done = []
+    report = check(find(clips), level, workers=workers, progress=lambda *at: done.append(at))
+    assert report.problems == ()
+    assert report.duplicates == ()
+    assert done == [(n, 7) for n in range(1, 8)]
+    assert [row.path for row in report.rows] == [str(item.path) for item in find(clips)]
+    for row in report.rows:
+        assert (row.codec, row.width, row.height, row.label) == (
+            "h264",
+            64,
+            48,
+            os.path.basename(os.path.dirname(row.path)),
+        )
+        assert row.fps == pytest.approx(10)
+        assert row.duration == pytest.approx(row.frames / 10, abs=0.11)
+    assert sorted(row.frames for row in report.rows) == list(range(20, 48, 4))
+    totals = report.totals()
+    assert totals["videos"] == 7
+    assert totals["frames"] == sum(range(20, 48, 4))
+    assert totals["labels"] == {"a": 4, "b": 3}
+    text = "\n".join(report.lines())
+    assert "7 videos" in text
+    assert "h264 (7)" in text
+    assert "64x48 (7)" in text
+    assert "20 to 44, median 32" in text
+    assert "2, 3 (b) to 4 (a) videos each" in text
+    assert "problems    none" in text
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("open", {"zero", "text", "truncated", "audio"}),
+        ("demux", {"zero", "text", "truncated", "audio"}),
+        ("decode", {"zero", "text", "truncated", "audio", "flipped"}),
+    ],
+)
+def test_bad_files(bad, level, expected):
+    report = check([Item(path) for path in bad.values()], level, Dense(4, stride=2), workers=2)
+    assert {os.path.basename(row.path)[:-4] for row in report.problems} == expected
+    for row in report.problems:
+        assert row.problem
+    if level != "open":
+        short = {os.path.basename(row.path)[:-4] for row in report.rows if row.short}
+        assert short == {"one", "short"}
+        assert any("too short   2 for Dense(frames=4" in line for line in report.lines())
+    if level == "decode":
+        (flipped,) = (row for row in report.rows if "flipped" in row.path)
+        assert flipped.damaged == 7  # as many as were spoilt
+        assert flipped.problem == "7 packets are damaged"
+
+
+def test_files_that_are_gone(tmp_path):
+    (row,) = check([Item(tmp_path / "gone.mp4")], workers=0).problems
+    assert "gone.mp4" in row.problem
+
+
+def test_duplicates(clips, tmp_path):
+    first, second = find(clips)[:2]
+    for name in ("x", "y"):
+        shutil.copy(first.path, tmp_path / f"{name}.mp4")
+    shutil.copy(second.path, tmp_path / "z.mp4")
+    data = bytearray(second.path.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "nearly z.mp4").write_bytes(data)  # as long, but not the same
+    (tmp_path / "0.mp4").touch()
+    (tmp_path / "1.mp4").touch()  # empty files are a problem, not copies of each other
+    items = find(tmp_path)
+    report = check([*items, items[0]], workers=0)
+    assert report.duplicates == ((str(tmp_path / "x.mp4"), str(tmp_path / "y.mp4")),)
+    assert f"duplicates  {tmp_path / 'x.mp4'} = {tmp_path / 'y.mp4'}" in report.lines()
+
+
+def test_a_file_that_crashes_its_process_is_named(clips, monkeypatch):
+    items = find(clips)
+    honest = module.probe
+
+    def deadly(path):
+        if path == items[3].path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(path)
+
+    monkeypatch.setattr(module, "probe", deadly)
+    report = check(items, workers=2)
+    (row,) = report.problems
+    assert row.path == str(items[3].path)
+    assert "the process that read this file died" in row.problem
+    assert sum(bool(row.frames) for row in report.rows) == 6
+
+
+def test_json_and_table(clips, bad, tmp_path):
+    report = check([*find(clips), Item(bad["text"])], workers=0)
+    report.write(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert saved == json.loads(json.dumps(report.to_dict()))
+    assert saved["totals"]["problems"] == 1
+    assert [row["path"] for row in saved["rows"]] == [row.path for row in report.rows]
+    head, *rows = report.table()
+    assert all(len(row) == len(head) for row in rows)
+    assert rows[0][:5] == (report.rows[0].path, "h264", "64x48", "10", str(report.rows[0].frames))
+    assert rows[-1][-1] == report.problems[0].problem
+
+
+def test_nothing_readable_and_nothing_at_all():
+    report = Report("demux", (Row("a.mp4", problem="does not open"),), ())
+    assert report.lines()[-2:] == ["problems    1", "  a.mp4: does not open"]
+    assert check([], workers=0).lines()[0].startswith("0 videos")
+
+
+def test_filmed_videos(real):
+    report = check(find(real / "everyday"), sampler=Dense(16, stride=4))
+    assert report.problems == ()
+    assert len(report.totals()["codecs"]) >= 4

@@ -1,0 +1,225 @@
+"""The command line as a person uses it: help, typos, every verb on four tiny videos, bad input, exit codes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tubelet.cli import VERBS, run
+from tubelet.data.synthetic import make
+from tubelet.train.log import metrics
+
+SMALL = """
+from dataclasses import replace
+from tubelet.config import preset
+from tubelet.data.sampling import Dense
+
+def run():
+    r = preset("videomae-demo")
+    return replace(r, training=replace(r.training, epochs=6, batch=4, workers=0, precision="float32"))
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("videos"), 8, workers=1)
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch) -> str:
+    """A preset of one's own, out of tree, that trains in a second."""
+    (tmp_path / "my_presets.py").write_text(SMALL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return "my_presets:run"
+
+
+def width_of(path: str) -> int:
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def error(capsys, argv: list[str], code: int) -> str:
+    """What a command that must fail says, which is no traceback."""
+    assert run(argv) == code, capsys.readouterr()
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+# ---------------------------------------------------------------------------- help and typos
+
+
+def test_overview_names_every_verb(capsys):
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+    assert run([]) == 2
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "picture mask", "picture reconstruction", "picture curves"])
+def test_help_of_every_verb_has_an_example(verb, capsys):
+    assert run([*verb.split(), "--help"]) == 0
+    assert f"tubelet {verb}" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys; from tubelet.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
+    best = 9.0
+    for _ in range(3):
+        start = time.perf_counter()
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+        best = min(best, time.perf_counter() - start)
+    assert best < 2  # a quarter of a second on a quiet machine; torch alone would take longer than that
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tubelet ")
+
+
+def test_typos_are_answered_with_the_nearest(capsys):
+    assert "Did you mean pretrain?" in error(capsys, ["pretrian"], 2)
+    assert "Did you mean videomae-k400-b?" in error(capsys, ["pretrain", "videomae-k400-bb", "--data", "x"], 2)
+    assert "Did you mean curves?" in error(capsys, ["picture", "curvs"], 2)
+    assert "--method.mask.ratio" in error(capsys, ["plan", "videomae-demo", "--method.mask.ratoi", "0.5"], 2)
+
+
+def test_a_preset_is_wanted(capsys):
+    assert "wants a preset first" in error(capsys, ["pretrain", "--data", "x"], 2)
+
+
+# ---------------------------------------------------------------------------- verbs
+
+
+def test_list(capsys):
+    assert run(["list", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert "ViT-B, 1600 epochs" in about["videomae-k400-b"]
+
+
+def test_plan_prints_stages_and_json(capsys):
+    assert run(["plan", "videomae-k400-b", "--videos", "240436"]) == 0
+    text = capsys.readouterr().out
+    for fact in ("94,210,944", "0.0012 = 0.00015 x 2048 / 256", "160 visible", "768x8x20"):
+        assert fact in text
+    assert run(["plan", "videomae-demo", "--json", "--method.mask.ratio", "0.75"]) == 0
+    assert "Tube, ratio 0.75" in capsys.readouterr().out
+
+
+def test_train_look_and_repeat(videos, preset, tmp_path, capsys):
+    assert run(["pretrain", preset, "--data", str(videos), "--out", "one", "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["steps"] == 12
+    assert "parameters" in err  # the plan comes before the first step
+    assert "step 12/12" in err
+    folder = tmp_path / "one"
+    assert {p.name for p in folder.iterdir()} >= {"run.json", "metrics.jsonl", "encoder.safetensors", "report.html"}
+    assert (folder / "pictures" / "reconstruction_90.gif").exists()
+
+    video = str(next(videos.rglob("*.mp4")))
+    look = ["picture", "reconstruction", "--weights", "one", "--data", video, "--ratio", "0.75", "--out", "seen"]
+    assert run(look) == 0
+    written = capsys.readouterr().out.split()
+    assert written
+    assert all(width_of(path) > 200 for path in written)
+    assert run(["picture", "curves", "--run", "one", "--out", "curves.png"]) == 0
+    assert (tmp_path / "curves.svg").exists()
+
+    assert run(["pretrain", "one/run.json", "--data", str(videos), "--out", "two", "--quiet"]) == 0
+    capsys.readouterr()
+    one, two = (metrics(tmp_path / name) for name in ("one", "two"))
+    assert [line["loss"] for line in one] == [line["loss"] for line in two]
+
+
+def test_mask_picture_needs_no_weights(videos, tmp_path, capsys):
+    video = str(next(videos.rglob("*.mp4")))
+    flags = ["--size", "64", "64", "--stride", "1", "--frames", "8", "--out", str(tmp_path / "mask.gif")]
+    assert run(["picture", "mask", "--data", video, "--kind", "random", *flags]) == 0
+    with Image.open(tmp_path / "mask.gif") as film:
+        assert film.n_frames == 8
+
+
+def test_check_finds_trouble(videos, tmp_path, capsys):
+    assert run(["check", str(videos)]) == 0
+    assert "8 videos" in capsys.readouterr().out
+    (tmp_path / "bad.mp4").write_text("no video")
+    assert run(["check", str(tmp_path), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["totals"]["problems"] == 1
+
+
+def test_doctor(capsys):
+    assert run(["doctor", "--json"]) == 0
+    assert {"PyTorch", "FFmpeg"} <= {check["name"] for check in json.loads(capsys.readouterr().out)}
+
+
+def test_demo_short(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert run(["demo", "--out", str(out), "--short"]) == 0
+    text = capsys.readouterr().out
+    assert "motions" in text
+    result = json.loads((out / "results.json").read_text())[0]
+    assert {"trained", "untrained", "one_frame", "chance"} <= set(result)
+    page = (out / "report.html").read_text()
+    assert "Which way does it move?" in page
+    assert "not empty" in error(capsys, ["demo", "--out", str(out), "--short"], 2)
+
+
+def test_demo_on_own_videos(videos, tmp_path, capsys):
+    assert run(["demo", "--out", str(tmp_path / "mine"), "--videos", str(videos), "--short"]) == 0
+    assert (tmp_path / "mine" / "report.html").exists()
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+def test_data_that_cannot_be_used(tmp_path, preset, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("hello")
+    (tmp_path / "list.csv").write_text("gone.mp4\nalso_gone.mp4\n")
+    for data, words in [
+        ("nowhere", "nowhere"),
+        ("empty", "empty"),
+        ("texts", ".txt"),
+        ("list.csv", "gone.mp4"),
+    ]:
+        code = run(["pretrain", preset, "--data", data, "--out", "run", "--quiet"])
+        text = capsys.readouterr().err
+        assert code in (1, 2)
+        assert words in text
+        assert "Traceback" not in text
+        assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_cannot_be_used(videos, preset, tmp_path, capsys):
+    base = ["pretrain", preset, "--data", str(videos), "--out", "run", "--quiet"]
+    for flags, words in [
+        (["--method.mask.ratio", "0"], "mask ratio 0"),
+        (["--method.mask.ratio", "1"], "mask ratio 1"),
+        (["--method.mask.ratio", "2"], "mask ratio 2"),
+        (["--data.size", "30", "32"], "height 30 does not divide into cubes of 8; use 24 or 32"),
+        (["--method.predict", "0"], "--method.predict 0"),
+        (["--training.device", "tpu"], "'tpu' cannot be used here"),
+    ]:
+        assert words in error(capsys, base + flags, 2)
+        assert not (tmp_path / "run").exists()
+
+
+def test_used_folder_and_resume_of_another_run(videos, preset, capsys):
+    base = ["pretrain", preset, "--data", str(videos), "--out", "run", "--quiet"]
+    assert run(base) == 0
+    capsys.readouterr()
+    assert "add --resume" in error(capsys, base, 2)
+    assert "optim.base_lr: 0.016 -> 0.5" in error(capsys, [*base, "--resume", "--optim.base-lr", "0.5"], 2)
+    assert run([*base, "--resume"]) == 0  # a finished run has nothing left to do
+
+
+def test_weights_that_are_none(tmp_path, capsys):
+    text = error(capsys, ["picture", "reconstruction", "--weights", str(tmp_path), "--data", "x.mp4"], 1)
+    assert "x.mp4" in text or "last.pt" in text

@@ -1,0 +1,33 @@
+"""torch.compile of encoder and decoder gives the same loss. Run apart: the shape checks break fullgraph compilation."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tubelet.config import preset
+from tubelet.types import Batch, Draws
+
+pytestmark = [
+    pytest.mark.compile,
+    pytest.mark.skipif(os.environ.get("JAXTYPING_DISABLE") != "1", reason="needs JAXTYPING_DISABLE=1: make test runs it"),
+]
+
+
+def test_compiled_parts_give_the_same_loss_and_gradients():
+    run = preset("videomae-demo")
+    run = replace(run, encoder=replace(run.encoder, depth=2))
+    batch = Batch(torch.randint(0, 256, (4, 3, 8, 32, 32), dtype=torch.uint8), torch.arange(4))
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        method = run.method.build(run.encoder, run.grid(), 3)
+        if compiled:
+            method.encoder.compile(fullgraph=True)
+            method.decoder.compile(fullgraph=True)
+        loss = method(batch, Draws(0, 0, range(4)))
+        loss.sum.backward()
+        results.append((float(loss.sum), [p.grad.norm() for p in method.parameters()]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)

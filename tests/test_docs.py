@@ -1,0 +1,51 @@
+"""Every Python block in README and docs runs, and every command in them is one that tubelet has."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tubelet.cli import VERBS
+from tubelet.data.synthetic import make
+from tubelet.methods import PRESETS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+PYTHON = [(page, block) for page in PAGES for block in blocks(page, "python")]
+
+
+def test_readme_shows_python():
+    assert any(page.name == "README.md" for page, _ in PYTHON)
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(PYTHON)])
+def test_python_blocks_run(page, code, tmp_path, monkeypatch):
+    """In an empty folder with eight videos in my_videos/, and so few steps that it takes seconds."""
+    make(tmp_path / "my_videos", 8, workers=1)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("epochs=200", "epochs=4"), str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_real(page):
+    for block in blocks(page, "sh"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["tubelet"]:
+                assert words[1] in VERBS, line
+                if words[1] in ("pretrain", "plan"):
+                    assert words[2] in PRESETS or "/" in words[2] or ":" in words[2], line
+
+
+def test_changelog_and_citation_name_this_version():
+    import tubelet
+
+    assert "Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {tubelet.__version__}" in (ROOT / "CITATION.cff").read_text()
