@@ -11,7 +11,9 @@ from tubelet.types import Batch, Draws
 
 pytestmark = [
     pytest.mark.compile,
-    pytest.mark.skipif(os.environ.get("JAXTYPING_DISABLE") != "1", reason="needs JAXTYPING_DISABLE=1: make test runs it"),
+    pytest.mark.skipif(
+        os.environ.get("JAXTYPING_DISABLE") != "1", reason="needs JAXTYPING_DISABLE=1: make test runs it"
+    ),
 ]
 
 

@@ -176,10 +176,15 @@ class Loss:
 class Sampler(Protocol):
     """Which frames of a video make a clip."""
 
-    frames: int
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        ...
 
-    def __call__(self, seconds: Float[np.ndarray, " total"], rng: np.random.Generator) -> Int[np.ndarray, " t"]:
-        """Ascending frame indices (with repeats where the video is too short), from the frames' presentation times."""
+    def __call__(
+        self, seconds: Float[np.ndarray, " total"], rng: np.random.Generator | None = None
+    ) -> Int[np.ndarray, " t"]:
+        """Frame indices of a random clip, or without `rng` of the middle one, from the frames' presentation times."""
         ...
 
 

@@ -283,5 +283,3 @@ def test_devices_and_precision():
             pick_device("cuda")
     assert pick_precision("float32", torch.device("cpu")) == torch.float32
     assert pick_precision("auto", torch.device("mps")) == torch.float32
-
-

@@ -86,11 +86,11 @@ class Report:
     def table(self) -> list[tuple[str, ...]]:
         """One tuple of texts a file, under a first one of headings."""
         head = ("file", "codec", "size", "fps", "frames", "seconds", "problem")
-        return [head] + [
+        return [head, *(
             (r.path, r.codec, f"{r.width}x{r.height}", f"{r.fps:.4g}" + "~" * r.variable, str(r.frames),
              f"{r.duration:.1f}", r.problem)
             for r in self.rows
-        ]  # fmt: skip
+        )]  # fmt: skip
 
     def lines(self) -> list[str]:
         """The summary for people, problems last."""

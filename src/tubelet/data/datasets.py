@@ -244,7 +244,7 @@ def batches(
     if batch < 1 or batch % world:
         raise ValueError(f"a batch of {batch} videos cannot be shared out evenly to {world} processes")
     source = Batches(dataset, batch, rank, world, workers)
-    loader = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         source,  # type: ignore[arg-type]  # anything with __getitem__ will do
         batch_size=None,
         sampler=range(start, steps),

@@ -103,7 +103,8 @@ def video_of(
 ) -> Video:
     """The index, as far as it can be had without a decoded frame: not turned."""
     fps = float(stream.average_rate or stream.guessed_rate or 25)
-    times = np.sort(packets.pts[frames])  # what is shown first has the first time, even if that was for decoding
+    # What is shown first has the first time, even if that was meant for decoding; AVI has only that kind.
+    times = np.sort(packets.dts)[: len(frames)] if container == "avi" else np.sort(packets.pts[frames])
     if times[0] != NONE and (np.diff(times) > 0).all():
         seconds = (times - times[0]) * float(stream.time_base)
     else:

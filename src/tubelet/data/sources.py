@@ -55,7 +55,9 @@ def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
 
     Hidden files and folders are left out and not counted; links are followed, each real folder once.
     """
-    videos, others, seen = [], Counter(), set()
+    videos: list[Path] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder above would never end

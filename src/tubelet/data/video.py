@@ -324,8 +324,8 @@ def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     if turned:
         height, width = width, height
     kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
-    image = scaler.reformat(frame, width, height, kind, dst_color_range=limits, threads=1)
-    plane = image.planes[0]
+    frame = _whole(frame) if frame.interlaced_frame else frame
+    plane = scaler.reformat(frame, width, height, kind, dst_color_range=limits, threads=1).planes[0]
     rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
     if not (turned or upside_down or mirrored):
         out.reshape(height, width * channels)[:] = rows
@@ -333,6 +333,15 @@ def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     pixels = rows.reshape(height, width, channels)
     pixels = pixels.transpose(1, 0, 2) if turned else pixels
     out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def _whole(frame: Any) -> Any:
+    """An interlaced frame not marked as such: swscale would scale its two fields one by one, and keep the comb."""
+    with suppress(ValueError, AssertionError):  # a pixel format or size that has no array form; then fields it is
+        plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+        plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+        return plain
+    return frame
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

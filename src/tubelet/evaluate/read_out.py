@@ -27,11 +27,11 @@ from tubelet.targets import normalise
 class ReadOut:
     """A short fine-tuning of everything, with a linear layer on the mean token."""
 
-    steps: int = 250
+    steps: int = 120
     """Optimiser steps."""
     batch: int = 32
     """Clips per step."""
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Peak learning rate of the encoder; a warm-up of ten steps, then half a cosine."""
     head_lr: float = 3e-3
     """The same for the new layer."""

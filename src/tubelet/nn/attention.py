@@ -20,9 +20,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(
-                f"width {width} does not divide into {heads} heads; {width % heads} are left over"
-            )
+            raise ValueError(f"width {width} does not divide into {heads} heads; {width % heads} are left over")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+SHOWN = 5  # notes; a large data set has hundreds
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar on
 
 
@@ -78,11 +79,14 @@ class Log:
             )
 
     def note(self, step: int, messages: Iterable[str]) -> None:
-        """What the reader had to do; each message is shown and written once, and counted."""
+        """What the reader had to do; each message is written once and counted, the first few are also shown."""
         for message in messages:
             self.notes[message] = self.notes.get(message, 0) + 1
             if self.notes[message] == 1:
-                self.say(f"note: {message}")
+                if len(self.notes) <= SHOWN:
+                    self.say(f"note: {message}")
+                elif len(self.notes) == SHOWN + 1:
+                    self.say(f"further notes are in {self.notes_path}")
                 with open(self.notes_path, "a", encoding="utf-8") as file:
                     file.write(f"step {step}: {message}\n")
 

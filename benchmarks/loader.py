@@ -1,0 +1,334 @@
+"""Clips per second of one loader worker: tubelet against decord, torchcodec, OpenCV and a plain PyAV loop.
+
+    python benchmarks/loader.py [--videos FOLDER] [--minutes 5] [--files GLOB]
+
+A clip is 16 frames at stride 4 from a random start, as RGB: (native) as filmed, or (224) with a short side of 224 pixels,
+scaled while decoding where the reader can. One decoding thread everywhere.
+
+    cold   open the file, learn how many frames it has, choose, decode, close: what a loader does for every clip
+    warm   the same for a file that was read before: tubelet opens it anew with its index remembered (what `frames_at`
+           does by itself), the peers keep their reader open
+
+The readers take turns within each repeat; the minimum of the repeats counts, and its ratio to the best peer's of the same
+run. Frames are compared with those of the ffmpeg command line: a reader that hands over other frames is listed, and is no
+peer for that file. Needs the `bench` extra. Writes benchmarks/loader.csv.
+"""
+
+import argparse
+import csv
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"  # read when OpenCV is imported
+
+import av
+import cv2
+import decord
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torchcodec
+from torchcodec.decoders import VideoDecoder
+from torchcodec.transforms import Resize
+
+from tubelet.data import video as tubelet
+
+FRAMES, STRIDE, SHORT = 16, 4, 224
+
+
+def chosen(total: int, place: float) -> list[int]:
+    """The clip that starts at this share of what is possible; short videos repeat their last frame."""
+    start = int(place * (max(total - FRAMES * STRIDE, 0) + 1))
+    return [min(start + STRIDE * t, total - 1) for t in range(FRAMES)]
+
+
+def small(height: int, width: int) -> tuple[int, int]:
+    """Height and width with the short side asked for."""
+    scale = SHORT / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+# Each reader: `open` gives what is kept when warm (and closed when cold), `clip` the frames at a place, "t h w 3".
+
+
+class Tubelet:
+    """`frames_at`. Warm, the index is what it remembers by itself, but the file is opened for every clip."""
+
+    def open(self, path: str, scale: bool) -> Any:
+        tubelet._memory.clear()
+        return path
+
+    def clip(self, path: str, place: float, scale: bool) -> np.ndarray:
+        size = SHORT if scale else None
+        return tubelet.frames_at(path, lambda video: chosen(video.frames, place), size=size).frames.numpy()
+
+    def close(self, path: str) -> None: ...
+
+
+class Decord:
+    def open(self, path: str, scale: bool) -> Any:
+        if not scale:
+            return decord.VideoReader(path, num_threads=1)
+        height, width = small(*SIZES[path])  # it must be told both sides beforehand, so here it is told for free
+        return decord.VideoReader(path, width=width, height=height, num_threads=1)
+
+    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
+        return reader.get_batch(chosen(len(reader), place)).asnumpy()
+
+    def close(self, reader: Any) -> None: ...
+
+
+class TorchCodec:
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def open(self, path: str, scale: bool) -> Any:
+        transforms = [Resize(small(*SIZES[path]))] if scale else None
+        return VideoDecoder(
+            path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=self.mode, transforms=transforms
+        )
+
+    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
+        return reader.get_frames_at(chosen(len(reader), place)).data.numpy()
+
+    def close(self, reader: Any) -> None: ...
+
+
+class OpenCV:
+    """Seeks by frame number, then skips with grab(); scales with cv2.resize afterwards, for it cannot while decoding."""
+
+    def open(self, path: str, scale: bool) -> Any:
+        return cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+
+    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
+        wanted = chosen(int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), place)
+        reader.set(cv2.CAP_PROP_POS_FRAMES, wanted[0])
+        frames: list[np.ndarray] = []
+        for index in range(wanted[0], wanted[-1] + 1):
+            if not reader.grab():
+                break
+            if index in wanted:
+                picture = reader.retrieve()[1]
+                picture = cv2.resize(picture, small(*picture.shape[:2])[::-1]) if scale else picture
+                frames += [cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)] * wanted.count(index)
+        return np.stack(frames)
+
+    def close(self, reader: Any) -> None:
+        reader.release()
+
+
+class PlainPyAV:
+    """The loop of most data sets: seek to the key frame before, decode all, `to_ndarray` what is wanted."""
+
+    def open(self, path: str, scale: bool) -> Any:
+        container = av.open(path)
+        container.streams.video[0].thread_type = "NONE"
+        return container
+
+    def clip(self, container: Any, place: float, scale: bool) -> np.ndarray:
+        stream = container.streams.video[0]
+        fps, origin = stream.average_rate, stream.start_time or 0
+        total = stream.frames or round((stream.duration or 0) * stream.time_base * fps)
+        wanted = chosen(total, place)
+        container.seek(origin + int(wanted[0] / fps / stream.time_base), stream=stream)
+        height, width = small(stream.height, stream.width) if scale else (None, None)
+        frames: list[np.ndarray] = []
+        for frame in container.decode(stream):
+            index = round((frame.pts - origin) * stream.time_base * fps)
+            if index in wanted:
+                picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+                frames += [picture] * wanted.count(index)
+            if index >= wanted[-1]:
+                break
+        return np.stack(frames)
+
+    def close(self, container: Any) -> None:
+        container.close()
+
+
+READERS: dict[str, Any] = {
+    "tubelet": Tubelet(),
+    "decord": Decord(),
+    "torchcodec": TorchCodec("exact"),
+    "torchcodec approximate": TorchCodec("approximate"),
+    "opencv": OpenCV(),
+    "pyav": PlainPyAV(),
+}
+TASKS = [(index, scale) for scale in (False, True) for index in ("cold", "warm")]
+SIZES: dict[str, tuple[int, int]] = {}  # height and width, by path
+
+
+def timed(reader: Any, path: str, place: float, index: str, scale: bool) -> float:
+    """Seconds for a clip."""
+    if index == "warm":
+        kept = reader.open(path, scale)
+        reader.clip(kept, 0.0, scale)  # the index is built
+        start = time.perf_counter()
+        reader.clip(kept, place, scale)
+        seconds = time.perf_counter() - start
+        reader.close(kept)
+        return seconds
+    start = time.perf_counter()
+    kept = reader.open(path, scale)
+    reader.clip(kept, place, scale)
+    reader.close(kept)
+    del kept
+    return time.perf_counter() - start
+
+
+def truth(path: str, place: float) -> np.ndarray:
+    """The frames of the ffmpeg command line."""
+    video = tubelet.probe(path)
+    with tubelet._opened(path) as (_, stream):
+        number = stream.index
+    wanted = chosen(video.frames, place)
+    select = "+".join(f"eq(n\\,{index})" for index in sorted(set(wanted)))
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        path,
+        "-map",
+        f"0:{number}",
+        "-vf",
+        f"select='{select}'",
+    ]
+    raw = subprocess.run(
+        [*command, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    frames = np.frombuffer(raw, np.uint8).reshape(-1, video.height, video.width, 3)
+    order = {index: t for t, index in enumerate(sorted(set(wanted)))}
+    return frames[[order[index] for index in wanted]]
+
+
+def verdict(reader: Any, path: str, place: float) -> str:
+    """Whether a reader hands over the right frames: "same", or what is wrong."""
+    try:
+        kept = reader.open(path, False)
+        got, expected = reader.clip(kept, place, False), truth(path, place)
+        reader.close(kept)
+    except Exception as error:
+        return f"fails: {type(error).__name__}"
+    if got.shape != expected.shape:
+        return f"other shape: {'x'.join(map(str, got.shape))}"
+    # Other chroma filters differ by some levels at edges; another frame, or the same one in other colours, by more.
+    apart = [float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(got, expected)]
+    return "same" if max(apart) < 2 else f"other frames: {sum(a >= 2 for a in apart)} of {FRAMES}"
+
+
+def made(folder: Path) -> Path:
+    """The usual shape of prepared training data: 340x256 H.264, key frames 250 apart; a noisy picture that pans."""
+    path, rng = folder / "made_340x256_g250.mp4", np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 256, (80, 160, 3), dtype=np.uint8), (1400, 700), interpolation=cv2.INTER_CUBIC)
+    frames = [picture[t // 2 : t // 2 + 256, 3 * t : 3 * t + 340] for t in range(300)]
+    noise = rng.integers(-6, 7, (256, 340, 1))
+    clip = np.stack([np.clip(frame + np.roll(noise, 7 * t), 0, 255).astype(np.uint8) for t, frame in enumerate(frames)])
+    tubelet.write(path, clip, 30, options={"g": "250", "keyint_min": "250", "sc_threshold": "0", "crf": "23"})
+    return path
+
+
+def found(folder: Path, pattern: str) -> Iterator[Path]:
+    yield from sorted(p for p in folder.glob(pattern) if p.suffix in tubelet.SUFFIXES)
+
+
+def geometric(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+
+
+def machine() -> str:
+    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    here = Path(__file__).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, default=here.parents[2] / "shared" / "videos" / "everyday")
+    parser.add_argument("--files", default="*", help="which of them")
+    parser.add_argument("--minutes", type=float, default=5.0, help="time for all; repeats go on until it is used up")
+    parser.add_argument("--out", type=Path, default=here.with_suffix(".csv"))
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    decord.logging.set_level(decord.logging.QUIET)
+    av.logging.set_level(None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(p) for p in [made(Path(folder)), *found(options.videos, options.files)]]
+        rng = np.random.default_rng(0)
+        places = {path: float(rng.random()) for path in paths}
+        for path in paths:
+            video = tubelet.probe(path)
+            SIZES[path] = (video.height, video.width)
+        verdicts = {
+            (path, name): verdict(reader, path, places[path]) for path in paths for name, reader in READERS.items()
+        }
+        best: dict[tuple[str, str, str, bool], float] = {}
+        repeats, longest = 0, 0.0
+        while repeats < 2 or time.monotonic() + longest < end:
+            began = time.monotonic()
+            for path in paths:
+                for index, scale in TASKS:
+                    names = [name for name in READERS if not verdicts[path, name].startswith("fails")]
+                    shift = repeats % len(names)
+                    for name in names[shift:] + names[:shift]:
+                        seconds = timed(READERS[name], path, places[path], index, scale)
+                        key = (path, name, index, scale)
+                        best[key] = min(seconds, best.get(key, math.inf))
+            repeats, longest = repeats + 1, max(longest, time.monotonic() - began)
+            print(f"repeat {repeats}: {longest:.0f} s", file=sys.stderr, flush=True)
+
+    report(options.out, paths, verdicts, best, repeats)
+
+
+def report(path: Path, paths: list[str], verdicts: Any, best: Any, repeats: int) -> None:
+    """The table, and on stdout its last lines."""
+    versions = f"tubelet (PyAV {av.__version__}), decord2 {decord.__version__}, torchcodec {torchcodec.__version__}"
+    notes = [
+        f"{machine()}; {repeats} repeats; {date.today()}; Python {platform.python_version()}",
+        f"{versions}, OpenCV {cv2.__version__}, PyAV {av.__version__}; torch {torch.__version__}",
+        "python " + " ".join(["benchmarks/loader.py", *sys.argv[1:]]),
+        "clips per second of one worker; ratio: to the best peer that hands over the right frames",
+    ]
+    header = ["file", "size", "index", "ratio", "best peer", *READERS, "frames"]
+    rows: list[list[str]] = []
+    ratios: dict[tuple[str, bool], list[float]] = {}
+    for index, scale in TASKS:
+        for file in paths:
+            speed = {name: 1 / best[file, name, index, scale] for name in READERS if (file, name, index, scale) in best}
+            peers = {n: s for n, s in speed.items() if n != "tubelet" and verdicts[file, n] == "same"}
+            peer = max(peers, key=peers.__getitem__) if peers else ""
+            ratio = speed["tubelet"] / peers[peer] if peers else math.nan
+            if peers:
+                ratios.setdefault((index, scale), []).append(ratio)
+            wrong = "; ".join(f"{n} {verdicts[file, n]}" for n in READERS if verdicts[file, n] != "same")
+            cells = [f"{speed[n]:.1f}" if n in speed else "" for n in READERS]
+            size = str(SHORT) if scale else "native"
+            rows.append([Path(file).name, size, index, f"{ratio:.2f}", peer, *cells, wrong or "same"])
+    for (index, scale), values in ratios.items():
+        size = str(SHORT) if scale else "native"
+        worse = sum(v < 1 for v in values)
+        note = f"{worse} of {len(values)} files below 1, lowest {min(values):.2f}"
+        rows.append(["geometric mean", size, index, f"{geometric(values):.3f}", "", *[""] * len(READERS), note])
+    with path.open("w", newline="") as out:
+        out.writelines(f"# {note}\n" for note in notes)
+        csv.writer(out).writerows([header, *rows])
+    for row in rows[-len(ratios) :]:
+        print(*row[:4], row[-1])
+
+
+if __name__ == "__main__":
+    main()
