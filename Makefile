@@ -12,7 +12,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile -p no:jaxtyping
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -1,17 +1,17 @@
 """Clips per second of one loader worker: tubelet against decord, torchcodec, OpenCV and a plain PyAV loop.
 
-    python benchmarks/loader.py [--videos FOLDER] [--minutes 5] [--files GLOB]
+    python benchmarks/loader.py [--videos FOLDER] [--files GLOB] [--repeats 5] [--clock cpu]
 
-A clip is 16 frames at stride 4 from a random start, as RGB: (native) as filmed, or (224) with a short side of 224 pixels,
-scaled while decoding where the reader can. One decoding thread everywhere.
+A clip is 16 frames at stride 4 from a random start, as RGB: (native) as filmed, or (224) with a short side of 224
+pixels, scaled while decoding where the reader can. One decoding thread everywhere.
 
-    cold   open the file, learn how many frames it has, choose, decode, close: what a loader does for every clip
-    warm   the same for a file that was read before: tubelet opens it anew with its index remembered (what `frames_at`
+    cold   open the file, build what index the reader builds, decode, close: what a loader does for every clip
+    warm   the same for a file that was read before: tubelet opens it anew with its index remembered (which `frames_at`
            does by itself), the peers keep their reader open
 
-The readers take turns within each repeat; the minimum of the repeats counts, and its ratio to the best peer's of the same
-run. Frames are compared with those of the ffmpeg command line: a reader that hands over other frames is listed, and is no
-peer for that file. Needs the `bench` extra. Writes benchmarks/loader.csv.
+The readers take turns within each repeat; the minimum of the repeats counts, and its ratio to the best peer's of the
+same run. Frames are compared with those of the ffmpeg command line: a reader that hands over other frames is listed,
+and is no peer for that file. Needs the `bench` extra. Writes benchmarks/loader.csv.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def small(height: int, width: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-# Each reader: `open` gives what is kept when warm (and closed when cold), `clip` the frames at a place, "t h w 3".
+# Each reader: `open` gives what is kept when warm (and closed when cold), `clip` the frames wanted, "t h w 3".
 
 
 class Tubelet:
@@ -67,9 +67,9 @@ class Tubelet:
         tubelet._memory.clear()
         return path
 
-    def clip(self, path: str, place: float, scale: bool) -> np.ndarray:
+    def clip(self, path: str, wanted: list[int], scale: bool) -> np.ndarray:
         size = SHORT if scale else None
-        return tubelet.frames_at(path, lambda video: chosen(video.frames, place), size=size).frames.numpy()
+        return tubelet.frames_at(path, lambda video: wanted, size=size).frames.numpy()
 
     def close(self, path: str) -> None: ...
 
@@ -81,8 +81,8 @@ class Decord:
         height, width = small(*SIZES[path])  # it must be told both sides beforehand, so here it is told for free
         return decord.VideoReader(path, width=width, height=height, num_threads=1)
 
-    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
-        return reader.get_batch(chosen(len(reader), place)).asnumpy()
+    def clip(self, reader: Any, wanted: list[int], scale: bool) -> np.ndarray:
+        return reader.get_batch(wanted).asnumpy()
 
     def close(self, reader: Any) -> None: ...
 
@@ -97,20 +97,19 @@ class TorchCodec:
             path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=self.mode, transforms=transforms
         )
 
-    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
-        return reader.get_frames_at(chosen(len(reader), place)).data.numpy()
+    def clip(self, reader: Any, wanted: list[int], scale: bool) -> np.ndarray:
+        return reader.get_frames_at(wanted).data.numpy()
 
     def close(self, reader: Any) -> None: ...
 
 
 class OpenCV:
-    """Seeks by frame number, then skips with grab(); scales with cv2.resize afterwards, for it cannot while decoding."""
+    """Seeks by frame number, skips with grab(), scales with cv2.resize: it cannot while decoding."""
 
     def open(self, path: str, scale: bool) -> Any:
         return cv2.VideoCapture(path, cv2.CAP_FFMPEG)
 
-    def clip(self, reader: Any, place: float, scale: bool) -> np.ndarray:
-        wanted = chosen(int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), place)
+    def clip(self, reader: Any, wanted: list[int], scale: bool) -> np.ndarray:
         reader.set(cv2.CAP_PROP_POS_FRAMES, wanted[0])
         frames: list[np.ndarray] = []
         for index in range(wanted[0], wanted[-1] + 1):
@@ -134,11 +133,9 @@ class PlainPyAV:
         container.streams.video[0].thread_type = "NONE"
         return container
 
-    def clip(self, container: Any, place: float, scale: bool) -> np.ndarray:
+    def clip(self, container: Any, wanted: list[int], scale: bool) -> np.ndarray:
         stream = container.streams.video[0]
         fps, origin = stream.average_rate, stream.start_time or 0
-        total = stream.frames or round((stream.duration or 0) * stream.time_base * fps)
-        wanted = chosen(total, place)
         container.seek(origin + int(wanted[0] / fps / stream.time_base), stream=stream)
         height, width = small(stream.height, stream.width) if scale else (None, None)
         frames: list[np.ndarray] = []
@@ -167,30 +164,64 @@ TASKS = [(index, scale) for scale in (False, True) for index in ("cold", "warm")
 SIZES: dict[str, tuple[int, int]] = {}  # height and width, by path
 
 
-def timed(reader: Any, path: str, place: float, index: str, scale: bool) -> float:
-    """Seconds for a clip."""
-    if index == "warm":
-        kept = reader.open(path, scale)
-        reader.clip(kept, 0.0, scale)  # the index is built
-        start = time.perf_counter()
-        reader.clip(kept, place, scale)
-        seconds = time.perf_counter() - start
-        reader.close(kept)
-        return seconds
-    start = time.perf_counter()
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def cold(reader: Any, path: str, wanted: list[int], scale: bool, now: Callable[[], float]) -> float:
+    """Seconds for a clip, from opening the file to closing it."""
+    start = now()
     kept = reader.open(path, scale)
-    reader.clip(kept, place, scale)
+    reader.clip(kept, wanted, scale)
     reader.close(kept)
     del kept
-    return time.perf_counter() - start
+    return now() - start
 
 
-def truth(path: str, place: float) -> np.ndarray:
+def warm(reader: Any, kept: Any, wanted: list[int], scale: bool, now: Callable[[], float]) -> float:
+    """Seconds for a clip of a reader that has been used before."""
+    start = now()
+    reader.clip(kept, wanted, scale)
+    return now() - start
+
+
+def measure(
+    path: str, wanted: list[int], names: list[str], repeats: int, now: Callable[[], float]
+) -> dict[tuple[str, str, bool], float]:
+    """Least seconds by reader, index and scale."""
+    best: dict[tuple[str, str, bool], float] = {}
+    for index, scale in TASKS:
+        kept: dict[str, Any] = {}
+        running = list(names)
+        for repeat in range(repeats):
+            turn = repeat % len(names)
+            for name in names[turn:] + names[:turn]:
+                if name not in running:
+                    continue
+                reader = READERS[name]
+                try:
+                    if index == "cold":
+                        seconds = cold(reader, path, wanted, scale, now)
+                    else:
+                        if name not in kept:
+                            kept[name] = reader.open(path, scale)
+                            reader.clip(kept[name], wanted, scale)
+                        seconds = warm(reader, kept[name], wanted, scale, now)
+                except Exception as error:  # decord's decoder breaks on some files when it is used again
+                    print(f"{Path(path).name}: {name} {index} fails: {type(error).__name__}", file=sys.stderr)
+                    best.pop((name, index, scale), None)
+                    running.remove(name)
+                else:
+                    best[name, index, scale] = min(seconds, best.get((name, index, scale), math.inf))
+        for name, reader in kept.items():
+            READERS[name].close(reader)
+    return best
+
+
+def truth(path: str, wanted: list[int]) -> np.ndarray:
     """The frames of the ffmpeg command line."""
     video = tubelet.probe(path)
     with tubelet._opened(path) as (_, stream):
         number = stream.index
-    wanted = chosen(video.frames, place)
     select = "+".join(f"eq(n\\,{index})" for index in sorted(set(wanted)))
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
@@ -212,11 +243,11 @@ def truth(path: str, place: float) -> np.ndarray:
     return frames[[order[index] for index in wanted]]
 
 
-def verdict(reader: Any, path: str, place: float) -> str:
+def verdict(reader: Any, path: str, wanted: list[int]) -> str:
     """Whether a reader hands over the right frames: "same", or what is wrong."""
     try:
         kept = reader.open(path, False)
-        got, expected = reader.clip(kept, place, False), truth(path, place)
+        got, expected = reader.clip(kept, wanted, False), truth(path, wanted)
         reader.close(kept)
     except Exception as error:
         return f"fails: {type(error).__name__}"
@@ -257,41 +288,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=here.parents[2] / "shared" / "videos" / "everyday")
     parser.add_argument("--files", default="*", help="which of them")
-    parser.add_argument("--minutes", type=float, default=5.0, help="time for all; repeats go on until it is used up")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu where others use the machine")
     parser.add_argument("--out", type=Path, default=here.with_suffix(".csv"))
     options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     decord.logging.set_level(decord.logging.QUIET)
-    av.logging.set_level(None)
 
+    now, rng = CLOCKS[options.clock], np.random.default_rng(0)
+    verdicts: dict[tuple[str, str], str] = {}
+    best: dict[tuple[str, str, str, bool], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(p) for p in [made(Path(folder)), *found(options.videos, options.files)]]
-        rng = np.random.default_rng(0)
-        places = {path: float(rng.random()) for path in paths}
         for path in paths:
             video = tubelet.probe(path)
             SIZES[path] = (video.height, video.width)
-        verdicts = {
-            (path, name): verdict(reader, path, places[path]) for path in paths for name, reader in READERS.items()
-        }
-        best: dict[tuple[str, str, str, bool], float] = {}
-        repeats, longest = 0, 0.0
-        while repeats < 2 or time.monotonic() + longest < end:
-            began = time.monotonic()
-            for path in paths:
-                for index, scale in TASKS:
-                    names = [name for name in READERS if not verdicts[path, name].startswith("fails")]
-                    shift = repeats % len(names)
-                    for name in names[shift:] + names[:shift]:
-                        seconds = timed(READERS[name], path, places[path], index, scale)
-                        key = (path, name, index, scale)
-                        best[key] = min(seconds, best.get(key, math.inf))
-            repeats, longest = repeats + 1, max(longest, time.monotonic() - began)
-            print(f"repeat {repeats}: {longest:.0f} s", file=sys.stderr, flush=True)
-
-    report(options.out, paths, verdicts, best, repeats)
+            wanted = chosen(video.frames, float(rng.random()))
+            for name, reader in READERS.items():
+                verdicts[path, name] = verdict(reader, path, wanted)
+            names = [name for name in READERS if name == "tubelet" or verdicts[path, name] == "same"]
+            for key, seconds in measure(path, wanted, names, options.repeats, now).items():
+                best[(path, *key)] = seconds
+            print(Path(path).name, file=sys.stderr, flush=True)
+    report(options.out, paths, verdicts, best, options.repeats)
 
 
 def report(path: Path, paths: list[str], verdicts: Any, best: Any, repeats: int) -> None:
@@ -309,7 +329,7 @@ def report(path: Path, paths: list[str], verdicts: Any, best: Any, repeats: int)
     for index, scale in TASKS:
         for file in paths:
             speed = {name: 1 / best[file, name, index, scale] for name in READERS if (file, name, index, scale) in best}
-            peers = {n: s for n, s in speed.items() if n != "tubelet" and verdicts[file, n] == "same"}
+            peers = {name: value for name, value in speed.items() if name != "tubelet"}
             peer = max(peers, key=peers.__getitem__) if peers else ""
             ratio = speed["tubelet"] / peers[peer] if peers else math.nan
             if peers:

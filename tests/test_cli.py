@@ -206,6 +206,7 @@ def test_settings_that_cannot_be_used(videos, preset, tmp_path, capsys):
         (["--data.size", "30", "32"], "height 30 does not divide into cubes of 8; use 24 or 32"),
         (["--method.predict", "0"], "--method.predict 0"),
         (["--training.device", "tpu"], "'tpu' cannot be used here"),
+        (["--device", "abacus"], "'abacus' cannot be used here"),
     ]:
         assert words in error(capsys, base + flags, 2)
         assert not (tmp_path / "run").exists()

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from tubelet.config import preset
+from tubelet.data.synthetic import make
+from tubelet.train.log import metrics
+from tubelet.train.loop import train
 from tubelet.types import Batch, Draws
 
 pytestmark = [
@@ -33,3 +36,14 @@ def test_compiled_parts_give_the_same_loss_and_gradients():
         results.append((float(loss.sum), [p.grad.norm() for p in method.parameters()]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
+    videos = make(tmp_path / "videos", 8, workers=1)
+    run = preset("videomae-demo")
+    losses = []
+    for compiled in (False, True):
+        settings = replace(run.training, epochs=2, batch=8, workers=0, precision="float32", compile=compiled)
+        folder = train(replace(run, training=settings), videos, tmp_path / f"run{compiled}", quiet=True)
+        losses.append([line["loss"] for line in metrics(folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

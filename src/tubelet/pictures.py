@@ -244,12 +244,13 @@ def save_gif(path: Path, strips: Sequence[Strip], caption: str = "", fps: float 
     return path
 
 
-def save(path: Path, strips: Sequence[Strip], caption: str = "") -> Path:
+def save(path: Path | str, strips: Sequence[Strip], caption: str = "") -> Path:
     """`path`, as moving panels if it ends in .gif, as a strip if in .png.
 
     Raises:
         ValueError, SaveError: another ending; the disk refuses.
     """
+    path = Path(path)
     if path.suffix not in (".gif", ".png"):
         raise ValueError(f"cannot draw {path.name}: a picture ends in .png (a strip) or .gif (it moves)")
     return (save_gif if path.suffix == ".gif" else save_png)(path, strips, caption)

@@ -25,7 +25,7 @@ SMALL = 0.02  # a lead below this share of the scale is called small
 # ---------------------------------------------------------------------------- the page
 
 
-def write_report(folder: Path, next_steps: Sequence[tuple[str, str]] = ()) -> Path:
+def write_report(folder: Path | str, next_steps: Sequence[tuple[str, str]] = ()) -> Path:
     """`folder`/report.html; `next_steps` are further (what it does, command) pairs for its last section.
 
     Reads what of run.json, metrics.jsonl, notes.txt, pictures/ and results.json is there. results.json is a list of
@@ -36,6 +36,7 @@ def write_report(folder: Path, next_steps: Sequence[tuple[str, str]] = ()) -> Pa
         FileNotFoundError: there is no such folder.
         SaveError: the disk refuses.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such run folder: {folder}")
     card = as_json(folder / "run.json") or {}

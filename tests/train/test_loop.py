@@ -26,7 +26,7 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
 from tubelet.train import checkpoint
-from tubelet.train.log import metrics
+from tubelet.train.log import Log, metrics
 from tubelet.train.loop import TrainingError, pick_device, pick_precision, train
 from tubelet.types import Batch, Draws
 
@@ -283,3 +283,25 @@ def test_devices_and_precision():
             pick_device("cuda")
     assert pick_precision("float32", torch.device("cpu")) == torch.float32
     assert pick_precision("auto", torch.device("mps")) == torch.float32
+
+
+def test_tensorboard_has_the_numbers_of_the_metrics(videos, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(tiny(), videos, tmp_path / "run", quiet=True, tensorboard=True, limit=4)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in metrics(folder)]
+
+
+def test_many_notes_are_shown_in_part_and_written_whole(tmp_path, capfd):
+    with Log(tmp_path, 0, 10) as log:
+        for number in range(9):
+            log.note(number, [f"video {number} is short"] * 2)
+    assert (tmp_path / "notes.txt").read_text().count("is short") == 9
+    shown = capfd.readouterr().err
+    assert "video 4 is short" in shown
+    assert "video 5" not in shown
+    assert "further notes" in shown
+    assert log.notes["video 3 is short"] == 2

@@ -1,7 +1,7 @@
 """Verbs that train, and that say what training would be."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,8 @@ def pretrain(args: list[str]) -> int:
         """Run folder; default runs/PRESET."""
         resume: bool = False
         """Go on where the run in --out stopped."""
+        device: str | None = None
+        """cpu, cuda, cuda:1 or mps; short for --training.device."""
         tensorboard: bool = False
         """Also write TensorBoard events (extra: tensorboard)."""
         quiet: bool = False
@@ -41,6 +43,7 @@ def pretrain(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Pretrain, args, "pretrain")
+    run = replace(a.run, training=replace(a.run.training, device=a.device)) if a.device else a.run
     from tubelet.data.datasets import Dataset, find
     from tubelet.evaluate.features import readable
     from tubelet.pictures import reconstruct_run
@@ -51,9 +54,9 @@ def pretrain(args: list[str]) -> int:
 
     out = a.out or Path("runs") / Path(a.preset.replace(":", "-")).stem
     if not a.quiet:
-        show(render(plan(a.run, len(Dataset(find(a.data), a.run.data, a.run.training.seed)))))
-    folder = train(a.run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
-    reconstruct_run(folder, readable(find(a.data), a.run.data, 2))
+        show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))
+    folder = train(run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
+    reconstruct_run(folder, readable(find(a.data), run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)
     seconds = round(sum(line["seconds"] for line in lines), 1)

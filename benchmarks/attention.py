@@ -1,0 +1,58 @@
+"""bfloat16 attention on the CPU: the products written out against PyTorch's fused form, forward and backward.
+
+    python benchmarks/attention.py
+
+Why `tubelet.nn.attention.attend` has two ways, and where it changes over (SHORT). Turn about, minimum of the repeats.
+Writes benchmarks/attention.csv.
+"""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from tubelet.nn import attention
+from tubelet.train.loop import machine
+
+SHAPES = [(16, 4, 8, 32), (16, 4, 36, 24), (8, 12, 160, 64), (8, 6, 512, 64), (8, 6, 944, 64), (8, 6, 1568, 64)]
+REPEATS = 7
+
+
+def seconds(form, x: torch.Tensor, weights: torch.Tensor) -> float:
+    x.grad = None
+    start = time.perf_counter()
+    q, k, v = x.permute(2, 0, 3, 1, 4)
+    (form(q, k, v).transpose(1, 2).flatten(2) * weights).sum().backward()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    about, rows, attention.SHORT = machine(), [], 10**9
+    forms = {"written_out": attention.attend, "fused": F.scaled_dot_product_attention}
+    for b, heads, n, c in SHAPES:
+        x = torch.randn(b, n, 3, heads, c).bfloat16().requires_grad_()
+        weights = torch.randn(b, n, heads * c).bfloat16()
+        times = {name: [] for name in forms}
+        for _ in range(REPEATS):
+            for name, form in forms.items():
+                times[name].append(seconds(form, x, weights))
+        best = {name: min(values[1:]) for name, values in times.items()}
+        rows.append({
+            "clips": b, "heads": heads, "tokens": n, "channels": c,
+            **{f"{name}_ms": round(1000 * value, 3) for name, value in best.items()},
+            "fused_over_written_out": round(best["fused"] / best["written_out"], 2),
+            "processor": about["processor"], "threads": torch.get_num_threads(), "torch": about["torch"],
+            "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
+        })  # fmt: skip
+        print({key: rows[-1][key] for key in list(rows[-1])[:7]}, flush=True)
+    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
