@@ -2,13 +2,13 @@
 
 PYTHON ?= python3
 VIDEOS ?=
-OUT ?= runs/demo
+OUT ?=
 BIN := .venv/bin
 
 .PHONY: demo test check format clean
 
 demo: .venv/installed
-	$(BIN)/tubelet demo --out $(OUT) $(if $(VIDEOS),--videos "$(VIDEOS)")
+	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

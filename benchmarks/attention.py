@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from tubelet.nn import attention
-from tubelet.train.loop import machine
+from tubelet.train.folder import machine
 
 SHAPES = [(16, 4, 8, 32), (16, 4, 36, 24), (8, 12, 160, 64), (8, 6, 512, 64), (8, 6, 944, 64), (8, 6, 1568, 64)]
 REPEATS = 7

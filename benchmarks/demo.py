@@ -16,11 +16,12 @@ import torch
 
 from tubelet.config import preset
 from tubelet.data.sources import find
-from tubelet.demo import LABELLED, make, scaled
+from tubelet.demo import LABELLED, STEPS, make, scaled
 from tubelet.evaluate.read_out import ReadOut
 from tubelet.train.checkpoint import load_encoder
+from tubelet.train.folder import machine
 from tubelet.train.log import metrics
-from tubelet.train.loop import machine, train
+from tubelet.train.loop import train
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         make(videos, short=False, seed=seed)
         items, test = find(videos / "train"), find(videos / "test")
         run = preset("videomae-demo")
-        run = scaled(replace(run, training=replace(run.training, seed=seed)), items, short=False)
+        run = scaled(replace(run, training=replace(run.training, seed=seed)), len(items), STEPS)
         train(run, videos / "train", out, resume=out.exists())
         lines, fit = metrics(out), items[:: len(items) // LABELLED]
         trained, _ = load_encoder(out)

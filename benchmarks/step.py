@@ -27,7 +27,8 @@ from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.targets import MEAN, STD
-from tubelet.train.loop import machine, pick_device
+from tubelet.train.folder import machine
+from tubelet.train.loop import pick_device
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 

@@ -33,7 +33,8 @@ def videos(tmp_path_factory) -> Path:
 def preset(tmp_path, monkeypatch) -> str:
     """A preset of one's own, out of tree, that trains in a second."""
     (tmp_path / "my_presets.py").write_text(SMALL)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # a console script has no "" there
+    monkeypatch.delitem(sys.modules, "my_presets", raising=False)
     monkeypatch.chdir(tmp_path)
     return "my_presets:run"
 
@@ -207,6 +208,12 @@ def test_settings_that_cannot_be_used(videos, preset, tmp_path, capsys):
         (["--method.predict", "0"], "--method.predict 0"),
         (["--training.device", "tpu"], "'tpu' cannot be used here"),
         (["--device", "abacus"], "'abacus' cannot be used here"),
+        (["--training.threads", "-1"], "--training.threads -1"),
+        (["--training.workers", "-7"], "--training.workers -7"),
+        (["--training.epochs", "nan"], "--training.epochs nan"),
+        (["--training.seed", "-1"], "--training.seed -1"),
+        (["--encoder.heads", "0"], "--encoder.heads 0"),
+        (["--encoder.patch", "0", "8", "8"], "--encoder.patch (0, 8, 8)"),
     ]:
         assert words in error(capsys, base + flags, 2)
         assert not (tmp_path / "run").exists()
@@ -222,5 +229,36 @@ def test_used_folder_and_resume_of_another_run(videos, preset, capsys):
 
 
 def test_weights_that_are_none(tmp_path, capsys):
-    text = error(capsys, ["picture", "reconstruction", "--weights", str(tmp_path), "--data", "x.mp4"], 1)
-    assert "x.mp4" in text or "last.pt" in text
+    (tmp_path / "x.mp4").touch()
+    look = ["picture", "reconstruction", "--weights", str(tmp_path), "--data", str(tmp_path / "x.mp4")]
+    assert "no checkpoints/last.pt" in error(capsys, look, 1)
+
+
+@pytest.mark.parametrize("kind", ["zero", "text", "audio"])
+def test_videos_that_cannot_be_read_leave_nothing_behind(kind, preset, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    content = {"zero": b"", "text": b"a letter" * 200, "audio": b"RIFF\x24\x00\x00\x00WAVEfmt "}[kind]
+    (tmp_path / "bad" / "film.mp4").write_bytes(content)
+    text = error(capsys, ["pretrain", preset, "--data", "bad", "--out", "run", "--quiet"], 1)
+    assert "film.mp4" in text
+    assert not (tmp_path / "run").exists()
+    assert "film.mp4" in error(capsys, ["picture", "mask", "--data", "bad/film.mp4"], 1)
+
+
+def test_resume_on_other_videos_is_refused(videos, preset, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    for path in list(videos.rglob("*.mp4"))[:5]:
+        (tmp_path / "mine" / path.name).write_bytes(path.read_bytes())
+    base = ["pretrain", preset, "--out", "run", "--quiet", "--data"]
+    assert run([*base, "mine"]) == 0
+    assert "trained on 5 videos of mine" in error(capsys, [*base, str(videos), "--resume"], 2)
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    assert run([*base, "moved", "--resume"]) == 0  # the same videos elsewhere
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    monkeypatch.setattr("tubelet.demo.demo", lambda out, *_, **__: begun.append(out) or out.mkdir(parents=True))
+    assert run(["demo"]) == run(["demo"]) == 0
+    assert [path.name for path in begun] == ["demo", "demo-2"]

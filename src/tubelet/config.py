@@ -7,6 +7,9 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +91,28 @@ class Run:
         return Grid.of(self.data.clip.frames, *self.data.size, self.encoder.patch)
 
 
+def checked(run: Run) -> None:
+    """Looks for settings that nothing else would name.
+
+    Raises:
+        ValueError: names the setting, what it is, and what it may be.
+    """
+    e, o, t = run.encoder, run.optim, run.training
+    for name, value, fits, expected in (
+        ("encoder.patch", e.patch, min(e.patch) > 0, "at least 1 frame and 1x1 pixels"),
+        ("encoder.heads", e.heads, e.heads > 0, "1 or more"),
+        ("encoder.depth", e.depth, e.depth > 0, "1 or more"),
+        ("optim.warmup", o.warmup, o.warmup >= 0, "0 epochs or more"),
+        ("training.epochs", t.epochs, 0 < t.epochs < math.inf, "a number above 0"),
+        ("training.save-every", t.save_every, t.save_every > 0, "a number of epochs above 0"),
+        ("training.workers", t.workers, t.workers >= -1, "0 or more, or -1 for one per core"),
+        ("training.threads", t.threads, t.threads >= 0, "0 (PyTorch's own number) or more"),
+        ("training.seed", t.seed, t.seed >= 0, "0 or more"),
+    ):
+        if not fits:
+            raise ValueError(f"--{name} {value} cannot be used; expected {expected}")
+
+
 @dataclass(frozen=True)
 class Numbers:
     """What follows from a run and the size of its data."""
@@ -115,7 +140,7 @@ def numbers(run: Run, videos: int) -> Numbers:
         raise ValueError(
             f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it"
         )
-    steps = int(t.epochs * videos / t.batch)
+    steps = int(t.epochs * videos / t.batch + 1e-6)  # 7000 * 16 / 27 epochs are 7000 steps, not 6999
     if steps < 1:
         raise ValueError(
             f"{t.epochs:g} epochs of {videos} videos are less than one batch of {t.batch}: nothing to train. "
@@ -157,7 +182,10 @@ def preset(name: str) -> Run:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"no preset called {name!r}.{hint} There are: {', '.join(PRESETS)}")
-    module, function = PRESETS.get(name, name).split(":")
+    module, _, function = PRESETS.get(name, name).partition(":")
+    if name not in PRESETS:
+        sys.path.insert(0, os.getcwd())  # a module of one's own, beside the videos
+        TRUSTED.add(module.split(".")[0])
     try:
         run = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
@@ -168,6 +196,9 @@ def preset(name: str) -> Run:
 
 
 # ---------------------------------------------------------------------------- to and from JSON
+
+TRUSTED = {"tubelet"}
+"""Packages whose classes a run.json may name; that of a preset "module:function" joins them when it is used."""
 
 
 def to_json(value: Any) -> str:
@@ -185,7 +216,8 @@ def _plain(value: Any) -> Any:
 def from_json(text: str) -> Any:
     """The config that `to_json` wrote.
 
-    Only dataclasses of tubelet are made: a run.json from elsewhere cannot name code to run.
+    Only dataclasses of tubelet are made, and of the modules in TRUSTED: a run.json from elsewhere cannot name code to
+    run.
 
     Raises:
         ValueError: a class or a field that this version of tubelet does not have.
@@ -199,8 +231,11 @@ def _object(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     module, _, name = str(value.get("class")).partition(":")
-    if module.split(".")[0] != "tubelet":
-        raise ValueError(f"run.json names {value.get('class')!r}; only classes of tubelet are loaded")
+    if module.split(".")[0] not in TRUSTED:
+        raise ValueError(
+            f"run.json names {value.get('class')!r}; only classes of tubelet are loaded. If it is yours: "
+            "add its module to tubelet.config.TRUSTED before"
+        )
     try:
         cls = getattr(importlib.import_module(module), name)
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):

@@ -15,16 +15,18 @@ import torch
 from tubelet.config import Run, preset
 from tubelet.data import synthetic
 from tubelet.data.check import check
+from tubelet.data.datasets import Dataset
 from tubelet.data.sources import Item, find
 from tubelet.evaluate.features import readable
 from tubelet.evaluate.read_out import ReadOut
 from tubelet.nn.vit import ViT
 from tubelet.pictures import reconstruct_run
-from tubelet.report import write_report
+from tubelet.report import ends, write_report
 from tubelet.train.checkpoint import atomically, load_encoder, void
-from tubelet.train.log import duration, metrics
+from tubelet.train.log import Counter, duration, metrics
 from tubelet.train.loop import train
 
+STEPS, OWN_STEPS = 7000, 4000  # of pre-training: on made videos, on larger clips of one's own
 TRAIN, TEST, LABELLED = 800, 400, 400  # made videos; of those to train on, how many tell their label to the read-out
 
 
@@ -37,18 +39,19 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
     begun = time.monotonic()
     run = preset("videomae-small-cpu" if videos else "videomae-demo")
     run = replace(run, training=replace(run.training, seed=seed))
-    made = out.with_name(f"{out.name}-videos")
+    made = out.with_name(f"{out.name}-videos{'-short' if short else ''}-{seed}")
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty; add --resume to go on with that demo, or choose another --out")
     if videos is None:
-        say(f"1  videos: {TRAIN + TEST} with known motions, in {made}")
+        say(f"1  videos with known motions, in {made}")
         make(made, short, seed)
     source = Path(videos) if videos else made / "train"
     items = find(source)
-    run = scaled(run, items, short)
+    run = scaled(run, len(Dataset(items, run.data)), 20 if short else OWN_STEPS if videos else STEPS)
 
     say(f"2  check: {source}")
-    say("\n".join(f"   {line}" for line in check(items, sampler=run.data.clip).lines()))
+    found = check(items, sampler=run.data.clip, progress=Counter("   checking"))
+    say("\n".join(f"   {line}" for line in found.lines()))
 
     say(f"3  pre-train: VideoMAE, {run.method.mask.ratio:.0%} of every clip hidden")
     train(run, source, out, resume=resume)
@@ -65,7 +68,8 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
     report = write_report(out)
 
     lines = metrics(out)
-    print(f"\nloss        {lines[0]['loss']:.3f} to {lines[-1]['loss']:.3f} in {len(lines)} steps")
+    first, last = ends(lines)
+    print(f"\nloss        {first:.3f} to {last:.3f} in {len(lines)} steps")
     if videos is None:
         print(
             f"motions     {result['trained']:.0f} % right after pre-training, {result['untrained']:.0f} % without, "
@@ -94,10 +98,9 @@ def make(folder: Path, short: bool, seed: int) -> None:
             synthetic.make(folder / part, count // 20 * 2 if short else count, 2 * seed + (part == "test"))
 
 
-def scaled(run: Run, items: list[Item], short: bool) -> Run:
-    """The run for this much data: a demo takes minutes, however many videos there are."""
-    steps = 20 if short else 7000
-    epochs = steps * run.training.batch / len(items)
+def scaled(run: Run, videos: int, steps: int) -> Run:
+    """The run, so long that it takes `steps`, however many videos there are; a tenth of them is warm-up."""
+    epochs = steps * run.training.batch / videos
     return replace(
         run,
         optim=replace(run.optim, warmup=epochs / 10),

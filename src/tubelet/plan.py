@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tubelet.config import Numbers, Run, numbers
+from tubelet.config import Numbers, Run, checked, numbers
+from tubelet.methods.masked import thinned
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import pick_device, pick_precision, pick_workers
@@ -72,6 +73,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     Raises:
         ValueError: settings that cannot be used, as training itself would say.
     """
+    checked(run)
     grid = run.grid()
     method = on_meta(run.method, run.encoder, grid, run.data.channels)
     rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
@@ -119,7 +121,10 @@ def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
     if masker is None:
         return ()
     video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
-    mask: TokenMask = masker(Batch(video, torch.zeros(1, dtype=torch.long)), grid, Draws(run.training.seed, 0, [0]))
+    draws = Draws(run.training.seed, 0, [0])
+    mask: TokenMask = masker(Batch(video, torch.zeros(1, dtype=torch.long)), grid, draws)
+    if getattr(run.method, "predict", 1.0) < 1:
+        mask = thinned(mask, run.method.predict, draws)
     visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
     return tuple(zip(visible.tolist(), predicted.tolist()))
 

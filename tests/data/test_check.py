@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 
+import av
 import pytest
+from conftest import moving
 
 from tubelet.data import check as module
 from tubelet.data.check import Report, Row, check
@@ -129,3 +131,21 @@ def test_filmed_videos(real):
     report = check(find(real / "everyday"), sampler=Dense(16, stride=4))
     assert report.problems == ()
     assert len(report.totals()["codecs"]) >= 4
+
+
+def test_files_that_break_off_are_found(tmp_path):
+    """The index in front promises more than there is; Matroska's header does too."""
+    for name, options in (("front.mp4", {"movflags": "+faststart"}), ("film.mkv", {})):
+        with av.open(str(tmp_path / name), "w", options=options) as container:
+            stream = container.add_stream("libx264", rate=10, options={"g": "5", "bf": "0"})
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+            for image in moving(60, 3, 96, 128):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+        whole = (tmp_path / name).read_bytes()
+        assert check(find(tmp_path / name)).problems == ()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        (row,) = check(find(tmp_path / name)).problems
+        assert "breaks off after" in row.problem
+        assert "of 6.0 seconds" in row.problem
+        (tmp_path / name).unlink()

@@ -1,4 +1,4 @@
-"""Which frames: against loops written from the released rules, and by law."""
+"""Which frames: the laws of every sampler, and the released readers' rules, written again from their description."""
 
 import doctest
 
@@ -7,112 +7,174 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.data import sampling, sources, synthetic
+from tubelet.data import sampling
 from tubelet.data.sampling import Dense, Segments, clips_of, varies
+from tubelet.types import Sampler
 
-MODULES = (sampling, sources, synthetic)
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_worked_examples(module):
-    assert doctest.testmod(module).failed == 0
+totals, sizes, strides = st.integers(1, 300), st.integers(1, 20), st.integers(1, 9)
+seeds = st.none() | st.integers(0, 2**32 - 1)
 
 
-def even(total: int, fps: float = 25.0) -> np.ndarray:
+def even(total: int, fps: float = 25) -> np.ndarray:
     return np.arange(total) / fps
 
 
-def released(total: int, start: int, frames: int, stride: int) -> list[int]:
-    """VideoMAE's loader for pre-training, in words: offsets count from 1; it goes on only while that stays below n."""
-    at, chosen = start + 1, []
+def generator(seed: int | None) -> np.random.Generator | None:
+    return None if seed is None else np.random.default_rng(seed)
+
+
+def test_the_examples_of_the_docstrings():
+    result = doctest.testmod(sampling)
+    assert result.attempted > 10
+    assert not result.failed
+
+
+def released(total: int, frames: int, stride: int, start: int) -> list[int]:
+    """VideoMAE's pre-training reader: offsets count from 1, and step on only while that stays below the total."""
+    indices, offset = [], start + 1
     for _ in range(frames):
-        chosen.append(at - 1)
-        if at + stride < total:
-            at += stride
-    return chosen
+        indices.append(offset - 1)
+        if offset + stride < total:
+            offset += stride
+    return indices
+
+
+# ---------------------------------------------------------------------------- dense
+
+
+@given(totals, sizes, strides, seeds)
+def test_dense_is_the_released_rule(total, frames, stride, seed):
+    clip = Dense(frames, stride)(even(total), generator(seed))
+    room = total - frames * stride
+    assert 0 <= clip[0] <= max(room, 0)
+    if room < 0 or stride > 1:
+        assert clip.tolist() == released(total, frames, stride, int(clip[0]))
+    if room >= 0:
+        assert (np.diff(clip) == stride).all()
+    if seed is None:
+        assert clip[0] == max(room, 0) // 2
+
+
+def test_every_start_is_drawn_the_last_one_too():
+    starts = [int(Dense(16, 4)(even(66), np.random.default_rng(seed))[0]) for seed in range(200)]
+    assert set(starts) == {0, 1, 2}
+    assert min(starts.count(start) for start in (0, 1, 2)) > 40
+    assert {int(Dense(16, 4)(even(64), np.random.default_rng(seed))[0]) for seed in range(20)} == {0}
+
+
+@given(totals, sizes, strides, st.sampled_from(["repeat", "wrap", "error"]), seeds)
+def test_short_videos_repeat_wrap_or_are_an_error(total, frames, stride, short, seed):
+    dense, times = Dense(frames, stride, short=short), even(total)
+    if dense.is_short(times) and short == "error":
+        needed = (frames - 1) * stride + 1
+        assert dense.needs(times) == needed > total
+        with pytest.raises(ValueError, match=f"needs {needed} source frames; the video has {total}"):
+            dense(times, generator(seed))
+        return
+    clip = dense(times, generator(seed))
+    assert clip.shape == (frames,)
+    assert ((clip >= 0) & (clip < total)).all()
+    if short == "wrap":
+        assert (np.diff(clip) % total == stride % total).all()
+    else:
+        assert (np.diff(clip) >= 0).all()
+    if not dense.is_short(times):
+        assert (np.diff(clip) == stride).all()
+
+
+@given(st.integers(80, 300), st.sampled_from([10.0, 24.0, 29.97, 60.0]), seeds)
+def test_stride_rate_and_span_say_the_same(total, fps, seed):
+    times = even(total, fps)
+    by_stride = Dense(16, 4)(times, generator(seed)).tolist()
+    assert Dense(16, fps=fps / 4)(times, generator(seed)).tolist() == by_stride
+    assert Dense(16, span=16 * 4 / fps)(times, generator(seed)).tolist() == by_stride
+
+
+@given(st.lists(st.floats(0.02, 0.5), min_size=40, max_size=120), seeds)
+def test_where_the_rate_varies_steps_are_times(gaps, seed):
+    times = np.concatenate([[0], np.cumsum(gaps)])
+    if not varies(times):
+        return
+    clip = Dense(8, 3, short="wrap")(times, generator(seed))
+    interval = times[-1] / (len(times) - 1)
+
+    def shown(place: float) -> int:
+        return int(np.flatnonzero(times <= place * interval + 1e-6)[-1])
+
+    starts = [start for start in range(len(times) - 24 + 1) if shown(start) == clip[0]]
+    assert clip.tolist() in [[shown(start + 3 * k) for k in range(8)] for start in starts]
+
+
+def test_rounding_and_jitter_are_not_a_varying_rate():
+    for fps in (12, 15, 23.976, 24, 25, 29.97, 30, 50, 59.94, 60):
+        times = even(2000, fps)
+        for tick in (1 / 1000, 1 / 600, 1 / 90000):
+            for rounded in (np.round, np.floor, np.ceil):
+                assert not varies(rounded(times / tick) * tick)
+        assert varies(np.delete(times, 1000))  # one frame dropped
+    assert not varies(np.array([0.0]))
+    assert not varies(np.array([0.0, 5.0]))
 
 
 @pytest.mark.parametrize(
-    ("total", "stride"), [(300, 4), (64, 4), (63, 4), (40, 4), (100, 2), (20, 2), (5, 4), (2, 4), (17, 1)]
-)
-def test_dense_clips_are_those_of_the_released_loader(total, stride):
-    room = max(total - 16 * stride, 0)
-    possible = {tuple(released(total, start, 16, stride)) for start in range(room + 1)}
-    drawn = {tuple(Dense(16, stride=stride)(even(total), np.random.default_rng(seed)).tolist()) for seed in range(3000)}
-    assert drawn == possible  # every start, both ends included, and no other clip
-
-
-def test_starts_are_uniform():
-    starts = [Dense(16, stride=4)(even(68), np.random.default_rng(seed))[0] for seed in range(4000)]
-    counts = np.bincount(starts)
-    assert len(counts) == 5
-    assert counts.min() > 700
-
-
-@given(total=st.integers(1, 400), frames=st.integers(1, 32), stride=st.integers(1, 8), seed=st.integers(0, 99))
-def test_dense_laws(total, frames, stride, seed):
-    for short in ("repeat", "wrap"):
-        sampler = Dense(frames, stride=stride, short=short)
-        clip = sampler(even(total), np.random.default_rng(seed))
-        assert len(clip) == frames
-        assert clip.min() >= 0
-        assert clip.max() < total
-        if not sampler.is_short(even(total)):
-            assert set(np.diff(clip)) <= {stride}
-        if short == "repeat":
-            assert (np.diff(clip) >= 0).all()
-
-
-@given(total=st.integers(1, 400), frames=st.integers(1, 32), seed=st.integers(0, 99))
-def test_segments_laws(total, frames, seed):
-    clip = Segments(frames)(even(total), np.random.default_rng(seed))
-    assert len(clip) == frames
-    assert (np.diff(clip) >= 0).all()
-    assert 0 <= clip.min() <= clip.max() < total
-    if total >= frames:  # index i is i * (n // t) and less than one part more
-        part = total // frames
-        assert ((clip - np.arange(frames) * part >= 0) & (clip - np.arange(frames) * part < part)).all()
-
-
-def test_middle_clips_are_in_the_middle():
-    clip = Dense(16, stride=4)(even(300))
-    assert abs((clip[0] + clip[-1]) / 2 - 149.5) <= 4
-    np.testing.assert_array_equal(Segments(4)(even(16)), [2, 6, 10, 14])
-
-
-def test_too_short_is_an_error_if_one_says_so():
-    with pytest.raises(ValueError, match=r"61 .*40|40 .*61"):
-        Dense(16, stride=4, short="error")(even(40))
-
-
-def test_by_seconds_and_by_rate():
-    np.testing.assert_array_equal(np.diff(Dense(8, fps=5)(even(200, 30))), [6] * 7)
-    spread = Dense(8, span=2.0)(even(200, 32))
-    assert set(np.diff(spread)) == {8}
-
-
-def test_variable_rate_goes_by_time():
-    """A second at 25 a second, then a second at 5: steps are even in time, not in frames."""
-    seconds = np.concatenate([np.arange(25) / 25, 1 + np.arange(5) / 5])
-    assert varies(seconds)
-    clip = Dense(6, span=1.2)(seconds, np.random.default_rng(0))
-    gaps = np.diff(seconds[clip])
-    assert gaps.max() <= 0.2 + 0.2 + 1e-6
-    assert not varies(np.round(even(100, 30000 / 1001), 3))  # milliseconds of Matroska are rounding, not variation
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
+    "wrong",
     [
-        ({"stride": 2, "fps": 3.0}, "more than once"),
-        ({"stride": 0}, "positive"),
+        {"stride": 4, "fps": 5.0},
+        {"fps": 1.0, "span": 1.0},
+        {"frames": 0},
+        {"stride": 0},
+        {"fps": -1.0},
     ],
 )
-def test_settings_that_cannot_be_used(settings, words):
-    with pytest.raises(ValueError, match=words):
-        Dense(16, **settings)
+def test_settings_that_cannot_be_meant(wrong):
+    with pytest.raises(ValueError, match=r"given more than once|positive"):
+        Dense(**wrong)
 
 
-def test_long_videos_give_more_clips():
-    np.testing.assert_array_equal(clips_of([36000.0] * 2 + [5.0], clip_seconds=10), [3600, 3600, 1])
-    np.testing.assert_array_equal(clips_of([36000.0, 5.0], per="video"), [1, 1])
+def test_the_default_is_that_of_kinetics():
+    assert Dense() == Dense(16, stride=4)
+
+
+# ---------------------------------------------------------------------------- segments
+
+
+@given(totals, sizes, seeds)
+def test_segments_take_one_frame_of_each_part(total, frames, seed):
+    segments = Segments(frames)
+    clip = segments(even(total), generator(seed))
+    assert clip.shape == (frames,)
+    assert ((clip >= 0) & (clip < total)).all()
+    assert (np.diff(clip) >= 0).all()
+    assert segments.is_short(even(total)) == (total < frames)
+    if total >= frames:
+        assert (clip // (total // frames) == np.arange(frames)).all()
+        if seed is None:
+            assert (clip % (total // frames) == total // frames // 2).all()
+
+
+def test_segments_draw_every_frame_of_a_part():
+    draws = np.stack([Segments(16)(even(50), np.random.default_rng(seed)) for seed in range(200)])
+    for part in range(16):
+        assert set(draws[:, part]) == {3 * part, 3 * part + 1, 3 * part + 2}
+
+
+# ---------------------------------------------------------------------------- both
+
+
+@pytest.mark.parametrize("sampler", [Dense(), Dense(8, fps=5.0), Dense(8, span=2.0), Segments()])
+def test_samplers_are_samplers(sampler):
+    assert isinstance(sampler, Sampler)
+    with pytest.raises(ValueError, match="without frames"):
+        sampler(np.zeros(0))
+    one = sampler(np.zeros(1), np.random.default_rng(0))
+    assert one.tolist() == [0] * sampler.frames
+    times = even(100)
+    assert sampler(times, np.random.default_rng(5)).tolist() == sampler(times, np.random.default_rng(5)).tolist()
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=1, max_size=20), st.floats(0.5, 60))
+def test_long_videos_give_more_clips(durations, seconds):
+    counts = clips_of(durations, "duration", seconds)
+    assert (counts >= 1).all()
+    assert np.abs(counts - np.maximum(np.array(durations) / seconds, 1)).max() <= 0.5 + 1e-6
+    assert clips_of(durations, per="video").tolist() == [1] * len(durations)

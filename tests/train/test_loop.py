@@ -231,7 +231,7 @@ def test_infinite_loss_names_step_rate_and_files(videos, tmp_path):
     assert ".mp4" in text
     assert "--optim.base-lr" in text
     weights = checkpoint.read(tmp_path / "run")["method"]
-    assert all(value.isfinite().all() for value in weights.values()) or "step 1:" in text
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_out_of_memory_says_what_to_change(videos, tmp_path, monkeypatch):

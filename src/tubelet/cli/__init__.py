@@ -84,6 +84,6 @@ def overview() -> str:
         f"tubelet {tubelet.__version__}: self-supervised learning from video\n\nusage: tubelet VERB ...\n\n{rows}\n\n"
         "  tubelet VERB --help says more, with an example.\n\n"
         "first steps:\n"
-        "  tubelet demo                                     two minutes, no videos needed\n"
+        "  tubelet demo                                     a few minutes, no videos needed\n"
         "  tubelet pretrain videomae-small-cpu --data DIR   your own videos"
     )

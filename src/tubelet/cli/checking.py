@@ -23,14 +23,20 @@ def check_verb(args: list[str]) -> int:
         """A folder of videos, one video, or a list file."""
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow, finds all damage)."""
+        frames: int = 16
+        """Frames of a clip; videos that are too short for it are named."""
+        stride: int = 4
+        """Source frames from one frame of a clip to the next."""
         json: bool = False
         """One JSON object on stdout instead of a table."""
 
     a = parse(Check, args, "check")
     from tubelet.data.check import check
     from tubelet.data.datasets import find
+    from tubelet.data.sampling import Dense
+    from tubelet.train.log import Counter
 
-    report = check(find(a.path), a.level)
+    report = check(find(a.path), a.level, Dense(a.frames, stride=a.stride), progress=Counter("checking", a.json))
     if a.json:
         print(json.dumps(report.to_dict()))
     else:

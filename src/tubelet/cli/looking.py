@@ -72,6 +72,7 @@ def picture_mask(args: list[str]) -> int:
     kinds: dict[str, Callable[[float], Masker]] = {"tube": Tube, "random": Random, "frame": Frame}
     masker = kinds[a.kind](a.ratio)
     mask = masker(Batch(clip, torch.arange(1)), grid, Draws(a.seed, 0, [0]))
+    a.out.parent.mkdir(parents=True, exist_ok=True)
     print(save(a.out, mask_strip(clip, mask), f"{video.name} · {a.kind} mask"))
     return 0
 
@@ -103,6 +104,8 @@ def picture_reconstruction(args: list[str]) -> int:
     from tubelet.data.datasets import find
     from tubelet.pictures import reconstruct_run
 
+    if a.count < 1:
+        raise ValueError(f"--count {a.count}: at least one video")
     paths = [item.path for item in find(a.data)[: a.count]]
     for path in reconstruct_run(a.weights, paths, a.ratio, a.out, a.seed):
         print(path)
@@ -129,6 +132,8 @@ def picture_curves(args: list[str]) -> int:
 
     out = a.out or a.run / "pictures" / "curves.png"
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix != ".png":
+        raise ValueError(f"--out {out}: name a .png; the .svg is written beside it")
     for path in curves(a.run, out):
         print(path)
     return 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -48,35 +49,42 @@ def pretrain(args: list[str]) -> int:
     from tubelet.evaluate.features import readable
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
-    from tubelet.report import write_report
+    from tubelet.report import ends, write_report
     from tubelet.train.log import duration, metrics
     from tubelet.train.loop import train
 
-    out = a.out or Path("runs") / Path(a.preset.replace(":", "-")).stem
+    out = a.out or Path("runs") / named(a.preset)
     if not a.quiet:
         show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))
     folder = train(run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
     reconstruct_run(folder, readable(find(a.data), run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)
+    first, last = ends(lines)
     seconds = round(sum(line["seconds"] for line in lines), 1)
     result = {
         "run": str(folder),
         "encoder": str(folder / "encoder.safetensors"),
         "report": str(report),
         "steps": int(lines[-1]["step"]),
-        "first_loss": lines[0]["loss"],
-        "last_loss": lines[-1]["loss"],
+        "first_loss": first,
+        "last_loss": last,
         "seconds": seconds,
     }
     if a.json:
         print(json.dumps(result))
     else:
         print(
-            f"{folder}: {result['steps']} steps in {duration(seconds)}, loss {result['first_loss']:.3f} to "
-            f"{result['last_loss']:.3f}\nencoder  {result['encoder']}\nreport   {report}"
+            f"{folder}: {result['steps']} steps in {duration(seconds)}, loss {first:.3f} to {last:.3f}\n"
+            f"encoder  {result['encoder']}\nreport   {report}"
         )
     return 0
+
+
+def named(preset: str) -> str:
+    """The run folder's name for a preset, a module:function or a run.json."""
+    path = Path(preset)
+    return f"{path.resolve().parent.name}-again" if path.suffix == ".json" else preset.split(":")[-1].split("/")[-1]
 
 
 def plan_verb(args: list[str]) -> int:
@@ -160,8 +168,8 @@ def demo_verb(args: list[str]) -> int:
         tubelet demo --videos my_videos/ --out runs/mine
         """
 
-        out: Path = Path("runs/demo")
-        """Run folder."""
+        out: Path | None = None
+        """Run folder; default the first of runs/demo, runs/demo-2, ... that is not in use."""
         videos: str | None = None
         """Your own videos instead of made ones."""
         resume: bool = False
@@ -174,5 +182,7 @@ def demo_verb(args: list[str]) -> int:
     a = parse(Demo, args, "demo")
     from tubelet.demo import demo
 
-    demo(a.out, a.videos, resume=a.resume, short=a.short, seed=a.seed)
+    free = (Path("runs") / f"demo{'' if number == 1 else f'-{number}'}" for number in count(1))
+    out = a.out or next(path for path in free if not path.exists())
+    demo(out, a.videos, resume=a.resume, short=a.short, seed=a.seed)
     return 0

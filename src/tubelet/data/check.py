@@ -165,6 +165,10 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
         )
         if level == "decode":
             row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
+        said = headers(item.path)["duration"]
+        if said > 1.1 * video.duration + 0.5:
+            text = f"breaks off after {video.duration:.1f} of {said:.1f} seconds ({video.frames} frames): copy it anew"
+            return replace(row, problem=text)
     except (VideoError, OSError) as error:
         return replace(row, problem=str(error))
     return replace(row, problem=f"{row.damaged} packets are damaged") if row.damaged else row
@@ -175,6 +179,8 @@ def headers(path: Path) -> dict[str, Any]:
     with _opened(path) as (container, stream):
         fps = float(stream.average_rate or 0)
         duration = (container.duration or 0) / 1e6  # FFmpeg's unit is the microsecond
+        if stream.duration:  # of the pictures alone; sound may go on for longer
+            duration = float(stream.duration * stream.time_base)
         frames = stream.frames or round(duration * fps)
         return {
             "codec": stream.codec_context.name,

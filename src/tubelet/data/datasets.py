@@ -137,8 +137,8 @@ class Dataset:
                 error.add_note(f"while reading {path} (position {position})")
                 raise
         raise VideoError(
-            f"{len(notes)} videos in a row cannot be read; `tubelet check PATH` says what is wrong with all:\n  "
-            + "\n  ".join(note.path for note in notes)
+            f"{len(notes)} videos in a row cannot be read; `tubelet check` says what is wrong with all:\n  "
+            + "\n  ".join(note.split(" (another video")[0] for note in notes)
         )
 
     def candidates(self, epoch: int, place: int) -> Iterator[int]:
@@ -375,7 +375,7 @@ class Failures:
         if len(bad) > 3 and len(bad) > 0.05 * self.files:
             raise VideoError(
                 f"{len(bad)} of {self.files} videos cannot be read so far, more than 5 %; mend or remove them. "
-                "`tubelet check PATH` says what is wrong with all:\n  " + "\n  ".join(list(bad)[:20])
+                "`tubelet check` says what is wrong with all:\n  " + "\n  ".join(list(bad)[:20])
             )
 
     def summary(self) -> list[str]:

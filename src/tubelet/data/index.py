@@ -3,8 +3,12 @@
 `video.py` lists the packets, and decodes them where a list alone cannot tell (`frames_of`).
 """
 
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +41,7 @@ class Video:
     fps: float  # average
     variable: bool  # the frame rate varies, see `sampling.varies`
     seconds: Float[np.ndarray, " total"]  # when each frame is shown, ascending; the first is 0
-    keys: Int[np.ndarray, " keys"]  # key frames, as frame indices
+    keys: Int[np.ndarray, " keys"]  # frames that the container marks as key frames
     stamp: str  # what tells packets apart: "pts", "pos" (bytes in the file), or "order" (counted from the start)
     stamps: Int[np.ndarray, " total"]  # of the packet that gives each frame
     starts: Int[np.ndarray, "starts 4"]  # where decoding may start: first right frame, packets before, time, stamp
@@ -55,6 +59,14 @@ class Video:
     def __repr__(self) -> str:
         pace = f"{self.fps:.6g} fps" + (" on average" if self.variable else "")
         return f"Video({str(self.path)!r}, {self.codec}, {self.frames} frames of {self.width}x{self.height}, {pace})"
+
+
+@dataclass
+class Damage:
+    """What decoding had to do without."""
+
+    packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
+    frames: set[int] = field(default_factory=set)  # asked for, and replaced
 
 
 class Packets(NamedTuple):
@@ -143,9 +155,69 @@ def _starts(packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool)
     elif keyed:
         at = np.flatnonzero(packets.key)
         places = np.searchsorted(packets.pts[frames], packets.pts[at])
-    places, at = np.append(0, places[at > 0]), np.append(0, at[at > 0])
+    # Nothing that is shown from there on may come before it in the file (AVI marks some packed pictures as key frames).
+    earliest = np.append(np.minimum.accumulate(frames[::-1])[::-1], len(packets.pts))
+    right = (at > 0) & (earliest[places] >= at)
+    places, at = np.append(0, places[right]), np.append(0, at[right])
     times = np.where(packets.dts[at] == NONE, packets.pts[at], packets.dts[at])
     return np.stack([places, at, times, stamps[at]], axis=1)[np.argsort(places, kind="stable")]
+
+
+# ---------------------------------------------------------------------------- memory
+
+_memory: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
+_MEMORY_FRAMES = 2**21  # about 50 MB: seven thousand ten-second videos, or twenty hours
+_lock = threading.Lock()
+
+
+def remembered(path: Path) -> Video | None:
+    """The index of a file that has not changed since."""
+    with _lock, suppress(OSError, KeyError):
+        _memory.move_to_end(name := _name(path))
+        return _memory[name]
+    return None
+
+
+def remember(path: Path, video: Video) -> Video:
+    """The same index, kept in this process while it is among those used last."""
+    with _lock, suppress(OSError):
+        _memory[_name(path)] = video
+        while len(_memory) > 1 and sum(len(v.seconds) for v in _memory.values()) > _MEMORY_FRAMES:
+            _memory.popitem(last=False)
+    return video
+
+
+def _name(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+# ---------------------------------------------------------------------------- use
+
+
+def checked(video: Video, indices: Any) -> Int[np.ndarray, " t"]:
+    """The indices as an array.
+
+    Raises:
+        VideoError: none, or one outside the video.
+    """
+    asked = np.asarray(indices, dtype=np.int64)
+    if not len(asked):
+        raise VideoError(f"no frame of {video.path} was asked for; give at least one index")
+    if asked.min() < 0 or asked.max() >= video.frames:
+        wrong = asked.min() if asked.min() < 0 else asked.max()
+        raise VideoError(
+            f"frame {wrong} of {video.path} was asked for, which ({video.codec} in {video.container}) has "
+            f"{video.frames} frames: 0 to {video.frames - 1}. Use a smaller stride or fewer frames"
+        )
+    return asked
+
+
+def can_skip(codec: Any) -> bool:
+    """Whether FFmpeg can leave out frames that no other refers to, bit for bit as if it had not."""
+    if codec.name == "hevc":  # such a frame may still serve a higher temporal layer: only where hvcC says one layer
+        return bool(codec.extradata and codec.extradata[0] == 1 and codec.extradata[21] >> 3 & 7 == 1)
+    return codec.name in ("h264", "mpeg1video", "mpeg2video")
 
 
 def runs_of(
@@ -160,6 +232,17 @@ def runs_of(
         yield run, video.starts[sorted({0, int(row)}, reverse=True)]
 
 
+def nearest_of(video: Video, run: Iterator[Any], lost: dict[int, int]) -> Iterator[tuple[int, Any]]:
+    """For every lost frame, by stamp: its index, and the nearest before it that decodes, else after it."""
+    places = {int(stamp): index for index, stamp in enumerate(video.stamps)}
+    near: dict[int, Any] = {}
+    for frame in run:  # in the order of showing
+        for index in lost.values():
+            if frame.pts in places and (places[frame.pts] < index or index not in near):
+                near[index] = frame
+    yield from near.items()
+
+
 def shown_at(video: Video, times: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
     """Indices of the frames on screen at `times`, in seconds."""
     late = np.searchsorted(video.seconds, times + 1e-6, side="right")  # a microsecond, for times that were rounded
@@ -172,3 +255,14 @@ def scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
         return size
     scale = 1.0 if size is None else size / min(video.height, video.width)
     return round(video.height * scale), round(video.width * scale)
+
+
+def orientation(matrix: Any) -> tuple[bool, bool, bool]:
+    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it.
+
+    `matrix` is FFmpeg's display matrix, 9 whole numbers; or None.
+    """
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)

@@ -64,7 +64,8 @@ class Dense:
     >>> Dense(4, stride=2)(np.array([0, 1, 2, 3, 6, 7, 8, 9]) / 10).tolist()
     [0, 2, 3, 5]
 
-    Source: VideoMAE's pre-training reader, to the letter; it too never repeats the final frame of a short video.
+    Source: VideoMAE's pre-training reader, which too never shows the final frame of a short video. (With stride 1 it
+    repeats the frame before the last even of videos that are long enough; here they are shown to the end.)
     """
 
     frames: int = 16
@@ -72,7 +73,7 @@ class Dense:
     stride: int | None = None
     """Source frames from one frame of the clip to the next; 4 if neither this nor `fps` nor `span` is given."""
     fps: float | None = None
-    """Frames of the clip per second of the video."""
+    """Frames of the clip per second of the video; above the video's own rate, frames are shown more than once."""
     span: float | None = None
     """Seconds of the video that the clip covers."""
     short: Literal["repeat", "wrap", "error"] = "repeat"
@@ -117,11 +118,15 @@ class Dense:
         >>> [Dense(16, stride=4, short="wrap").is_short(np.arange(total) / 25) for total in (60, 61)]
         [True, False]
         """
-        return (self.frames - 1) * self.step(seconds) > self._end(len(seconds)) and self.frames > 1
+        return (self.frames - 1) * self.step(seconds) > self._end(seconds) and self.frames > 1
 
-    def _end(self, total: int) -> float:
+    def _room(self, seconds: Seconds) -> int:
+        """Source frames that a clip with its last step leaves over; negative for a short video."""
+        return len(seconds) - int(np.ceil(self.frames * self.step(seconds) - _HAIR))
+
+    def _end(self, seconds: Seconds) -> float:
         """The last place that a step may lead to."""
-        return total - (2 if self.short == "repeat" else 1) + _HAIR
+        return len(seconds) - (2 if self.short == "repeat" and self._room(seconds) < 0 else 1) + _HAIR
 
     def __call__(self, seconds: Seconds, rng: np.random.Generator | None = None) -> Indices:
         """Frame indices, ascending but for those that wrap.
@@ -135,12 +140,12 @@ class Dense:
                 f"clip of {self.frames} frames at stride {step:g} needs {self.needs(seconds)} source frames; "
                 f'the video has {total}. Use a smaller stride or short="repeat"'
             )
-        room = max(total - int(np.ceil(self.frames * step - _HAIR)), 0)
+        room = max(self._room(seconds), 0)
         start = room // 2 if rng is None else int(rng.integers(room + 1))
         places = start + step * np.arange(self.frames)
         if self.short == "wrap":
             return _on_screen(seconds, places % total)
-        taken = np.count_nonzero(places[1:] <= self._end(total))
+        taken = np.count_nonzero(places[1:] <= self._end(seconds))
         return _on_screen(seconds, np.minimum(places, places[taken]))
 
 

@@ -7,8 +7,6 @@ One decoding thread and no state beyond a cache of indices: all of it works in f
 """
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +19,6 @@ import av
 import numpy as np
 import torch
 from av import logging
-from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
@@ -32,10 +29,17 @@ from torch import Tensor
 from tubelet.data.index import (
     NONE,
     SUFFIXES,
+    Damage,
     Packets,
     Video,
     VideoError,
+    can_skip,
+    checked,
     frames_of,
+    nearest_of,
+    orientation,
+    remember,
+    remembered,
     runs_of,
     scaled,
     shown_at,
@@ -59,40 +63,14 @@ def probe(path: Path | str) -> Video:
         VideoError: no such file, a folder, not a video, no video stream, nothing in it; with what FFmpeg says.
     """
     path = Path(path)
-    if (video := _remembered(path)) is not None:
+    if (video := remembered(path)) is not None:
         return video
     with _opened(path) as (container, stream):
         return _indexed(path, container, stream)
 
 
-_memory: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
-_MEMORY_FRAMES = 2**21  # about 50 MB: seven thousand ten-second videos, or twenty hours
-_lock = threading.Lock()
-
-
-def _name(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
-
-
-def _remembered(path: Path) -> Video | None:
-    with _lock, suppress(OSError, KeyError):
-        _memory.move_to_end(name := _name(path))
-        return _memory[name]
-    return None
-
-
 def _indexed(path: Path, container: Any, stream: Any) -> Video:
-    """The index of an open file, which is read to its end for it; remembered."""
-    video = _index(path, container, stream)
-    with _lock:
-        _memory[_name(path)] = video
-        while len(_memory) > 1 and sum(len(v.seconds) for v in _memory.values()) > _MEMORY_FRAMES:
-            _memory.popitem(last=False)
-    return video
-
-
-def _index(path: Path, container: Any, stream: Any) -> Video:
+    """The index of an open file, which is read to its end for it."""
     kind, codec = container.format.name, stream.codec_context.name
     rows = [
         (
@@ -116,17 +94,19 @@ def _index(path: Path, container: Any, stream: Any) -> Video:
         places = {int(value): place for place, value in enumerate(stamps)}
         with _opened(path) as (again, same):
             same.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # only the order matters here
-            decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, [])]
+            decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, Damage())]
         frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
     if len(frames):
         video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
         # Only a decoded frame tells how a player turns it: the first, or else the first that is whole.
         for wanted in (video.stamps[:1], video.stamps):
-            run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), [], fresh=False)
+            run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
             if (frame := next(run, None)) is not None:
                 run.close()
-                width, height = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
-                return replace(video, width=width, height=height, rotation=frame.rotation % 360)
+                turned, _, _ = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+                size = (frame.height, frame.width) if turned else (frame.width, frame.height)
+                video = replace(video, width=size[0], height=size[1], rotation=frame.rotation % 360)
+                return remember(path, video)
     raise VideoError(
         f"{path} ({codec} in {kind}) has {len(rows)} packets, none of which decodes. "
         "The file is damaged or encrypted: copy it anew, or leave it out"
@@ -156,18 +136,10 @@ def frames_at(
     """
     path = video.path if isinstance(video, Video) else Path(video)
     with _opened(path) as (container, stream):
-        known = video if isinstance(video, Video) else _remembered(path)
+        known = video if isinstance(video, Video) else remembered(path)
         fresh, video = known is not None, known or _indexed(path, container, stream)
-        asked = np.asarray(indices(video) if callable(indices) else indices, dtype=np.int64)
-        if not len(asked):
-            raise VideoError(f"no frame of {path} was asked for; give at least one index")
-        if asked.min() < 0 or asked.max() >= video.frames:
-            wrong = asked.min() if asked.min() < 0 else asked.max()
-            raise VideoError(
-                f"frame {wrong} of {path} was asked for, which ({video.codec} in {video.container}) has "
-                f"{video.frames} frames: 0 to {video.frames - 1}. Use a smaller stride or fewer frames"
-            )
-        damage: list[str] = []
+        asked = checked(video, indices(video) if callable(indices) else indices)
+        damage = Damage()
         decoded = _decoded(video, container, stream, asked, damage, fresh)
         return _filled(video, asked, decoded, damage, size, gray)
 
@@ -188,26 +160,32 @@ def frames_when(
 
 
 def _decoded(
-    video: Video, container: Any, stream: Any, asked: Int[np.ndarray, " t"], damage: list[str], fresh: bool
+    video: Video, container: Any, stream: Any, asked: Int[np.ndarray, " t"], damage: Damage, fresh: bool
 ) -> Iterator[tuple[int, Any]]:
     """(index, decoded frame) of every frame asked for that can be decoded, each once, in no fixed order."""
     for group, starts in runs_of(video, asked):
         missing = {int(video.stamps[i]): int(i) for i in group}
         # Once more from the start of the file if that was no key frame after all (intra refresh, a wrong index).
         for start in starts:
+            before = len(damage.packets)
             for frame in _run(video, container, stream, start, set(missing), damage, fresh):
                 if frame.pts in missing:
                     yield missing.pop(frame.pts), frame
             fresh = False
-            if not missing or damage:
+            if not missing or len(damage.packets) > before:
                 break
+        if missing:
+            damage.frames.update(missing.values())
+            yield from nearest_of(
+                video, _run(video, container, stream, starts[-1], set(missing), Damage(), fresh), missing
+            )
 
 
 def _run(
-    video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: list[str], fresh: bool
+    video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: Damage, fresh: bool
 ) -> Generator[Any, None, None]:
     """Decoded frames from one starting point until the last wanted one; others may be among them."""
-    codec, skips = stream.codec_context, _skips(stream.codec_context)
+    codec, skips = stream.codec_context, can_skip(stream.codec_context)
 
     def packets() -> Iterator[Any]:
         for packet in _landed(video, container, stream, start, fresh):
@@ -223,13 +201,6 @@ def _run(
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
-
-
-def _skips(codec: Any) -> bool:
-    """Whether FFmpeg can leave out frames that no other refers to, bit for bit as if it had not."""
-    if codec.name == "hevc":  # such a frame may still serve a higher temporal layer: only where hvcC says one layer
-        return bool(codec.extradata and codec.extradata[0] == 1 and codec.extradata[21] >> 3 & 7 == 1)
-    return codec.name in ("h264", "mpeg1video", "mpeg2video")
 
 
 def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:
@@ -273,13 +244,13 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _fed(packets: Iterable[Any], codec: Any, damage: list[str]) -> Iterator[Any]:
+def _fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
     """What the decoder makes of the packets, and what it still holds after the last; an error costs one packet."""
     for packet in packets:
         try:
             frames = codec.decode(packet)
         except FFmpegError as error:
-            damage.append(str(error))
+            damage.packets.append(str(error))
         else:
             yield from frames
     with suppress(FFmpegError):
@@ -293,7 +264,7 @@ def _filled(
     video: Video,
     asked: Int[np.ndarray, " t"],
     decoded: Iterator[tuple[int, Any]],
-    damage: list[str],
+    damage: Damage,
     size: int | tuple[int, int] | None,
     gray: bool,
 ) -> Clip:
@@ -307,7 +278,7 @@ def _filled(
     if not got:
         raise VideoError(
             f"none of the {len(place)} frames asked of {video.path} ({video.codec} in {video.container}, "
-            f"{video.frames} frames) decodes: {damage[0] if damage else 'the decoder gives nothing'}. "
+            f"{video.frames} frames) decodes: {damage.packets[0] if damage.packets else 'the decoder gives nothing'}. "
             "Copy the file anew, or leave it out"
         )
     for t, index in enumerate(asked.tolist()):
@@ -315,12 +286,12 @@ def _filled(
         if place[nearest] != t:
             out[t] = out[place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
-    return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage), len(place) - len(got)))
+    return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage.packets), len(damage.frames)))
 
 
 def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     """Draw a decoded frame: colour and scale in one pass, then turned as players turn it."""
-    turned, upside_down, mirrored = _orientation(frame)
+    turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
     height, width, channels = out.shape
     if turned:
         height, width = width, height
@@ -331,8 +302,7 @@ def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     if not (turned or upside_down or mirrored):
         out.reshape(height, width * channels)[:] = rows
         return
-    pixels = rows.reshape(height, width, channels)
-    pixels = pixels.transpose(1, 0, 2) if turned else pixels
+    pixels = rows.reshape(height, width, channels).transpose((1, 0, 2) if turned else (0, 1, 2))
     out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
@@ -343,15 +313,6 @@ def _whole(frame: Any) -> Any:
         plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
         return plain
     return frame
-
-
-def _orientation(frame: Any) -> tuple[bool, bool, bool]:
-    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)
-    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
 
 
 # ---------------------------------------------------------------------------- 4. files
@@ -373,7 +334,7 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
             "Copy it anew if it was cut off; leave it out if it is something else"
         ) from error
     with container:
-        stream = container.streams.best("video")
+        stream: Any = container.streams.best("video")
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise VideoError(f"{path} ({container.format.name}) has no video stream, only {kinds}; leave it out")
@@ -388,13 +349,15 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
 
 def _complaint(path: Path) -> str:
     """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
-    level = logging.get_level()
+    level, skips = logging.get_level(), logging.get_skip_repeated()
     logging.set_level(logging.ERROR)
+    logging.set_skip_repeated(False)  # two files may have the same trouble
     try:
         with logging.Capture() as lines, suppress(FFmpegError, UnicodeError):
             av.open(os.fspath(path)).close()
     finally:
         logging.set_level(level)
+        logging.set_skip_repeated(skips)
     return lines[-1][2].strip() if lines else ""
 
 
@@ -420,10 +383,9 @@ def write(
         raise VideoError(f"no frames to write to {path}")
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the ending chooses the container
     try:
-        with av.open(os.fspath(part), "w") as container:
-            stream: Any = container.add_stream(
-                codec, rate=Fraction(fps).limit_denominator(60060), options=options or {}
-            )
+        with av.open(os.fspath(part), "w", options={"movflags": "+faststart"}) as container:
+            rate = Fraction(fps).limit_denominator(60060)
+            stream: Any = container.add_stream(codec, rate=rate, options=options or {})
             stream.width, stream.height, stream.pix_fmt = width, height, pixels
             for number, image in enumerate(images):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -431,9 +393,7 @@ def write(
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         part.replace(path)
-    except (FFmpegError, UnknownCodecError) as error:
-        raise VideoError(
-            f"{path} cannot be written with {codec}: {error}. `ffmpeg -encoders` lists what there is"
-        ) from error
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(f"{path} cannot be written with {codec}: {error}; `ffmpeg -encoders` lists them") from error
     finally:
         part.unlink(missing_ok=True)

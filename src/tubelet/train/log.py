@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tubelet.train.checkpoint import SaveError
+
 SHOWN = 5  # notes; a large data set has hundreds
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar on
 
@@ -55,8 +57,14 @@ class Log:
 
     def line(self, step: int, values: dict[str, float]) -> None:
         """One optimiser step; `step` counts those done."""
-        self.file.write(json.dumps({"step": step} | values) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step} | values) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise SaveError(
+                f"cannot write {self.path} ({error.strerror}); the last checkpoint is intact. Free some space and "
+                "repeat the same command with --resume"
+            ) from error
         for name in ("loss", "clips_per_second", "data_wait"):
             before = self.smooth.get(name, values[name])
             self.smooth[name] = before + 0.05 * (values[name] - before)
@@ -93,6 +101,24 @@ class Log:
     def say(self, text: str) -> None:
         """A line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+
+class Counter:
+    """Says how far a long piece of work is: call it with (done, total). Without a terminal only now and then."""
+
+    def __init__(self, what: str, quiet: bool = False) -> None:
+        self.what, self.quiet, self.last = what, quiet, time.monotonic()
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total`."""
+        if self.quiet:
+            return
+        if self.console.is_terminal:
+            self.console.print(f"{self.what} {done}/{total}", end="\r" if done < total else "\n")
+        elif time.monotonic() - self.last > PLAIN_EVERY:
+            self.last = time.monotonic()
+            self.console.print(f"{self.what} {done}/{total}")
 
 
 def board(folder: Path) -> Any:

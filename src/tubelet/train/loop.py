@@ -1,30 +1,26 @@
 """The training loop: the whole of it, top to bottom, no hooks."""
 
-import json
 import math
 import os
-import platform
 import signal
-import sys
 import threading
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-import tubelet
-from tubelet.config import Run, differences, numbers, to_json
+from tubelet.config import Run, checked, numbers
 from tubelet.data.datasets import Dataset, Failures, batches, find
 from tubelet.train import checkpoint
-from tubelet.train.log import Log
+from tubelet.train.folder import begin, fingerprint, same_data, used
+from tubelet.train.log import Counter, Log
 from tubelet.train.optim import adamw, rate, set_rate
 from tubelet.types import Batch, Draws, Method
-
-# Settings that change neither the clips nor the arithmetic, so that a run may be resumed with others.
-FREE = ("training.workers", "training.save_every", "training.keep")
 
 
 class TrainingError(RuntimeError):
@@ -59,75 +55,77 @@ def train(
         TrainingError: the loss is not finite, or memory ran out.
         Interrupted: a signal came; resume with the same command.
     """
+    checked(run)
     folder = Path(out)
-    grid = run.grid()
-    dataset = Dataset(find(source), run.data, run.training.seed)
-    plan = numbers(run, len(dataset))
-    device = pick_device(run.training.device)
-    if run.training.threads:
-        torch.set_num_threads(run.training.threads)
-    torch.manual_seed(run.training.seed)
-    method: Method = run.method.build(run.encoder, grid, run.data.channels)
-    method.to(device).train()
-    optimiser = adamw(method, run.optim)
-    start = checkpoint.restore(folder, method, optimiser) if prepare(folder, run, source, resume) else 0
-    if run.training.compile:
-        for part in ("encoder", "decoder"):
-            getattr(method, part).compile()
+    changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
+    grid, device = run.grid(), pick_device(run.training.device)
     precision = pick_precision(run.training.precision, device)
-    if dataset.data.cache:
-        dataset.fill_cache()
-
-    with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
-        failures = Failures(len(dataset.items))
-        workers = pick_workers(run.training.workers)
-        stream = iter(batches(dataset, run.training.batch, start, plan.steps, workers))
-        clock = time.perf_counter()
-        for step in range(start, plan.steps):
-            batch = next(stream)
-            waited = time.perf_counter() - clock
-            log.note(step, batch.notes)
-            failures.count(batch.notes)
-            lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
-            set_rate(optimiser, lr)
-            try:
-                loss, norm = one_step(method, optimiser, batch, step, run, device, precision)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise TrainingError(advice(run, batch, device, error)) from error
-            guard(loss, norm, step, lr, batch)
-            optimiser.step()
-            optimiser.zero_grad()
-            method.after_step(step, plan.steps)
-            now = time.perf_counter()
-            spent, clock = now - clock, now
-            log.line(
-                step + 1,
-                {
-                    "epoch": (step + 1) * run.training.batch / plan.videos,
-                    "loss": loss,
-                    "lr": lr,
-                    "gradient_norm": norm,
-                    "seconds": round(spent, 6),
-                    "clips_per_second": round(len(batch.video) / spent, 3),
-                    "data_wait": round(waited / spent, 4),
-                },
-            )
-            finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
-            stopped = signals.number or (limit is not None and step + 1 >= limit)
-            if finished or due or stopped:
-                checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due)
-            if signals.number:
-                name = signal.Signals(signals.number).name
-                raise Interrupted(
-                    signals.number,
-                    f"{name} after step {step + 1} of {plan.steps}; saved. Go on: the same command with --resume",
+    dataset = Dataset(find(source), run.data, run.training.seed)
+    plan, data = numbers(run, len(dataset)), fingerprint(dataset)
+    if changed is not None:
+        same_data(folder, data, source)
+    with threads(run.training.threads):
+        torch.manual_seed(run.training.seed)
+        method: Method = run.method.build(run.encoder, grid, run.data.channels)
+        method.to(device).train()
+        optimiser = adamw(method, run.optim)
+        start = 0 if changed is None else checkpoint.restore(folder, method, optimiser)
+        if run.training.compile:
+            for part in ("encoder", "decoder"):
+                getattr(method, part).compile()
+        dataset.fill_cache(Counter("reading videos into memory", quiet))
+        stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run.training.workers))
+        first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
+        if changed is None:
+            begin(folder, run, source, data)
+        with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
+            log.note(start, changed or [])
+            failures = Failures(len(dataset.items))
+            clock = time.perf_counter()
+            for step, batch in enumerate(chain(first, stream), start):
+                waited = time.perf_counter() - clock
+                log.note(step, batch.notes)
+                failures.count(batch.notes)
+                lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
+                set_rate(optimiser, lr)
+                try:
+                    loss, norm = one_step(method, optimiser, batch, step, run, device, precision)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise TrainingError(advice(run, batch, device, error)) from error
+                guard(loss, norm, step, lr, batch)
+                optimiser.step()
+                optimiser.zero_grad()
+                method.after_step(step, plan.steps)
+                now = time.perf_counter()
+                spent, clock = now - clock, now
+                log.line(
+                    step + 1,
+                    {
+                        "epoch": (step + 1) * run.training.batch / plan.videos,
+                        "loss": loss,
+                        "lr": lr,
+                        "gradient_norm": norm,
+                        "seconds": round(spent, 6),
+                        "clips_per_second": round(len(batch.video) / spent, 3),
+                        "data_wait": round(waited / spent, 4),
+                    },
                 )
-            if stopped:
-                break
-        for line in failures.summary():
-            log.say(line)
+                finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
+                stopped = signals.number or (limit is not None and step + 1 >= limit)
+                if finished or due or stopped:
+                    checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due)
+                if signals.number:
+                    name = signal.Signals(signals.number).name
+                    raise Interrupted(
+                        signals.number,
+                        f"{name} after step {step + 1} of {plan.steps}; saved. Go on: the same command with --resume",
+                    )
+                if stopped:
+                    break
+            for line in failures.summary():
+                log.say(line)
     return folder
 
 
@@ -179,8 +177,8 @@ def guard(loss: float, norm: float, step: int, lr: float, batch: Batch) -> None:
     files = "\n  ".join(batch.paths)
     raise TrainingError(
         f"step {step}: loss {loss}, gradient norm {norm}, learning rate {lr:.3g}; the weights were not changed and the "
-        "last checkpoint is from before. Try a lower --optim.base-lr, a longer --optim.warmup, --optim.clip 1, or "
-        f"--training.precision float32. The videos of this step:\n  {files}"
+        "last checkpoint is from before. Start anew, with another --out and a lower --optim.base-lr, a longer "
+        f"--optim.warmup, --optim.clip 1, or --training.precision float32. The videos of this step:\n  {files}"
     )
 
 
@@ -201,63 +199,12 @@ def advice(run: Run, batch: Batch, device: torch.device, error: BaseException) -
     elif run.data.repeats > 1:
         change = f"--data.repeats below {run.data.repeats}"
     else:
-        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}), or --encoder.checkpoint True"
+        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}), or --encoder.checkpoint"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
         f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}; "
         f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
-
-
-# ---------------------------------------------------------------------------- the run folder
-
-
-def prepare(folder: Path, run: Run, source: Path | str, resume: bool) -> bool:
-    """Makes the run folder, or checks that it is the one to resume; whether there is a checkpoint to go on from.
-
-    Raises:
-        ValueError: the folder is used already, or belongs to another run.
-    """
-    config = json.loads(to_json(run))
-    card = folder / "run.json"
-    if folder.exists() and any(folder.iterdir()):
-        if not resume:
-            raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
-        if not card.is_file():
-            raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
-        other = [d for d in differences(json.loads(card.read_text())["run"], config) if not d.startswith(FREE)]
-        if other:
-            raise ValueError(
-                f"{folder} holds another run; these settings differ from its own:\n  " + "\n  ".join(other[:12])
-            )
-        return (folder / "checkpoints" / "last.pt").exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"run": config, "data": str(source), "command": sys.argv, "made_with": machine()}, indent=1)
-    checkpoint.atomically(card, lambda file: checkpoint.void(file.write(text.encode())))
-    return False
-
-
-def machine() -> dict[str, Any]:
-    """What a number depends on: versions, processor, date."""
-    return {
-        "tubelet": tubelet.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "date": datetime.now().isoformat(timespec="seconds"),
-    }
-
-
-def processor() -> str:
-    """The processor's name, as the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------------------- device, precision, signals
@@ -292,6 +239,17 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def pick_workers(wanted: int) -> int:
     """Processes that read; -1 leaves one core to the step."""
     return wanted if wanted >= 0 else max((os.cpu_count() or 1) - 1, 1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Lets PyTorch use `count` threads for a while; 0 leaves their number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Signals:

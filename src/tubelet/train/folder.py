@@ -1,0 +1,115 @@
+"""The folder of a run: never shared by two, and only resumed by the run that it is of, on the data that it was of."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tubelet
+from tubelet.config import Run, differences, to_json
+from tubelet.data.datasets import Dataset
+from tubelet.train.checkpoint import atomically, void
+
+# What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
+FREE = (
+    "encoder.checkpoint",
+    *(f"training.{name}" for name in ("workers", "threads", "device", "accumulate", "compile", "save_every", "keep")),
+)
+
+
+def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
+    """None for a folder to begin in; for one with a checkpoint of `run`, what is set otherwise now.
+
+    Raises:
+        ValueError: the folder is used already, or belongs to another run, or to none.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    card = folder / "run.json"
+    if not resume:
+        raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
+    if not card.is_file():
+        raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
+    lines = differences(json.loads(card.read_text())["run"], json.loads(to_json(run)))
+    other = [line for line in lines if line.split(":")[0] not in FREE]
+    if other:
+        raise ValueError(
+            f"{folder} holds another run; these settings differ from its own:\n  "
+            + "\n  ".join(other[:12])
+            + "\nResume it as it was, or start anew with another --out"
+        )
+    return [f"resumed with {line}" for line in lines] if (folder / "checkpoints" / "last.pt").exists() else None
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """What a resumed run must find again: how many videos, in which order, with which names and sizes.
+
+    A folder may have moved: only the names of the files count, not where they are.
+    """
+    digest = hashlib.sha256()
+    for item in dataset.items:
+        digest.update(f"{item.path.name} {item.path.stat().st_size}\n".encode())
+    return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
+
+
+def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
+    """Checks that a run to be resumed has the videos that it had.
+
+    Raises:
+        ValueError: others, more, fewer, or changed ones; a run on those is another run.
+    """
+    card = json.loads((folder / "run.json").read_text())
+    before = card.get("fingerprint", data)
+    if before != data:
+        raise ValueError(
+            f"{folder} was trained on {before['videos']} videos of {card['data']}; {source} has {data['videos']}, "
+            "and not the same ones (names and sizes are compared). Resume with the videos as they were, or start anew "
+            "with another --out"
+        )
+
+
+def begin(folder: Path, run: Run, source: Path | str, data: dict[str, Any]) -> None:
+    """Makes the folder, with the card of the run in it.
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {
+        "run": json.loads(to_json(run)),
+        "data": str(source),
+        "fingerprint": data,
+        "command": sys.argv,
+        "made_with": machine(),
+    }
+    text = json.dumps(card, indent=1).encode()
+    atomically(folder / "run.json", lambda file: void(file.write(text)))
+
+
+def machine() -> dict[str, Any]:
+    """What a number depends on: versions, processor, date."""
+    return {
+        "tubelet": tubelet.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": datetime.now().isoformat(timespec="seconds"),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
