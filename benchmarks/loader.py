@@ -1,6 +1,6 @@
 """Clips per second of one loader worker: tubelet against decord, torchcodec, OpenCV and a plain PyAV loop.
 
-    python benchmarks/loader.py [--videos FOLDER] [--files GLOB] [--repeats 3] [--clock cpu]
+    python benchmarks/loader.py [--videos FOLDER] [--files GLOB] [--seconds 0.8] [--clock cpu]
 
 A clip is 16 frames at stride 4 from a random start, as RGB: (native) as filmed, or (224) with a short side of 224
 pixels, scaled while decoding where the reader can. One decoding thread everywhere.
@@ -186,7 +186,7 @@ def warm(reader: Any, kept: Any, wanted: list[int], scale: bool, now: Callable[[
 
 
 def measure(
-    path: str, wanted: list[int], names: list[str], repeats: int, now: Callable[[], float]
+    path: str, wanted: list[int], names: list[str], enough: float, now: Callable[[], float]
 ) -> dict[tuple[str, str, bool], float]:
     """Least seconds by reader, index and scale."""
     best: dict[tuple[str, str, bool], float] = {}
@@ -194,8 +194,10 @@ def measure(
         kept: dict[str, Any] = {}
         # Warm, torchcodec's two modes are one.
         running = [name for name in names if index == "cold" or name != "torchcodec approximate"]
-        for repeat in range(repeats):
+        repeat, begin = 0, time.monotonic()
+        while repeat < 2 or time.monotonic() - begin < enough:
             turn = repeat % len(names)
+            repeat += 1
             for name in names[turn:] + names[:turn]:
                 if name not in running:
                     continue
@@ -288,9 +290,12 @@ def machine() -> str:
 def main() -> None:
     here = Path(__file__).resolve()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, default=here.parents[2] / "shared" / "videos" / "everyday")
+    videos = Path(os.environ.get("TUBELET_VIDEOS", here.parents[2] / "shared" / "videos")) / "everyday"
+    parser.add_argument("--videos", type=Path, default=videos)
     parser.add_argument("--files", default="*", help="which of them")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=0.8, help="repeat (twice at least) so long for each file and task"
+    )
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu where others use the machine")
     parser.add_argument("--out", type=Path, default=here.with_suffix(".csv"))
     options = parser.parse_args()
@@ -310,17 +315,17 @@ def main() -> None:
             for name, reader in READERS.items():
                 verdicts[path, name] = verdict(reader, path, wanted)
             names = [name for name in READERS if name == "tubelet" or verdicts[path, name] == "same"]
-            for key, seconds in measure(path, wanted, names, options.repeats, now).items():
+            for key, seconds in measure(path, wanted, names, options.seconds, now).items():
                 best[(path, *key)] = seconds
             print(Path(path).name, file=sys.stderr, flush=True)
-    report(options.out, paths, verdicts, best, options.repeats)
+    report(options.out, paths, verdicts, best)
 
 
-def report(path: Path, paths: list[str], verdicts: Any, best: Any, repeats: int) -> None:
+def report(path: Path, paths: list[str], verdicts: Any, best: Any) -> None:
     """The table, and on stdout its last lines."""
     versions = f"tubelet (PyAV {av.__version__}), decord2 {decord.__version__}, torchcodec {torchcodec.__version__}"
     notes = [
-        f"{machine()}; {repeats} repeats; {date.today()}; Python {platform.python_version()}",
+        f"{machine()}; {date.today()}; Python {platform.python_version()}",
         f"{versions}, OpenCV {cv2.__version__}, PyAV {av.__version__}; torch {torch.__version__}",
         "python " + " ".join(["benchmarks/loader.py", *sys.argv[1:]]),
         "clips per second of one worker; ratio: to the best peer that hands over the right frames",
