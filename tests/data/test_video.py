@@ -46,7 +46,7 @@ def long(tmp_path_factory) -> Path:
 def hashed(path: Path, indices) -> dict[int, str]:
     """Hashes of frames before conversion, by index."""
     known, damage = probe(path), index.Damage()
-    with video._opened(path) as (container, stream):
+    with video.opened(path) as (container, stream):
         return {
             i: hashlib.md5(b"".join(map(packed, frame.planes, [frame] * 4))).hexdigest()
             for i, frame in video._decoded(known, container, stream, np.asarray(indices), damage, True)
@@ -218,7 +218,7 @@ def test_an_index_outside_is_said_with_the_numbers(film):
 def test_flipped_bits_cost_few_frames(long, tmp_path):
     path, whole = tmp_path / "flipped.mp4", frames_at(long, range(300)).frames
     data, rng = bytearray(long.read_bytes()), np.random.default_rng(0)
-    with video._opened(long) as (container, stream):
+    with video.opened(long) as (container, stream):
         places = [(packet.pos, packet.size) for packet in video._demuxed(container, stream)]
     for pos, size in [places[i] for i in rng.choice(np.arange(60, 300), 8, replace=False)]:
         data[pos + int(rng.integers(size))] ^= 1 << int(rng.integers(8))
@@ -232,7 +232,7 @@ def test_flipped_bits_cost_few_frames(long, tmp_path):
 def test_lost_packets_are_counted_and_their_frames_replaced(long, tmp_path):
     path = tmp_path / "lost.mp4"
     data = bytearray(long.read_bytes())
-    with video._opened(long) as (container, stream):
+    with video.opened(long) as (container, stream):
         packets = [(packet.pts, packet.pos, packet.size) for packet in video._demuxed(container, stream)]
     last = max(packets)  # nothing refers to the frame that is shown last
     data[last[1] : last[1] + last[2]] = bytes([255]) * last[2]

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tubelet.data.sources import Item
-from tubelet.data.video import VideoError, _opened, frames_at, probe
+from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
 
 Level = Literal["open", "demux", "decode"]
@@ -176,7 +176,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
 
 def headers(path: Path) -> dict[str, Any]:
     """What a file says of itself, which need not be true."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         fps = float(stream.average_rate or 0)
         duration = (container.duration or 0) / 1e6  # FFmpeg's unit is the microsecond
         if stream.duration:  # of the pictures alone; sound may go on for longer

@@ -65,7 +65,7 @@ def probe(path: Path | str) -> Video:
     path = Path(path)
     if (video := remembered(path)) is not None:
         return video
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         return _indexed(path, container, stream)
 
 
@@ -92,7 +92,7 @@ def _indexed(path: Path, container: Any, stream: Any) -> Video:
     keyed = frames is not None
     if frames is None:
         places = {int(value): place for place, value in enumerate(stamps)}
-        with _opened(path) as (again, same):
+        with opened(path) as (again, same):
             same.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # only the order matters here
             decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, Damage())]
         frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
@@ -135,7 +135,7 @@ def frames_at(
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
     """
     path = video.path if isinstance(video, Video) else Path(video)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         known = video if isinstance(video, Video) else remembered(path)
         fresh, video = known is not None, known or _indexed(path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
@@ -214,7 +214,7 @@ def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) 
         found = True
         yield packet
     if not found:  # landed behind it, or nowhere
-        with _opened(video.path) as (again, same):
+        with opened(video.path) as (again, same):
             yield from _from(first, _stamped(again, same, video.stamp))
 
 
@@ -319,7 +319,7 @@ def _whole(frame: Any) -> Any:
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
     """An open file and its best video stream, set to one thread; closed again whatever happens."""
     path = Path(path)
     if not path.is_file():
