@@ -44,6 +44,16 @@ def test_commands_are_real(page):
                     assert words[2] in PRESETS or "/" in words[2] or ":" in words[2], line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page):
+    text = page.read_text()
+    assert not re.search(r"@[A-Z]+@", text)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for path in re.findall(r"`((?:benchmarks|docs|src|tests)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
 def test_changelog_and_citation_name_this_version():
     import tubelet
 
