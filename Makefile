@@ -5,6 +5,9 @@ VIDEOS ?=
 OUT ?=
 BIN := .venv/bin
 
+# threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test check format clean
 
 demo: .venv/installed
