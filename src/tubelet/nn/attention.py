@@ -40,7 +40,8 @@ def attend(
     """softmax(q k' / sqrt(c)) v, in whichever way is fast here.
 
     On CPUs the backward pass of PyTorch's fused attention is slow in bfloat16: with the products written out, short
-    sequences train up to three and a half times faster (benchmarks/attention.csv). Long ones need the fused form for its memory.
+    sequences train up to three and a half times faster (benchmarks/attention.csv). Long ones need the fused form for
+    its memory.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > SHORT:
         return F.scaled_dot_product_attention(q, k, v)
