@@ -6,13 +6,12 @@ Why `tubelet.nn.attention.attend` has two ways, and where it changes over (SHORT
 Writes benchmarks/attention.csv.
 """
 
-import csv
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from table import save
 
 from tubelet.nn import attention
 from tubelet.train.folder import machine
@@ -48,10 +47,7 @@ def main() -> None:
             "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
         })  # fmt: skip
         print({key: rows[-1][key] for key in list(rows[-1])[:7]}, flush=True)
-    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    save(__file__, rows)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ there already are used again. Writes benchmarks/demo.csv, a row for each seed an
 """
 
 import argparse
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from table import save
 
 from tubelet.config import preset
 from tubelet.data.sources import find
@@ -57,10 +57,7 @@ def main() -> None:
                 "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
             })  # fmt: skip
             print({key: rows[-1][key] for key in list(rows[-1])[:7]}, flush=True)
-    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    save(__file__, rows)
 
 
 if __name__ == "__main__":
