@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--sizes s b] [--repeats 6] [--batch 8] [--device auto]
 
-16x224x224 clips, 90 % tube mask. Both sides run in this process, turn about (float32 and bfloat16, theirs and ours);
-the minimum of the repeats counts. Peak memory, optimiser included, is measured in a process of its own for each side.
-Writes benchmarks/step.csv.
+16x224x224 clips, 90 % tube mask. Each side lives in a process of its own, set up as its users have it, and they step
+turn about; the minimum of the repeats counts. So peak memory, optimiser included, is each side's own. On CPUs tubelet's
+training keeps freed memory (`tubelet.train.loop.keep_memory`); a third side is transformers with the same, to tell how
+much is due to that. Writes benchmarks/step.csv.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.targets import MEAN, STD
 from tubelet.train.folder import machine
-from tubelet.train.loop import pick_device
+from tubelet.train.loop import keep_memory, pick_device
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
@@ -88,7 +89,7 @@ class Ours:
         return float(loss)
 
 
-SIDES = {"transformers": Theirs, "tubelet": Ours}
+SIDES = {"transformers": Theirs, "transformers, memory kept": Theirs, "tubelet": Ours}
 
 
 def data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,77 +98,85 @@ def data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return video, Masked().mask(Batch(video, torch.arange(batch)), GRID, Draws(0, 0, range(batch))).hidden
 
 
-def timed(side, video, hidden, precision, number) -> tuple[float, float]:
-    if side.device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    loss = side.step(video, hidden, precision, number)
-    if side.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, loss
-
-
-def peak(size: str, side: str, precision: str, batch: int, device: str) -> float:
-    """GiB at the peak of two steps, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", size, side, precision, "--batch", str(batch), "--device", device]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def measure_peak(size: str, side: str, precision: str, batch: int, device: torch.device) -> float:
+def child(side: str, size: str, precision: str, batch: int, device: torch.device) -> None:
+    """One side: a step, its seconds and its loss, for every line read; at their end the peak of memory, in GiB."""
+    warnings.simplefilter("ignore")
     if device.type == "cpu":
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # or the peak would be what the parent had when it started this one
+        Path("/proc/self/clear_refs").write_text("5")  # or the peak would be what the parent had when it started this
+    if device.type == "cpu" and side != "transformers":
+        keep_memory()
     one, (video, hidden) = SIDES[side](size, device), data(batch)
-    for number in range(2):
-        one.step(video, hidden, PRECISIONS[precision], number)
+    for number, _ in enumerate(sys.stdin):
+        start = time.perf_counter()
+        loss = one.step(video, hidden, PRECISIONS[precision], number)  # a float: whatever the device, it is done
+        print(time.perf_counter() - start, loss, flush=True)
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+        print(torch.cuda.max_memory_allocated() / 2**30)
+    else:
+        print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20)
+
+
+def measure(size: str, precision: str, args: argparse.Namespace) -> dict[str, tuple[list[float], float]]:
+    """Seconds of every repeat, and the peak of memory, of every side."""
+    command = [
+        sys.executable,
+        __file__,
+        "--batch",
+        str(args.batch),
+        "--device",
+        args.device,
+        "--child",
+        size,
+        precision,
+    ]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    sides = {name: subprocess.Popen([*command, name], **pipe) for name in SIDES}
+    times: dict[str, list[float]] = {name: [] for name in SIDES}
+    for number in range(args.repeats + 1):
+        for name, process in sides.items():
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            seconds, loss = map(float, process.stdout.readline().split())
+            print(f"{size} {precision} {name}: {seconds:.2f} s, loss {loss:.4f}", file=sys.stderr)
+            if number:  # the first round warms up
+                times[name].append(seconds)
+    return {name: (times[name], float(process.communicate()[0])) for name, process in sides.items()}
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", default=["s", "b"])
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--peak", nargs=3)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = pick_device(args.device)
-    if args.peak:
-        print(measure_peak(*args.peak, args.batch, device))
+    if args.child:
+        size, precision, side = args.child
+        child(side, size, precision, args.batch, device)
         return
-    rows, video_hidden, about = [], data(args.batch), machine()
+    rows, about = [], machine()
     for size in args.sizes:
-        sides = {name: make(size, device) for name, make in SIDES.items()}
-        best: dict[tuple[str, str], list[float]] = {(s, p): [] for p in PRECISIONS for s in SIDES}
-        for number in range(args.repeats + 1):  # the first round warms up
-            for (name, precision), times in best.items():
-                seconds, loss = timed(sides[name], *video_hidden, PRECISIONS[precision], number)
-                times.append(seconds)
-                print(f"{size} {precision} {name}: {seconds:.2f} s, loss {loss:.4f}", file=sys.stderr)
-        del sides
-        for (name, precision), times in best.items():
-            rows.append({
-                "size": size, "precision": precision, "side": name, "batch": args.batch,
-                "seconds_min": round(min(times[1:]), 4), "seconds_median": round(float(np.median(times[1:])), 4),
-                "clips_per_second": round(args.batch / min(times[1:]), 3),
-                "peak_gib": round(peak(size, name, precision, args.batch, args.device), 3),
-                "repeats": args.repeats, "device": str(about["gpu"] if device.type == "cuda" else about["processor"]),
-                "cores": about["cores"], "torch": about["torch"], "transformers": transformers.__version__,
-                "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
-            })  # fmt: skip
-        by = {(r["precision"], r["side"]): r for r in rows if r["size"] == size}
-        for precision in PRECISIONS:
-            ours, theirs = by[precision, "tubelet"], by[precision, "transformers"]
-            print(
-                f"vit-{size} {precision}: {theirs['seconds_min'] / ours['seconds_min']:.3f} x the throughput, "
-                f"{ours['peak_gib'] / theirs['peak_gib']:.3f} x the memory"
-            )
-        default = by["float32", "transformers"]["seconds_min"] / by["bfloat16", "tubelet"]["seconds_min"]
+        by = {precision: measure(size, precision, args) for precision in PRECISIONS}
+        for precision, sides in by.items():
+            for name, (times, peak) in sides.items():
+                rows.append({
+                    "size": size, "precision": precision, "side": name, "batch": args.batch,
+                    "seconds_min": round(min(times), 4), "seconds_median": round(float(np.median(times)), 4),
+                    "clips_per_second": round(args.batch / min(times), 3), "peak_gib": round(peak, 3),
+                    "repeats": args.repeats,
+                    "device": str(about["gpu"] if device.type == "cuda" else about["processor"]),
+                    "cores": about["cores"], "torch": about["torch"], "transformers": transformers.__version__,
+                    "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
+                })  # fmt: skip
+                ours, memory = sides["tubelet"]
+                if name != "tubelet":
+                    print(
+                        f"vit-{size} {precision}: {min(times) / min(ours):.3f} x the throughput of {name}, "
+                        f"{memory / peak:.3f} x its memory"
+                    )
+        default = min(by["float32"]["transformers"][0]) / min(by["bfloat16"]["tubelet"][0])
         print(f"vit-{size}: our default (bfloat16) is {default:.2f} x its default (float32)")
     save(__file__, rows)
 

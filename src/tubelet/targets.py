@@ -50,7 +50,7 @@ class Pixels:
         if self.normalise == "none":
             return patches
         values, mean, scale = self._split(patches, channels)
-        return ((values - mean) / scale).flatten(2)
+        return (values - mean).div_(scale).flatten(2)  # in place: these are the largest tensors of a step
 
     def decode(
         self, values: Float[Tensor, "b p q"], patches: Float[Tensor, "b p q"], channels: int

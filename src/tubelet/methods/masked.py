@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,13 +64,13 @@ class MaskedAutoencoder(Method):
         mask = mask.to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         prediction = self.imagine(patches, mask)
-        target = self.target.encode(take(patches, mask.predict).float() / 255, self.channels)
-        error = (prediction.float() - target).square().mean(-1)
+        target = self.target.encode(take(patches, mask.predict).float().div_(255), self.channels)
+        error = F.mse_loss(prediction.float(), target, reduction="none").mean(-1)
         return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
-        visible = normalise(take(patches, mask.visible).float() / 255, self.channels)
+        visible = normalise(take(patches, mask.visible).float().div_(255), self.channels)
         return self.decoder(self.encoder(visible, mask.visible), mask)
 
 

@@ -30,7 +30,8 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        parts = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in parts)  # after the cut: its gradient is then put together in place
         return self.proj(attend(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
