@@ -90,6 +90,13 @@ def test_typos_are_answered_with_the_nearest(capsys):
     assert "--method.mask.ratio" in error(capsys, ["plan", "videomae-demo", "--method.mask.ratoi", "0.5"], 2)
 
 
+def test_a_preset_may_stand_behind_flags(capsys):
+    assert run(["plan", "--videos", "100", "videomae-small-cpu", "--json"]) == 0
+    behind = capsys.readouterr().out
+    assert run(["plan", "videomae-small-cpu", "--videos", "100", "--json"]) == 0
+    assert behind == capsys.readouterr().out
+
+
 def test_a_preset_is_wanted(capsys):
     assert "wants a preset first" in error(capsys, ["pretrain", "--data", "x"], 2)
 

@@ -116,12 +116,6 @@ def test_an_empty_folder_still_has_a_report(tmp_path):
         write_report(tmp_path / "none")
 
 
-def test_further_steps_are_listed(tmp_path):
-    page = Page(write_report(tmp_path, [("Look <here>", "tubelet look 'a<b'")]).read_text(encoding="utf-8"))
-    assert "Look <here>" in page.text
-    assert "tubelet look 'a<b'" in page.text
-
-
 @pytest.mark.parametrize(
     ("values", "lower", "said"),
     [

@@ -160,12 +160,11 @@ def self_test() -> tuple[State, str, str]:
 
 
 def cores() -> tuple[State, str, str]:
-    """Processors that this process may use; loader workers are counted by those of the machine."""
-    machine = os.cpu_count() or 1
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    if mine < machine:
-        return "warning", f"{mine} of the machine's {machine}", f"give --training.workers {max(mine - 1, 1)}"
-    return "ok", f"{mine}", ""
+    """Processors that this process may use."""
+    from tubelet.data.cache import cores as usable
+
+    mine, machine = usable(), os.cpu_count()
+    return "ok", f"{mine}" if mine == machine else f"{mine} of the machine's {machine}", ""
 
 
 def memory() -> tuple[State, str, str]:

@@ -25,8 +25,8 @@ SMALL = 0.02  # a lead below this share of the scale is called small
 # ---------------------------------------------------------------------------- the page
 
 
-def write_report(folder: Path | str, next_steps: Sequence[tuple[str, str]] = ()) -> Path:
-    """`folder`/report.html; `next_steps` are further (what it does, command) pairs for its last section.
+def write_report(folder: Path | str) -> Path:
+    """`folder`/report.html, one self-contained page.
 
     Reads what of run.json, metrics.jsonl, notes.txt, pictures/ and results.json is there. results.json is a list of
     {"name", "trained", "untrained", "one_frame", "chance", "unit", "explanation"}; values may be null or left out, and
@@ -48,7 +48,7 @@ def write_report(folder: Path | str, next_steps: Sequence[tuple[str, str]] = ())
         ("What it knows", results and READ_OUT + results, UNREAD),
         ("What was run", settings(card), "No run.json here."),
         ("Notes from the reader", notes(folder), "None: no video had to be repeated, repaired or left out."),
-        ("What to do next", commands([*what_next(folder, card, lines), *next_steps]), ""),
+        ("What to do next", commands(what_next(folder, card, lines)), ""),
     ]
     body = "".join(f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections)
     name = escape(folder.resolve().name)

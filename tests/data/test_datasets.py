@@ -196,8 +196,8 @@ def test_unreadable_files_are_replaced_and_noted(clips, bad, kind):
 def test_damaged_and_short_files_are_used_and_noted(bad):
     for kind, words in (
         ("flipped", "is damaged: "),
-        ("one", "is too short: 1 frames"),
-        ("short", "too short: 5 frames"),
+        ("one", "is too short for 4 frames at stride 2: it has 1; "),
+        ("short", "is too short for 4 frames at stride 2: it has 5; "),
     ):
         data = replace(SMALL, clip=Dense(48, stride=1) if kind == "flipped" else SMALL.clip)
         sample = Dataset([Item(bad[kind])], data)[0]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import platform
 import resource
 import signal
 import subprocess
@@ -133,11 +134,16 @@ def test_accumulation_changes_nothing(videos, tmp_path, precision):
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=10 * tolerance)
 
 
+def hard(**training) -> Run:
+    """All that could make a resumed run differ."""
+    run = tiny(accumulate=2, precision="bfloat16", **training)
+    return replace(run, data=replace(run.data, repeats=2))
+
+
 @pytest.mark.parametrize("stop", [1, 3, 8])
 def test_resume_is_exact(videos, tmp_path, stop):
     """Mid-epoch, two workers then none, accumulation 2, repeated sampling 2, bfloat16."""
-    run = tiny(accumulate=2, precision="bfloat16")
-    run = replace(run, data=replace(run.data, repeats=2))
+    run = hard()
     undisturbed = train(run, videos, tmp_path / "whole", quiet=True)
     two = replace(run, training=replace(run.training, workers=2))
     stopped = train(two, videos, tmp_path / "stopped", quiet=True, limit=stop)
@@ -147,13 +153,37 @@ def test_resume_is_exact(videos, tmp_path, stop):
     assert state_hash(resumed) == state_hash(undisturbed)
 
 
+FAULTS = """
+import resource, sys, torch
+from tubelet.train.loop import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64 * 2**20, dtype=torch.uint8)  # above any threshold that glibc finds by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([faults() for _ in range(10)][-1])  # the first ones let the heap grow
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_memory_is_kept():
+    """A block that is freed and asked for again costs page faults, unless memory is kept."""
+    fresh, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("fresh", "keep")
+    )
+    assert kept < 100
+    assert fresh > 0
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_loop import tiny
+from test_loop import hard
 from tubelet.train.loop import train, Interrupted
 try:
-    train(tiny(epochs=400, workers={workers}), {videos!r}, {out!r}, resume={resume})
+    train(hard(epochs=400, workers={workers}), {videos!r}, {out!r}, resume={resume})
 except Interrupted as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
@@ -181,13 +211,13 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
 
 
 def test_killed_and_resumed_is_exact(videos, tmp_path):
-    """SIGKILL at any moment: the resumed run repeats the lost steps and gives the same numbers."""
-    process = start(videos, tmp_path / "killed")
+    """SIGKILL at any moment, with two workers: resumed without, the run repeats the lost steps and gives the same."""
+    process = start(videos, tmp_path / "killed", workers=2)
     wait_for_steps(process, tmp_path / "killed", 10)
     process.kill()
     process.communicate()
-    folder = train(tiny(epochs=400), videos, tmp_path / "killed", quiet=True, resume=True, limit=60)
-    whole = train(tiny(epochs=400), videos, tmp_path / "whole", quiet=True, limit=max(60, len(metrics(folder))))
+    folder = train(hard(epochs=400), videos, tmp_path / "killed", quiet=True, resume=True, limit=60)
+    whole = train(hard(epochs=400), videos, tmp_path / "whole", quiet=True, limit=max(60, len(metrics(folder))))
     assert numbers_of(folder) == numbers_of(whole)
     assert state_hash(folder) == state_hash(whole)
 

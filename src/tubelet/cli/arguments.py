@@ -31,9 +31,13 @@ def say(text: str) -> None:
 def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
     """Parses arguments whose defaults come from the preset that stands among them."""
     from tubelet.config import preset
+    from tubelet.methods import PRESETS
 
-    name = next((word for word in args if not word.startswith("-")), None) if args else None
-    if name is None or args[0].startswith("-"):
+    first = args[0] if args and not args[0].startswith("-") else None
+    name = first or next((word for word in args if word in PRESETS), None)  # also behind flags, if it is one of ours
+    if name is not None:
+        args = [name, *args[: args.index(name)], *args[args.index(name) + 1 :]]
+    else:
         if {"-h", "--help"} & set(args):
             name = "videomae-small-cpu"
             args = [name, *args]

@@ -4,11 +4,14 @@ import json
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, parse, show, with_preset
+
+if TYPE_CHECKING:  # or listing presets would import torch
+    from tubelet.config import Run
 
 
 def pretrain(args: list[str]) -> int:
@@ -44,7 +47,7 @@ def pretrain(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Pretrain, args, "pretrain")
-    run = replace(a.run, training=replace(a.run.training, device=a.device)) if a.device else a.run
+    run = on(a.run, a.device)
     from tubelet.data.datasets import Dataset, find
     from tubelet.evaluate.features import readable
     from tubelet.pictures import reconstruct_run
@@ -81,6 +84,11 @@ def pretrain(args: list[str]) -> int:
     return 0
 
 
+def on(run: "Run", device: str | None) -> "Run":
+    """The run on another device, if one is named."""
+    return replace(run, training=replace(run.training, device=device)) if device else run
+
+
 def named(preset: str) -> str:
     """The run folder's name for a preset, a module:function or a run.json."""
     path = Path(preset)
@@ -105,6 +113,8 @@ def plan_verb(args: list[str]) -> int:
         """Videos that it would train on; steps and schedule depend on how many there are."""
         videos: int | None = None
         """How many videos, where there are none yet."""
+        device: str | None = None
+        """cpu, cuda, cuda:1 or mps; short for --training.device."""
         json: bool = False
         """As JSON on stdout."""
 
@@ -113,7 +123,7 @@ def plan_verb(args: list[str]) -> int:
     from tubelet.plan import plan, render
 
     count = len(Dataset(find(a.data), a.run.data, a.run.training.seed)) if a.data else a.videos
-    result = plan(a.run, count)
+    result = plan(on(a.run, a.device), count)
     if a.json:
         print(json.dumps(result.to_dict()))
     else:

@@ -62,7 +62,7 @@ class Frames:
             except (VideoError, OSError) as error:
                 self.problems[index] = str(error)
 
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(threads or cores()) as pool:
             for done, job in enumerate(as_completed([pool.submit(decode, i) for i in range(len(paths))]), 1):
                 job.result()
                 if progress:
@@ -111,6 +111,11 @@ def check_memory(needed: int, side: int, videos: int) -> None:
         f"keeping all frames of {videos} videos at {side} pixels takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
         f"are free; use --data.cache {fits} or less, or --data.cache 0 to decode every clip anew"
     )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

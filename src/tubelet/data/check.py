@@ -1,8 +1,6 @@
 """Is this data fit to train on: every file opened, demuxed or decoded, and what there is to know before a run."""
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -14,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from tubelet.data.cache import cores
 from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
@@ -79,24 +78,11 @@ class Report:
         """Everything as plain lists and numbers, for JSON."""
         return asdict(self) | {"totals": self.totals()}
 
-    def write(self, path: Path | str) -> None:
-        """Saves everything as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-    def table(self) -> list[tuple[str, ...]]:
-        """One tuple of texts a file, under a first one of headings."""
-        head = ("file", "codec", "size", "fps", "frames", "seconds", "problem")
-        return [head, *(
-            (r.path, r.codec, f"{r.width}x{r.height}", f"{r.fps:.4g}" + "~" * r.variable, str(r.frames),
-             f"{r.duration:.1f}", r.problem)
-            for r in self.rows
-        )]  # fmt: skip
-
     def lines(self) -> list[str]:
         """The summary for people, problems last."""
         total, good = self.totals(), [row for row in self.rows if row.codec]
         how = {"open": "headers read", "demux": "all packets read", "decode": "all frames decoded"}[self.level]
-        lines = [f"{len(self.rows)} videos, {total['hours']:.3g} hours ({how})"]
+        lines = [f"{len(self.rows)} video{'s' * (len(self.rows) != 1)}, {total['hours']:.3g} hours ({how})"]
         if good:
             lengths = sorted(row.frames for row in good)
             lines += [
@@ -230,8 +216,7 @@ def parallel(
         if progress:
             progress(len(results), len(jobs))
 
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = cores() if workers is None else workers
     while len(results) < len(jobs):
         todo = [index for index in range(len(jobs)) if index not in results]
         if not workers:

@@ -92,6 +92,17 @@ class Dense:
         if not given:
             object.__setattr__(self, "stride", 4)  # VideoMAE on Kinetics
 
+    def __str__(self) -> str:
+        """For people.
+
+        >>> str(Dense(16)), str(Dense(8, fps=10)), str(Dense(8, span=2))
+        ('16 frames at stride 4', '8 frames at 10 fps', '8 frames over 2 s')
+        """
+        how = (
+            f"at stride {self.stride}" if self.stride else f"at {self.fps:g} fps" if self.fps else f"over {self.span} s"
+        )
+        return f"{self.frames} frames {how}"
+
     def step(self, seconds: Seconds) -> float:
         """Source frames from one frame of the clip to the next.
 
@@ -170,6 +181,10 @@ class Segments:
     def __post_init__(self) -> None:
         if self.frames < 1:
             raise ValueError(f"a clip needs at least one frame, got {self}")
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.frames} frames, one from each part"
 
     def needs(self, seconds: Seconds) -> int:
         """Source frames that a clip takes: one each."""

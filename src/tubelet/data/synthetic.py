@@ -7,7 +7,6 @@ enters, leaves, starts or ends anywhere in particular; only a second frame tells
 
 import csv
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from math import sqrt
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from tubelet.data import video
+from tubelet.data.cache import cores
 
 VELOCITIES: dict[str, tuple[float, float]] = {
     "right": (0.0, 1.0),
@@ -174,7 +174,7 @@ def make(
         (folder / motion / name, motion, (seed, number), frames, size, fps)
         for number, (motion, name) in enumerate(rows)
     ]
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    workers = min(workers or cores(), len(jobs))
     if workers > 1:
         # fresh processes: a fork of one that runs threads (PyTorch's, say) may hang
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

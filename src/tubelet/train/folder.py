@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import sys
 from datetime import datetime
@@ -13,6 +12,7 @@ import torch
 
 import tubelet
 from tubelet.config import Run, differences, to_json
+from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.train.checkpoint import atomically, void
 
@@ -100,7 +100,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "date": datetime.now().isoformat(timespec="seconds"),
     }

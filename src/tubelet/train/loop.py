@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 import platform
 import signal
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from tubelet.config import Run, checked, numbers
+from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset, Failures, batches, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
@@ -242,7 +242,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 def pick_workers(wanted: int) -> int:
     """Processes that read; -1 leaves one core to the step."""
-    return wanted if wanted >= 0 else max((os.cpu_count() or 1) - 1, 1)
+    return wanted if wanted >= 0 else max(cores() - 1, 1)
 
 
 @contextmanager
