@@ -11,7 +11,6 @@ from rich.console import Console
 
 from tubelet import doctor as module
 from tubelet.doctor import CHECKS, Check, doctor, look, render
-from tubelet.train.loop import pick_workers
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,6 @@ def test_fewer_cores_than_the_machine_has_are_said(machine, said, monkeypatch):
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setattr(module.os, "cpu_count", lambda: machine)
     assert look("", module.cores).what == said
-    assert pick_workers(-1) == 1
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def peak_bytes(run: Run) -> int:
 )
 def test_activations_are_what_a_step_takes(encoder, ratio, precision):
     run = a_run(encoder, Decoder(24, 1, 3), 8, (64, 64), Tube(ratio), batch=4, precision=precision)
-    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.12)
+    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.08)
 
 
 def test_recomputing_blocks_saves_memory_and_changes_no_multiply_adds():

@@ -20,7 +20,7 @@ from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.methods.masked import thinned
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.vit import Encoder, ViT
-from tubelet.train.loop import pick_device, pick_precision, pick_workers
+from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.types import Batch, Draws, Grid, Method, TokenMask
 
 
@@ -89,7 +89,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
         f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}, activations {gib(memory.activations)} "
         f"({memory.clips:,} clips at once)",
-        "read ahead": read_ahead(run, grid),
+        "read ahead": read_ahead(run),
         "disk": f"{gib(memory.weights + memory.moments)} a checkpoint",
     }
     return Plan(tuple(stages(run, grid, method, mask)), shown, parameters, passed.gmacs, mask, memory, counted)
@@ -209,8 +209,8 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
             after += needs
         else:
             before += needs
-    # The squared error's backward pass holds the difference, its power, the factor, and two gradients at once.
-    return before + max(after + 5 * 4 * passed.predicted * clips, largest)
+    # The squared error's backward pass holds prediction, target, and the gradients of both error and prediction at once.
+    return before + max(after + 4 * 4 * passed.predicted * clips, largest)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str) -> int:
@@ -306,14 +306,11 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
     }
 
 
-def read_ahead(run: Run, grid: Grid) -> str:
+def read_ahead(run: Run) -> str:
     """Main memory for the batches that the loader's workers have ready, two each, and the one that is trained on."""
-    pt, ph, pw = grid.patch
-    clips = run.training.batch * run.data.repeats
-    batch = clips * run.data.channels * grid.T * pt * grid.H * ph * grid.W * pw  # uint8
-    workers = pick_workers(run.training.workers)
+    workers = pick_workers(run)
     ready = 1 + 2 * workers
-    return f"up to {gib(batch * ready)} of main memory: {ready} batches, by --training.workers {workers}"
+    return f"up to {gib(batch_bytes(run) * ready)} of main memory: {ready} batches, by --training.workers {workers}"
 
 
 def gib(count: float) -> str:

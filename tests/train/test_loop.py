@@ -26,7 +26,7 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
-from tubelet.train import checkpoint
+from tubelet.train import checkpoint, loop
 from tubelet.train.log import Log, metrics
 from tubelet.train.loop import TrainingError, pick_device, pick_precision, train
 from tubelet.types import Batch, Draws
@@ -208,6 +208,15 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     raise AssertionError("no step in a minute")
+
+
+def test_workers_are_as_many_as_cores_and_memory_allow(monkeypatch):
+    run = tiny(batch=1024, workers=-1)  # 1024 x 3 x 4 x 32 x 32 bytes: 12 MiB
+    monkeypatch.setattr(loop, "cores", lambda: 16)
+    for free, workers in ((None, 15), (2**34, 15), (480 * 2**20, 10), (2**20, 1)):
+        monkeypatch.setattr(loop, "free_memory", lambda free=free: free)
+        assert loop.pick_workers(run) == workers
+    assert loop.pick_workers(tiny(workers=99)) == 99
 
 
 def test_killed_and_resumed_is_exact(videos, tmp_path):

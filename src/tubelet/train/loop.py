@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tubelet.config import Run, checked, numbers
-from tubelet.data.cache import cores
+from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset, Failures, batches, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
@@ -78,7 +78,7 @@ def train(
             for part in ("encoder", "decoder"):
                 getattr(method, part).compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
-        stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run.training.workers))
+        stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
         if changed is None:
             begin(folder, run, source, data)
@@ -240,9 +240,22 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has else torch.float32
 
 
-def pick_workers(wanted: int) -> int:
-    """Processes that read; -1 leaves one core to the step."""
-    return wanted if wanted >= 0 else max(cores() - 1, 1)
+def pick_workers(run: Run) -> int:
+    """Processes that read; -1 leaves one core to the step, and takes no more than half of the free memory holds.
+
+    Each has up to two batches ready, and large batches of large clips are gigabytes.
+    """
+    if run.training.workers >= 0:
+        return run.training.workers
+    free = free_memory()
+    fit = cores() if free is None else int(free / 2 / (2 * batch_bytes(run)))
+    return max(min(cores() - 1, fit), 1)
+
+
+def batch_bytes(run: Run) -> int:
+    """Main memory of a batch of clips, uint8."""
+    clips = run.training.batch * run.data.repeats
+    return clips * run.data.channels * run.data.clip.frames * math.prod(run.data.size)
 
 
 @contextmanager
