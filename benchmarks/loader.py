@@ -224,7 +224,7 @@ def measure(
 def truth(path: str, wanted: list[int]) -> np.ndarray:
     """The frames of the ffmpeg command line."""
     video = tubelet.probe(path)
-    with tubelet._opened(path) as (_, stream):
+    with tubelet.opened(path) as (_, stream):
         number = stream.index
     select = "+".join(f"eq(n\\,{index})" for index in sorted(set(wanted)))
     command = [

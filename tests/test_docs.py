@@ -2,13 +2,16 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tubelet.cli import VERBS
+from tubelet.config import preset
 from tubelet.data.synthetic import make
 from tubelet.methods import PRESETS
+from tubelet.plan import plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +55,19 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
     for path in re.findall(r"`((?:benchmarks|docs|src|tests)/[\w/.]+)`", text):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_table_of_encoders_is_what_plan_counts():
+    rows = re.findall(
+        r"^\| ViT-(\w) \| (\d+)x(\d+)x\d+ \| ([\d,]+) \| ([\d.]+) \|", (ROOT / "docs/results.md").read_text(), re.M
+    )
+    assert len(rows) == 6
+    for size, frames, side, parameters, gmacs in rows:
+        run = preset(f"videomae-k400-{size.lower()}")
+        clip = replace(run.data.clip, frames=int(frames))
+        counted = plan(replace(run, data=replace(run.data, clip=clip, size=(int(side), int(side)))))
+        assert f"{counted.parameters['encoder']:,}" == parameters
+        assert f"{counted.gmacs['encoder of all tokens']:.2f}" == gmacs
 
 
 def test_changelog_and_citation_name_this_version():

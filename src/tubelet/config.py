@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tubelet.data.datasets import Data
+from tubelet.data.datasets import checked as data_checked
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 
@@ -98,10 +99,15 @@ def checked(run: Run) -> None:
         ValueError: names the setting, what it is, and what it may be.
     """
     e, o, t = run.encoder, run.optim, run.training
+    data_checked(run.data)
     for name, value, fits, expected in (
         ("encoder.patch", e.patch, min(e.patch) > 0, "at least 1 frame and 1x1 pixels"),
+        ("encoder.width", e.width, e.width > 0, "1 or more"),
         ("encoder.heads", e.heads, e.heads > 0, "1 or more"),
+        ("encoder.hidden", e.hidden, e.hidden > 0, "1 or more"),
         ("encoder.depth", e.depth, e.depth > 0, "1 or more"),
+        ("optim.clip", o.clip, o.clip is None or o.clip > 0, "a norm above 0, or None"),
+        ("optim.weight-decay", o.weight_decay, o.weight_decay >= 0, "0 or more"),
         ("optim.warmup", o.warmup, o.warmup >= 0, "0 epochs or more"),
         ("training.epochs", t.epochs, 0 < t.epochs < math.inf, "a number above 0"),
         ("training.save-every", t.save_every, t.save_every > 0, "a number of epochs above 0"),
@@ -177,7 +183,7 @@ def preset(name: str) -> Run:
         path = Path(name) if name.endswith(".json") else Path(name, "run.json")
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        return from_json(json.dumps(json.loads(path.read_text())["run"]))
+        return from_json(json.dumps(read_card(path)["run"]))
     if name not in PRESETS and ":" not in name:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -211,6 +217,21 @@ def _plain(value: Any) -> Any:
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}"} | fields
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A run.json as parsed: "run" as `from_json` takes it, and what the run was made on and with.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(card["run"], dict):
+            raise TypeError(f"run is {card['run']!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no run.json ({type(error).__name__}: {error})") from error
+    return card
 
 
 def from_json(text: str) -> Any:

@@ -5,13 +5,13 @@ demo stops at the pictures.
 """
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from tubelet.cli.arguments import say, show
 from tubelet.config import Run, preset
 from tubelet.data import synthetic
 from tubelet.data.check import check
@@ -21,6 +21,7 @@ from tubelet.evaluate.features import readable
 from tubelet.evaluate.read_out import ReadOut
 from tubelet.nn.vit import ViT
 from tubelet.pictures import reconstruct_run
+from tubelet.plan import plan, render
 from tubelet.report import ends, write_report
 from tubelet.train.checkpoint import atomically, load_encoder, void
 from tubelet.train.log import Counter, duration, metrics
@@ -54,6 +55,7 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
     say("\n".join(f"   {line}" for line in found.lines()))
 
     say(f"3  pre-train: VideoMAE, {run.method.mask.ratio:.0%} of every clip hidden")
+    show(render(plan(run, len(Dataset(items, run.data)))))
     train(run, source, out, resume=resume)
 
     say("4  imagine: what it makes of clips with 75, 90 and 95 % hidden")
@@ -84,11 +86,6 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
         "   tubelet plan videomae-small-gpu --data my_videos/        on a GPU"
     )
     return report
-
-
-def say(text: str) -> None:
-    """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def make(folder: Path, short: bool, seed: int) -> None:

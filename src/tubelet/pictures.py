@@ -173,14 +173,12 @@ def reconstruct_run(
     if not isinstance(method, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
     clips = middle_clips(videos, from_json(state["run"]).data)
-    out = out or folder / "pictures"
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     for ratio in ratios:
         result, name = reconstruct(method, clips, ratio, seed), f"reconstruction_{100 * ratio:.3g}"
         strips = [replace(strip, heading=f"{v.name} · {strip.heading}") for v, strip in zip(videos, result.strips())]
         caption = f"{folder.resolve().name}, step {state['step']}. {result.note}"
-        written += [save(out / f"{name}.{kind}", strips, caption) for kind in ("gif", "png")]
+        written += [save((out or folder / "pictures") / f"{name}.{kind}", strips, caption) for kind in ("gif", "png")]
     return written
 
 

@@ -209,7 +209,7 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
             after += needs
         else:
             before += needs
-    # The squared error's backward pass holds prediction, target, and the gradients of both error and prediction at once.
+    # The squared error's backward pass holds prediction, target, and the gradients of error and prediction.
     return before + max(after + 4 * 4 * passed.predicted * clips, largest)
 
 

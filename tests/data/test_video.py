@@ -8,6 +8,7 @@ import zlib
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import films
 import numpy as np
 import pytest
@@ -227,6 +228,26 @@ def test_flipped_bits_cost_few_frames(long, tmp_path):
     assert clip.frames.shape == whole.shape
     near = (clip.frames.float() - whole.float()).abs().mean((1, 2, 3)) < 12  # damage spreads to the next key frame
     assert near.sum() >= 285
+
+
+def test_frames_that_the_decoder_makes_up_are_counted(tmp_path):
+    """Flipped bits that H.264 gets over, part of the frame made up: as many as FFmpeg marks; none where all is well."""
+    whole, path, rng = tmp_path / "whole.mp4", tmp_path / "flipped.mp4", np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    frames = np.stack([np.roll(picture, (3 * t, 5 * t), (0, 1)) for t in range(40)])
+    write(whole, frames, 10, options={"g": "12"})
+    data = bytearray(whole.read_bytes())
+    with video.opened(whole) as (container, stream):
+        packets = [(packet.pos, packet.size) for packet in video._demuxed(container, stream)]
+    for pos, size in packets[::6]:
+        data[pos + size // 2] ^= 16
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"  # with threads FFmpeg marks none
+        marked = sum(frame.is_corrupt for frame in container.decode(video=0))
+    assert marked == len(packets[::6])
+    assert frames_at(path, range(40)).damaged == marked
+    assert frames_at(whole, range(40)).damaged == 0
 
 
 def test_lost_packets_are_counted_and_their_frames_replaced(long, tmp_path):

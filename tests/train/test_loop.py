@@ -20,7 +20,7 @@ from tubelet.config import Optim, Run, Training
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.data.transforms import MultiScaleCrop
-from tubelet.data.video import write
+from tubelet.data.video import VideoError, write
 from tubelet.masks.random_masks import Tube
 from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
@@ -258,6 +258,80 @@ def test_full_disk_keeps_the_checkpoint_before(videos, tmp_path):
     assert (folder / "checkpoints" / "last.pt").read_bytes() == before
     assert not list(folder.rglob("*.part"))
     train(tiny(), videos, folder, quiet=True, resume=True)  # and on it goes
+
+
+def test_full_disk_in_the_middle_of_a_large_checkpoint(tmp_path):
+    """torch's archive writer hides the error of the disk behind one of its own."""
+    limits, path = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "last.pt"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, limits[1]))
+        with pytest.raises(checkpoint.SaveError, match=r"no space left on the disk; there was none before\. Free"):
+            checkpoint.atomically(path, lambda file: torch.save([torch.rand(2**18) for _ in range(8)], file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_keeps_the_metrics_before(videos, tmp_path):
+    folder = train(tiny(), videos, tmp_path / "run", quiet=True, limit=4)
+    path = folder / "metrics.jsonl"
+    before = path.read_text() + '{"step": 5, "loss'  # what a kill leaves, and a resume drops
+    path.write_text(before)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(
+            checkpoint.SaveError, match=r"metrics\.jsonl: no space left on the disk; metrics\.jsonl from before"
+        ):
+            train(tiny(), videos, folder, quiet=True, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_text() == before
+    assert len(metrics(train(tiny(), videos, folder, quiet=True, resume=True))) == 10
+
+
+def test_a_run_that_failed_before_it_saved_begins_anew(videos, tmp_path, monkeypatch):
+    """Out of memory in the optimiser's first step, which makes its moments: mended by other settings and --resume."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("no room for moments")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", full)
+        with pytest.raises(TrainingError, match=r"Try --training.accumulate 2.*repeat the command with --resume"):
+            train(tiny(), videos, tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="is not empty; add --resume"):
+        train(tiny(), videos, tmp_path / "run", quiet=True)
+    folder = train(tiny(batch=2), videos, tmp_path / "run", quiet=True, resume=True)
+    assert len(metrics(folder)) == 21
+    assert checkpoint.read(folder)["step"] == 21
+
+
+def test_what_is_wrong_at_the_start_leaves_no_folder(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="needs the extra"):
+        train(tiny(), videos, tmp_path / "run", quiet=True, tensorboard=True)
+    for index in range(5):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        (tmp_path / "videos" / f"{index}.mp4").write_bytes(b"no video")
+        (tmp_path / "videos" / f"good_{index}.mp4").symlink_to(videos / "0.mp4")
+    with pytest.raises(VideoError, match="videos cannot be read so far, more than 5 %"):
+        train(tiny(batch=10, epochs=6), tmp_path / "videos", tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "KeyError"), ("{", "JSONDecodeError"), ('{"run": 3}', "TypeError"), ("[]", "TypeError")]
+)
+def test_damaged_card_is_named(videos, tmp_path, text, said):
+    folder = train(tiny(), videos, tmp_path / "run", quiet=True, limit=1)
+    (folder / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"run\.json is damaged or no run\.json \({said}"):
+        train(tiny(), videos, folder, quiet=True, resume=True)
 
 
 def test_infinite_loss_names_step_rate_and_files(videos, tmp_path):

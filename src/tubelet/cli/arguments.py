@@ -25,7 +25,7 @@ def parse(kind: type[T], args: Sequence[str], verb: str, default: T | None = Non
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
 
 
 def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:

@@ -22,7 +22,7 @@ def check_verb(args: list[str]) -> int:
         path: tyro.conf.Positional[str]
         """A folder of videos, one video, or a list file."""
         level: Literal["open", "demux", "decode"] = "demux"
-        """open: headers; demux: every packet's header; decode: every frame (slow, finds all damage)."""
+        """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
         frames: int = 16
         """Frames of a clip; videos that are too short for it are named."""
         stride: int = 4

@@ -72,7 +72,6 @@ def picture_mask(args: list[str]) -> int:
     kinds: dict[str, Callable[[float], Masker]] = {"tube": Tube, "random": Random, "frame": Frame}
     masker = kinds[a.kind](a.ratio)
     mask = masker(Batch(clip, torch.arange(1)), grid, Draws(a.seed, 0, [0]))
-    a.out.parent.mkdir(parents=True, exist_ok=True)
     print(save(a.out, mask_strip(clip, mask), f"{video.name} · {a.kind} mask"))
     return 0
 
@@ -131,7 +130,6 @@ def picture_curves(args: list[str]) -> int:
     from tubelet.pictures import curves
 
     out = a.out or a.run / "pictures" / "curves.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: name a .png; the .svg is written beside it")
     for path in curves(a.run, out):

@@ -63,10 +63,14 @@ class Frames:
                 self.problems[index] = str(error)
 
         with ThreadPoolExecutor(threads or cores()) as pool:
-            for done, job in enumerate(as_completed([pool.submit(decode, i) for i in range(len(paths))]), 1):
-                job.result()
-                if progress:
-                    progress(done, len(paths))
+            try:
+                for done, job in enumerate(as_completed([pool.submit(decode, i) for i in range(len(paths))]), 1):
+                    job.result()
+                    if progress:
+                        progress(done, len(paths))
+            except BaseException:  # Ctrl-C too: the videos that wait are not worth waiting for
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def all(self, index: int) -> UInt8[Tensor, "t h w c"]:
         """Every frame of a video: a view, not a copy."""

@@ -114,7 +114,8 @@ def check(
 ) -> Report:
     """What is wrong with `items`, and what they are, in processes (0 `workers`: in this one).
 
-    `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage. With a sampler it also says
+    `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage that
+    decoders notice. With a sampler it also says
     which videos are too short for a clip.
     """
     jobs = [(item, level, sampler) for item in items]

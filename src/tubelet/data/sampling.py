@@ -98,10 +98,9 @@ class Dense:
         >>> str(Dense(16)), str(Dense(8, fps=10)), str(Dense(8, span=2))
         ('16 frames at stride 4', '8 frames at 10 fps', '8 frames over 2 s')
         """
-        how = (
-            f"at stride {self.stride}" if self.stride else f"at {self.fps:g} fps" if self.fps else f"over {self.span} s"
-        )
-        return f"{self.frames} frames {how}"
+        ways = {"stride": "at stride {:g}", "fps": "at {:g} fps", "span": "over {:g} s"}
+        how = [text.format(getattr(self, name)) for name, text in ways.items() if getattr(self, name) is not None]
+        return " ".join([f"{self.frames} frames", *how])
 
     def step(self, seconds: Seconds) -> float:
         """Source frames from one frame of the clip to the next.

@@ -47,6 +47,10 @@ class MultiScaleCrop(Crop):
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     """Edges of the window, relative to the largest one of the output's shape."""
 
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} cannot be used; expected one or more numbers above 0 and up to 1")
+
     def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
         """One of the `windows`, and one of the `offsets` for it."""
         shapes = self.windows(height, width, size)

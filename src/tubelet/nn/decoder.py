@@ -30,7 +30,13 @@ class Decoder:
         return int(self.mlp_ratio * self.width)
 
     def build(self, grid: Grid, encoder_width: int, outputs: int) -> "MaskDecoder":
-        """The decoder for clips of `grid` that predicts `outputs` values a token."""
+        """The decoder for clips of `grid` that predicts `outputs` values a token.
+
+        Raises:
+            ValueError: no width, block or head.
+        """
+        if min(self.width, self.depth, self.heads, self.hidden) < 1:
+            raise ValueError(f"{self}: width, depth, heads and mlp_ratio must all be above 0")
         return MaskDecoder(self, grid, encoder_width, outputs)
 
 

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,27 +21,37 @@ class SaveError(OSError):
 
 
 def atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Writes a file beside `path`, flushes it to the disk and only then takes the place of `path`.
+    """Writes a file beside `path`, flushes it to the disk and only then takes the place of `path`. Makes its folder.
 
     Raises:
         SaveError: the disk is full or refuses. Whatever was at `path` is still there, and nothing half-written is.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
-        beside.unlink(missing_ok=True)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        with suppress(OSError):
+            beside.unlink()
+        numbers = {getattr(cause, "errno", None) for cause in causes(error)}
+        full = bool(numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
         kept = f"{path.name} from before is intact" if path.exists() else "there was none before"
         mend = "Free some space" if full else "Mend that"
         raise SaveError(
             f"cannot write {path}: {'no space left on the disk' if full else error}; {kept}. "
             f"{mend} and repeat the same command (a run: with --resume)"
         ) from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def save(
@@ -52,9 +63,7 @@ def save(
     """
     state = {"run": to_json(run), "step": step, "method": method.state_dict(), "optimiser": optimiser.state_dict()}
     checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    last = checkpoints / "last.pt"
-    atomically(last, lambda file: torch.save(state, file))
+    atomically(checkpoints / "last.pt", lambda file: torch.save(state, file))
     if keep:
         atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
     encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in method.encoder.state_dict().items()}
@@ -92,7 +101,8 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({error}); is it whole?") from error
+        why = str(error).split(". ")[0].split("\n")[0]  # torch goes on with advice to trust the file
+        raise ValueError(f"{path} cannot be read as a checkpoint ({why}); is it whole?") from error
 
 
 def load(folder: Path | str) -> Method:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import tubelet
-from tubelet.config import Run, differences, to_json
+from tubelet.config import Run, differences, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.train.checkpoint import atomically, void
@@ -24,7 +24,7 @@ FREE = (
 
 
 def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
-    """None for a folder to begin in; for one with a checkpoint of `run`, what is set otherwise now.
+    """None for a folder to begin in, also anew; for one with a checkpoint of `run`, what is set otherwise now.
 
     Raises:
         ValueError: the folder is used already, or belongs to another run, or to none.
@@ -36,7 +36,9 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
         raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
     if not card.is_file():
         raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
-    lines = differences(json.loads(card.read_text())["run"], json.loads(to_json(run)))
+    if not (folder / "checkpoints" / "last.pt").exists():
+        return None  # it failed before anything was saved: whatever the settings are now, it begins anew
+    lines = differences(read_card(folder / "run.json")["run"], json.loads(to_json(run)))
     other = [line for line in lines if line.split(":")[0] not in FREE]
     if other:
         raise ValueError(
@@ -44,7 +46,7 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
             + "\n  ".join(other[:12])
             + "\nResume it as it was, or start anew with another --out"
         )
-    return [f"resumed with {line}" for line in lines] if (folder / "checkpoints" / "last.pt").exists() else None
+    return [f"resumed with {line}" for line in lines]
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
@@ -64,13 +66,13 @@ def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
     Raises:
         ValueError: others, more, fewer, or changed ones; a run on those is another run.
     """
-    card = json.loads((folder / "run.json").read_text())
+    card = read_card(folder / "run.json")
     before = card.get("fingerprint", data)
     if before != data:
         raise ValueError(
             f"{folder} was trained on {before['videos']} videos of {card['data']}; {source} has {data['videos']}, "
-            "and not the same ones (names and sizes are compared). Resume with the videos as they were, or start anew "
-            "with another --out"
+            "and not the same ones (names and sizes are compared; a file that was mended or removed counts "
+            "too). Resume with the videos as they were, or start anew with another --out"
         )
 
 

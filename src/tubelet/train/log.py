@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tubelet.train.checkpoint import SaveError
+from tubelet.train.checkpoint import SaveError, atomically, void
 
 SHOWN = 5  # notes; a large data set has hundreds
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar on
@@ -26,14 +26,13 @@ class Log:
     def __init__(self, folder: Path, start: int, steps: int, quiet: bool = False, tensorboard: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
         rewind(self.path, start)
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self.notes: dict[str, int] = {}
         self.notes_path = folder / "notes.txt"
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.steps = steps
         self.last_plain = time.monotonic()
         self.smooth: dict[str, float] = {}
-        self.board = board(folder) if tensorboard else None
+        self.board = board_writer()(str(folder / "tensorboard")) if tensorboard else None
         self.progress = Progress(
             TextColumn("pre-training"),
             BarColumn(),
@@ -51,20 +50,12 @@ class Log:
 
     def __exit__(self, *_: Any) -> None:
         self.progress.stop()
-        self.file.close()
         if self.board is not None:
             self.board.close()
 
     def line(self, step: int, values: dict[str, float]) -> None:
         """One optimiser step; `step` counts those done."""
-        try:
-            self.file.write(json.dumps({"step": step} | values) + "\n")
-            self.file.flush()
-        except OSError as error:
-            raise SaveError(
-                f"cannot write {self.path} ({error.strerror}); the last checkpoint is intact. Free some space and "
-                "repeat the same command with --resume"
-            ) from error
+        self.append(self.path, json.dumps({"step": step} | values))
         for name in ("loss", "clips_per_second", "data_wait"):
             before = self.smooth.get(name, values[name])
             self.smooth[name] = before + 0.05 * (values[name] - before)
@@ -86,6 +77,21 @@ class Log:
                 f"{shown['wait']}  {duration(left) + ' left' if left else ''}".rstrip()
             )
 
+    def append(self, path: Path, line: str) -> None:
+        """Adds a line to a file.
+
+        Raises:
+            SaveError: the disk is full or refuses.
+        """
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise SaveError(
+                f"cannot write {path} ({error.strerror}); the last checkpoint is intact. Free some space and "
+                "repeat the same command with --resume"
+            ) from error
+
     def note(self, step: int, messages: Iterable[str]) -> None:
         """What the reader had to do; each message is written once and counted, the first few are also shown."""
         for message in messages:
@@ -95,8 +101,7 @@ class Log:
                     self.say(f"note: {message}")
                 elif len(self.notes) == SHOWN + 1:
                     self.say(f"further notes are in {self.notes_path}")
-                with open(self.notes_path, "a", encoding="utf-8") as file:
-                    file.write(f"step {step}: {message}\n")
+                self.append(self.notes_path, f"step {step}: {message}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -121,8 +126,8 @@ class Counter:
             self.console.print(f"{self.what} {done}/{total}")
 
 
-def board(folder: Path) -> Any:
-    """A TensorBoard writer into the run's `tensorboard` folder.
+def board_writer() -> Any:
+    """TensorBoard's class that writes events.
 
     Raises:
         ValueError: the extra is not installed.
@@ -131,15 +136,17 @@ def board(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs the extra: pip install 'tubelet[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 def rewind(path: Path, step: int) -> None:
     """Drops lines after `step`, and a last line that a kill cut short: the resumed run writes them anew."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if done(line) <= step]
-    path.write_text("".join(kept))
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if done(line) <= step]
+    if len(kept) < len(lines):
+        atomically(path, lambda file: void(file.write("".join(kept).encode())))
 
 
 def done(line: str) -> float:

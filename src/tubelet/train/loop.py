@@ -20,7 +20,7 @@ from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset, Failures, batches, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
-from tubelet.train.log import Counter, Log
+from tubelet.train.log import Counter, Log, board_writer
 from tubelet.train.optim import adamw, rate, set_rate
 from tubelet.types import Batch, Draws, Method
 
@@ -71,7 +71,8 @@ def train(
     with threads(run.training.threads):
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
-        method.to(device).train()
+        with advised(run, device):
+            method.to(device).train()
         optimiser = adamw(method, run.optim)
         start = 0 if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
@@ -80,11 +81,15 @@ def train(
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
+        failures = Failures(len(dataset.items))
+        for batch in first:
+            failures.count(batch.notes)
+        if tensorboard:
+            board_writer()
         if changed is None:
             begin(folder, run, source, data)
         with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
             log.note(start, changed or [])
-            failures = Failures(len(dataset.items))
             clock = time.perf_counter()
             for step, batch in enumerate(chain(first, stream), start):
                 waited = time.perf_counter() - clock
@@ -92,15 +97,11 @@ def train(
                 failures.count(batch.notes)
                 lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
                 set_rate(optimiser, lr)
-                try:
+                with advised(run, device):
                     loss, norm = one_step(method, optimiser, batch, step, run, device, precision)
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    raise TrainingError(advice(run, batch, device, error)) from error
-                guard(loss, norm, step, lr, batch)
-                optimiser.step()
-                optimiser.zero_grad()
+                    guard(loss, norm, step, lr, batch)
+                    optimiser.step()
+                    optimiser.zero_grad()
                 method.after_step(step, plan.steps)
                 now = time.perf_counter()
                 spent, clock = now - clock, now
@@ -193,10 +194,25 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(run: Run, batch: Batch, device: torch.device, error: BaseException) -> str:
+@contextmanager
+def advised(run: Run, device: torch.device) -> Iterator[None]:
+    """Says what to change if memory runs out.
+
+    Raises:
+        TrainingError: it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(advice(run, device, error)) from error
+
+
+def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
     t = run.training
-    part = len(batch.video) // t.accumulate
+    part = t.batch * run.data.repeats // t.accumulate
     if t.batch > t.accumulate:
         more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
         change = f"--training.accumulate {more}: less in memory at once, the same result"
@@ -206,8 +222,8 @@ def advice(run: Run, batch: Batch, device: torch.device, error: BaseException) -
         change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}), or --encoder.checkpoint"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}; "
-        f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
+        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}; and repeat the "
+        f"command with --resume. `tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
 
 
@@ -227,7 +243,10 @@ def pick_device(name: str) -> torch.device:
     if not here.get(kind, False):
         there = [k for k, usable in here.items() if usable]
         raise ValueError(f"device {name!r} cannot be used here; there is: {', '.join(there)} (or auto)")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} cannot be used; expected a kind and a number, as cuda:1") from error
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
