@@ -29,7 +29,8 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv build dist src/*.egg-info
 
-# torch first and by itself: its version is pinned, and a range would let pip take a build with gigabytes of CUDA
+# torch first and by itself: its version is pinned, and a range would let pip take a build with gigabytes of CUDA. Where
+# the package index has no other build (README), PIP_EXTRA_INDEX_URL names one that has.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "tubelet needs Python 3.11 or newer; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1)
 	$(PYTHON) -m venv .venv

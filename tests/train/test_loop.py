@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -332,6 +333,27 @@ def test_damaged_card_is_named(videos, tmp_path, text, said):
     (folder / "run.json").write_text(text)
     with pytest.raises(ValueError, match=rf"run\.json is damaged or no run\.json \({said}"):
         train(tiny(), videos, folder, quiet=True, resume=True)
+
+
+def test_without_a_terminal_progress_is_lines(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tubelet.train.log.PLAIN_EVERY", 0)
+    folder = train(tiny(), videos, tmp_path / "run", resume=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert len(lines) == 10
+    for number, (line, values) in enumerate(zip(lines, metrics(folder)), 1):
+        said = re.fullmatch(
+            r"step (\d+)/10  loss (\S+)  (\d+) clips/s  waiting for data (\d+)%(  (\d+ min )?\d+ s left)?", line
+        )
+        assert said, line
+        assert int(said[1]) == values["step"] == number
+        assert 0 <= int(said[4]) <= 100
+    first = metrics(folder)[0]
+    assert f"loss {first['loss']:.4f}  {first['clips_per_second']:.0f} clips/s" in lines[0]
+
+
+def test_resuming_nothing_is_said(videos, tmp_path, capsys):
+    train(tiny(), videos, tmp_path / "run", resume=True, limit=1)
+    assert f"nothing to resume in {tmp_path / 'run'}: begun from the start" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_infinite_loss_names_step_rate_and_files(videos, tmp_path):

@@ -42,9 +42,7 @@ def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
             name = "videomae-small-cpu"
             args = [name, *args]
         else:
-            raise ValueError(
-                f"tubelet {verb} wants a preset first, as in: tubelet {verb} videomae-small-cpu; see tubelet list"
-            )
+            raise ValueError(f"{verb} wants a preset first, as in: tubelet {verb} videomae-small-cpu; see tubelet list")
     return parse(kind, args, verb, kind(preset=name, run=preset(name)))  # type: ignore[arg-type]
 
 

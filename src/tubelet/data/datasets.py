@@ -137,7 +137,8 @@ class Dataset:
                 error.add_note(f"while reading {path} (position {position})")
                 raise
         raise VideoError(
-            f"{len(notes)} videos in a row cannot be read; `tubelet check` says what is wrong with all:\n  "
+            f"{len(notes)} video{'s' * (len(notes) > 1)} in a row cannot be read; "
+            "`tubelet check` says what is wrong with all:\n  "
             + "\n  ".join(note.split(" (another video")[0] for note in notes)
         )
 

@@ -90,6 +90,8 @@ def train(
             begin(folder, run, source, data)
         with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
             log.note(start, changed or [])
+            if resume and changed is None:
+                log.say(f"nothing to resume in {folder}: begun from the start")
             clock = time.perf_counter()
             for step, batch in enumerate(chain(first, stream), start):
                 waited = time.perf_counter() - clock
