@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from tubelet.cli.arguments import say, show
 from tubelet.config import Run, preset
 from tubelet.data import synthetic
 from tubelet.data.check import check
@@ -24,10 +23,10 @@ from tubelet.pictures import reconstruct_run
 from tubelet.plan import plan, render
 from tubelet.report import ends, write_report
 from tubelet.train.checkpoint import atomically, load_encoder, void
-from tubelet.train.log import Counter, duration, metrics
+from tubelet.train.log import Counter, duration, metrics, say, show
 from tubelet.train.loop import train
 
-STEPS, OWN_STEPS = 7000, 4000  # of pre-training: on made videos, on larger clips of one's own
+STEPS, OWN_STEPS = 5000, 2000  # of pre-training: on made videos, on larger clips of one's own
 TRAIN, TEST, LABELLED = 800, 400, 400  # made videos; of those to train on, how many tell their label to the read-out
 
 

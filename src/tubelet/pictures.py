@@ -67,7 +67,10 @@ class Reconstruction:
         flat = "their true mean colour" if self.borrowed else "the colours of visible ones nearby"
         told = " The model predicts only patterns: here each cube was given its true mean colour and contrast."
         text = f"dB: signal to noise of the imagined pixels; more is better. Without a model: flat cubes in {flat}."
-        return text + told * self.borrowed
+        worse = " So far the model does worse than that: it needs more steps." * bool(
+            self.psnr.mean() < self.baseline.mean()
+        )
+        return text + told * self.borrowed + worse
 
 
 def reconstruct(

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, checked, numbers
+from tubelet.data.cache import free_memory
 from tubelet.methods.masked import thinned
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.vit import Encoder, ViT
@@ -88,7 +89,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
         f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}, activations {gib(memory.activations)} "
-        f"({memory.clips:,} clips at once)",
+        f"({memory.clips:,} clips at once)" + too_much(memory.total, arithmetic(run)[0]),
         "read ahead": read_ahead(run),
         "disk": f"{gib(memory.weights + memory.moments)} a checkpoint",
     }
@@ -301,7 +302,8 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
         "videos": f"{counted.videos:,}" if counted else open_,
         "batch": f"{t.batch:,} videos{crops}{parts}",
         "steps": f"{f'{counted.steps:,}' if counted else open_}; {t.epochs:g} epochs",
-        "warm-up": f"{f'{counted.warmup:,} steps' if counted else open_}; {o.warmup:g} epochs",
+        "warm-up": f"{f'{counted.warmup:,} steps' if counted else open_}; {o.warmup:g} epochs"
+        + "; more than half of the run: lower --optim.warmup" * (o.warmup > t.epochs / 2),
         "learning rate": f"{rates.lr:.3g} = {rates.rule}, falling to {rates.low:.3g}",
     }
 
@@ -311,6 +313,16 @@ def read_ahead(run: Run) -> str:
     workers = pick_workers(run)
     ready = 1 + 2 * workers
     return f"up to {gib(batch_bytes(run) * ready)} of main memory: {ready} batches, by --training.workers {workers}"
+
+
+def too_much(needed: int, device: str) -> str:
+    """What to say where a run needs more memory than is free on its device; nothing where that is not known."""
+    free = free_memory() if device == "cpu" else None
+    if device == "cuda" and torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+    if free is None or needed <= free:
+        return ""
+    return f"; more than the {gib(free)} that are free here: raise --training.accumulate"
 
 
 def gib(count: float) -> str:

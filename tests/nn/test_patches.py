@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
+from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
-from tubelet.nn.patches import patchify, put, sinusoid, take, unpatchify
+from tubelet.nn.patches import patchify, put, sinusoid, sinusoid_of_axes, take, unpatchify
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 
@@ -69,6 +70,30 @@ def test_sinusoid_has_the_numbers_of_the_equation():
     for position, column in ((1567, 0), (1567, 767), (700, 333), (31, 766)):
         angle = position / 10000 ** (2 * (column // 2) / 768)
         assert table[position, column].item() == pytest.approx((math.cos if column % 2 else math.sin)(angle), abs=1e-6)
+
+
+def test_positions_by_axes_have_the_numbers_of_the_equation():
+    grid, width = Grid(3, 4, 5), 26  # 6 columns for the slot, 10 for the row, 10 for the column
+    table = sinusoid_of_axes(grid, width)
+    for token in range(60):
+        slot, row, column = token // 20, token // 5 % 4, token % 5
+        expected = []
+        for place, half in ((slot, 3), (row, 5), (column, 5)):
+            expected += [math.sin(place / 100 ** (i / half)) for i in range(half)]
+            expected += [math.cos(place / 100 ** (i / half)) for i in range(half)]
+        np.testing.assert_allclose(table[token].numpy(), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="width 25 is odd"):
+        sinusoid_of_axes(grid, 25)
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"), [("index", sinusoid(60, 24)), ("axes", sinusoid_of_axes(Grid(3, 4, 5), 24))]
+)
+def test_encoder_and_decoder_use_the_kind_asked_for(kind, table):
+    shape = Encoder(width=24, depth=1, heads=2, hidden=48, patch=(1, 2, 2), position=kind)
+    method = Masked(decoder=Decoder(24, 1, 2, position=kind)).build(shape, Grid(3, 4, 5, (1, 2, 2)), 3)
+    assert torch.equal(method.encoder.position, table)
+    assert torch.equal(method.decoder.position, table)
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(1568, 192), (64, 1408), (13, 10), (7, 9)])

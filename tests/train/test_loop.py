@@ -356,6 +356,24 @@ def test_resuming_nothing_is_said(videos, tmp_path, capsys):
     assert f"nothing to resume in {tmp_path / 'run'}: begun from the start" in capsys.readouterr().err.replace("\n", "")
 
 
+def test_a_run_from_before_a_setting_was_there_resumes(videos, tmp_path):
+    folder = train(tiny(), videos, tmp_path / "run", quiet=True, limit=2)
+    card = json.loads((folder / "run.json").read_text())
+    del card["run"]["encoder"]["position"]
+    (folder / "run.json").write_text(json.dumps(card))
+    assert len(metrics(train(tiny(), videos, folder, quiet=True, resume=True))) == 10
+
+
+def test_a_link_to_nowhere_is_one_more_unreadable_video(videos, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for index in range(7):
+        (folder / f"{index}.mp4").symlink_to(videos / f"{index}.mp4")
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    train(tiny(), folder, tmp_path / "run", quiet=True)
+    assert f"1 of 8 videos could not be read and were replaced: {folder / 'gone.mp4'}" in capsys.readouterr().err
+
+
 def test_infinite_loss_names_step_rate_and_files(videos, tmp_path):
     run = tiny()
     run = replace(run, optim=replace(run.optim, base_lr=1e30))

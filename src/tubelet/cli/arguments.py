@@ -1,7 +1,6 @@
 """Command-line arguments as dataclasses: their fields are the flags, their docstrings the help."""
 
 import difflib
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -23,11 +22,6 @@ def parse(kind: type[T], args: Sequence[str], verb: str, default: T | None = Non
     return tyro.cli(kind, args=args, prog=f"tubelet {verb}", config=(tyro.conf.AvoidSubcommands,), **options)
 
 
-def say(text: str) -> None:
-    """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
     """Parses arguments whose defaults come from the preset that stands among them."""
     from tubelet.config import preset
@@ -44,10 +38,3 @@ def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
         else:
             raise ValueError(f"{verb} wants a preset first, as in: tubelet {verb} videomae-small-cpu; see tubelet list")
     return parse(kind, args, verb, kind(preset=name, run=preset(name)))  # type: ignore[arg-type]
-
-
-def show(renderable: Any) -> None:
-    """A table for people, on stderr."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(renderable)

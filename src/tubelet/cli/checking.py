@@ -16,13 +16,15 @@ def check_verb(args: list[str]) -> int:
     class Check:
         """Open, demux or decode every video, and say which have problems. Exit code 3 if any has.
 
-        tubelet check my_videos/ --level decode
+        tubelet check my_videos/ --preset videomae-small-cpu
         """
 
         path: tyro.conf.Positional[str]
         """A folder of videos, one video, or a list file."""
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
+        preset: str | None = None
+        """Take the length of a clip from this preset."""
         frames: int = 16
         """Frames of a clip; videos that are too short for it are named."""
         stride: int = 4
@@ -31,12 +33,14 @@ def check_verb(args: list[str]) -> int:
         """One JSON object on stdout instead of a table."""
 
     a = parse(Check, args, "check")
+    from tubelet.config import preset
     from tubelet.data.check import check
     from tubelet.data.datasets import find
     from tubelet.data.sampling import Dense
     from tubelet.train.log import Counter
 
-    report = check(find(a.path), a.level, Dense(a.frames, stride=a.stride), progress=Counter("checking", a.json))
+    clip = preset(a.preset).data.clip if a.preset else Dense(a.frames, stride=a.stride)
+    report = check(find(a.path), a.level, clip, progress=Counter("checking", a.json))
     if a.json:
         print(json.dumps(report.to_dict()))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from tubelet.cli.arguments import Unprefixed, parse, show, with_preset
+from tubelet.cli.arguments import Unprefixed, parse, with_preset
 
 if TYPE_CHECKING:  # or listing presets would import torch
     from tubelet.config import Run
@@ -22,7 +22,7 @@ def pretrain(args: list[str]) -> int:
     class Pretrain:
         """Pre-train an encoder on unlabelled videos.
 
-        tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/first --training.epochs 50
+        tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/first --training.epochs 200
 
         Go on after an interruption: the same command with --resume. PRESET is a name from `tubelet list`, a run.json,
         or your own module:function.
@@ -53,7 +53,7 @@ def pretrain(args: list[str]) -> int:
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
-    from tubelet.train.log import duration, metrics
+    from tubelet.train.log import duration, metrics, show
     from tubelet.train.loop import train
 
     out = a.out or Path("runs") / named(a.preset)

@@ -82,7 +82,9 @@ class Report:
         """The summary for people, problems last."""
         total, good = self.totals(), [row for row in self.rows if row.codec]
         how = {"open": "headers read", "demux": "all packets read", "decode": "all frames decoded"}[self.level]
-        lines = [f"{len(self.rows)} video{'s' * (len(self.rows) != 1)}, {total['hours']:.3g} hours ({how})"]
+        lines = [
+            f"{len(self.rows)} video{'s' * (len(self.rows) != 1)}, {length(sum(row.duration for row in good))} ({how})"
+        ]
         if good:
             lengths = sorted(row.frames for row in good)
             lines += [
@@ -95,10 +97,10 @@ class Report:
             lines.append(f"classes     {balance(total['labels'], len(self.rows))}")
         if total["short"]:
             names = [row.path for row in good if row.short]
-            lines.append(f"too short   {len(names)} for {self.clip}: {some(names)}")
+            lines.append(f"too short   {len(names)} for {self.clip}, so frames would be repeated: {some(names)}")
         lines += [f"duplicates  {' = '.join(group)}" for group in self.duplicates]
         lines.append(f"problems    {len(self.problems) or 'none'}")
-        return lines + [f"  {row.path}: {row.problem}" for row in self.problems]
+        return lines + [f"  {row.path}: {row.problem.removeprefix(row.path).strip()}" for row in self.problems]
 
 
 # ---------------------------------------------------------------------------- the check
@@ -135,7 +137,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
     """What is known of one file after looking as closely as `level` says."""
     row = Row(str(item.path), item.label)
     try:
-        row = replace(row, bytes=item.path.stat().st_size)
+        row = replace(row, bytes=item.path.stat().st_size if item.path.is_file() else 0)
         if level == "open":
             return replace(row, **headers(item.path))
         video = probe(item.path)
@@ -242,6 +244,11 @@ def parallel(
 # ---------------------------------------------------------------------------- words
 
 
+def length(seconds: float) -> str:
+    """A time span, in the unit that suits it."""
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
+
+
 def counted(values: Iterable[str]) -> dict[str, int]:
     """How often each value is there, the most frequent first."""
     return dict(Counter(values).most_common())
@@ -260,6 +267,7 @@ def balance(labels: object, videos: int) -> str:
     few, many = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
     bare = videos - sum(labels.values())
     spread = f"{labels[few]} ({few}) to {labels[many]} ({many}) videos each"
+    spread = f"{labels[few]} videos each" if labels[few] == labels[many] else spread
     return f"{len(labels)}, {spread}" + (f"; {bare} videos without one" if bare else "")
 
 

@@ -170,10 +170,8 @@ def _decoded(
             before = len(damage.packets)
             for frame in _run(video, container, stream, start, set(missing), damage, fresh):
                 if frame.pts in missing:
-                    index = missing.pop(frame.pts)
-                    if frame.is_corrupt:  # the decoder gave a frame all the same, part of it made up
-                        damage.frames.add(index)
-                    yield index, frame
+                    damage.frames.update({missing[frame.pts]} if frame.is_corrupt else ())  # part of it made up
+                    yield missing.pop(frame.pts), frame
             fresh = False
             if not missing or len(damage.packets) > before:
                 break

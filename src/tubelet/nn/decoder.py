@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tubelet.nn.attention import EPS, Block, xavier
-from tubelet.nn.patches import sinusoid, take
+from tubelet.nn.patches import Position, positions, take
 from tubelet.types import Grid, TokenMask
 
 
@@ -23,6 +23,8 @@ class Decoder:
     """Attention heads."""
     mlp_ratio: float = 4.0
     """Channels inside the MLP, as a multiple of the width, truncated."""
+    position: Position = "index"
+    """As for the encoder."""
 
     @property
     def hidden(self) -> int:
@@ -56,7 +58,7 @@ class MaskDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, eps=EPS)
         self.head = nn.Linear(shape.width, outputs)
-        self.register_buffer("position", sinusoid(grid.tokens, shape.width), persistent=False)
+        self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
         xavier(self.blocks)
         xavier(self.head)
 

@@ -4,12 +4,16 @@ Tokens are patches until the encoder embeds them: gathering first and embedding 
 gathering then, and costs a tenth at 90 % masking.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tubelet.types import Grid
+
+Position = Literal["index", "axes"]
 
 
 def patchify(video: Shaped[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Shaped[Tensor, "b n q"]:
@@ -52,3 +56,32 @@ def sinusoid(tokens: int, width: int) -> Float[Tensor, "n d"]:
     column = np.arange(width)
     angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * (column // 2) / width)
     return torch.from_numpy(np.where(column % 2 == 0, np.sin(angle), np.cos(angle))).float()
+
+
+def sinusoid_of_axes(grid: Grid, width: int) -> Float[Tensor, "n d"]:
+    """A fixed position table that knows what lies above and beside: sinusoids of slot, row and column side by side.
+
+    A quarter of the columns tells the slot, the rest row and column; of each, the first half are sines, the second
+    cosines, of place / 100^(i / half). As MAE's (arXiv:2111.06377) two-dimensional table, with time added, and 100
+    instead of 10000, since there are tens of places and not thousands.
+
+    Raises:
+        ValueError: an odd width, which cannot be shared out.
+    """
+    if width % 2:
+        raise ValueError(f"width {width} is odd; a position of sines and cosines needs an even one")
+    slot = width // 8 * 2
+    row = (width - slot) // 4 * 2
+    tables = []
+    for axis, (size, columns) in enumerate(zip((grid.T, grid.H, grid.W), (slot, row, width - slot - row))):
+        half = columns // 2
+        angle = np.arange(size)[:, None] / np.power(100.0, np.arange(half) / half)
+        table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+        shape = [columns if place == 3 else size if place == axis else 1 for place in range(4)]
+        tables.append(np.broadcast_to(table.reshape(shape), (grid.T, grid.H, grid.W, columns)))
+    return torch.from_numpy(np.concatenate(tables, axis=3).reshape(grid.tokens, width)).float()
+
+
+def positions(kind: Position, grid: Grid, width: int) -> Float[Tensor, "n d"]:
+    """The fixed position table of a kind."""
+    return sinusoid(grid.tokens, width) if kind == "index" else sinusoid_of_axes(grid, width)

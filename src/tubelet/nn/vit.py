@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
-from tubelet.nn.patches import sinusoid, take
+from tubelet.nn.patches import Position, positions, take
 from tubelet.types import Grid
 
 
@@ -25,6 +25,8 @@ class Encoder:
     """Channels inside the MLP."""
     patch: tuple[int, int, int] = (2, 16, 16)
     """Cube of pixels that becomes one token: frames, height, width."""
+    position: Position = "index"
+    """Sinusoid of the token's index (VideoMAE), or of slot, row and column: axes (small models learn sooner)."""
     checkpoint: bool = False
     """Recompute each block in the backward pass: about a third more compute for far less memory."""
 
@@ -60,7 +62,7 @@ class ViT(nn.Module):
         self.embed = nn.Linear(pt * ph * pw * channels, shape.width)  # keeps PyTorch's default, as the released Conv3d
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, eps=EPS)
-        self.register_buffer("position", sinusoid(grid.tokens, shape.width), persistent=False)
+        self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
         xavier(self.blocks)
 
     def forward(self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None) -> Float[Tensor, "b v d"]:

@@ -96,6 +96,8 @@ def read(folder: Path) -> dict[str, Any]:
         ValueError: the file is not a checkpoint of tubelet, or is damaged.
     """
     path = folder / "checkpoints" / "last.pt"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the run folder that it lies in")
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no checkpoints/last.pt: nothing to resume or load")
     try:

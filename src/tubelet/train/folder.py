@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import tubelet
-from tubelet.config import Run, differences, read_card, to_json
+from tubelet.config import Run, differences, from_json, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.train.checkpoint import atomically, void
@@ -38,13 +38,14 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
         raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
     if not (folder / "checkpoints" / "last.pt").exists():
         return None  # it failed before anything was saved: whatever the settings are now, it begins anew
-    lines = differences(read_card(folder / "run.json")["run"], json.loads(to_json(run)))
+    before: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
+    lines = differences(json.loads(to_json(before)), json.loads(to_json(run)))
     other = [line for line in lines if line.split(":")[0] not in FREE]
     if other:
         raise ValueError(
             f"{folder} holds another run; these settings differ from its own:\n  "
             + "\n  ".join(other[:12])
-            + "\nResume it as it was, or start anew with another --out"
+            + f"\nResume it as it was (with {card} in place of the preset), or start anew with another --out"
         )
     return [f"resumed with {line}" for line in lines]
 
@@ -56,7 +57,10 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for item in dataset.items:
-        digest.update(f"{item.path.name} {item.path.stat().st_size}\n".encode())
+        size = (
+            item.path.stat().st_size if item.path.is_file() else "missing"
+        )  # a link to nowhere; the reader will note it
+        digest.update(f"{item.path.name} {size}\n".encode())
     return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
 
 

@@ -2,12 +2,13 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tubelet.train.checkpoint import SaveError, atomically, void
@@ -106,6 +107,20 @@ class Log:
     def say(self, text: str) -> None:
         """A line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        """A result: a line that is also said by quiet runs."""
+        say(text)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(renderable: RenderableType) -> None:
+    """A table for people, on stderr."""
+    Console(stderr=True, highlight=False).print(renderable)
 
 
 class Counter:

@@ -132,7 +132,7 @@ def train(
                 if stopped:
                     break
             for line in failures.summary():
-                log.say(line)
+                log.tell(line)
     return folder
 
 
