@@ -26,7 +26,7 @@ from tubelet.train.checkpoint import atomically, load_encoder, void
 from tubelet.train.log import Counter, duration, metrics, say, show
 from tubelet.train.loop import train
 
-STEPS, OWN_STEPS = 5000, 2000  # of pre-training: on made videos, on larger clips of one's own
+STEPS, OWN_STEPS = 7000, 2000  # of pre-training: on made videos, on larger clips of one's own
 TRAIN, TEST, LABELLED = 800, 400, 400  # made videos; of those to train on, how many tell their label to the read-out
 
 

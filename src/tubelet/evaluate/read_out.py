@@ -27,7 +27,7 @@ from tubelet.targets import normalise
 class ReadOut:
     """A short fine-tuning of everything, with a linear layer on the mean token."""
 
-    steps: int = 120
+    steps: int = 60
     """Optimiser steps."""
     batch: int = 32
     """Clips per step."""

@@ -106,13 +106,13 @@ def small_cpu() -> Run:
 def demo() -> Run:
     """The made videos of `tubelet demo`: 32 pixels, 8 frames, 3 blocks; minutes on two cores. No published number.
 
-    Raw pixels, because normalised ones stay longer on the plateau where only local means are predicted; positions by
-    axes, for the same reason; many small steps; frames kept in memory; half of the hidden tokens predicted.
+    Raw pixels, because normalised ones stay longer on the plateau where only local means are predicted; many small
+    steps; frames kept in memory; half of the hidden tokens predicted.
     """
     return Run(
-        encoder=Encoder(width=128, depth=3, heads=4, hidden=512, patch=(2, 8, 8), position="axes"),
-        method=Masked(mask=Tube(0.9), target=Pixels("none"), decoder=Decoder(96, 2, 4, position="axes"), predict=0.5),
+        encoder=Encoder(width=128, depth=3, heads=4, hidden=512, patch=(2, 8, 8)),
+        method=Masked(mask=Tube(0.9), target=Pixels("none"), decoder=Decoder(96, 2, 4), predict=0.5),
         data=Data(clip=Dense(8, stride=1), size=(32, 32), crop=MultiScaleCrop((1.0,)), cache=32),
-        optim=Optim(base_lr=0.016, min_lr=0.0, warmup=10),  # 1e-3 at this batch
-        training=Training(epochs=100, batch=16, save_every=20, threads=1, workers=1),
+        optim=Optim(base_lr=0.016, min_lr=0.0, warmup=14),  # 1e-3 at this batch
+        training=Training(epochs=140, batch=16, save_every=20, threads=1, workers=1),
     )
