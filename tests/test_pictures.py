@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,6 +93,13 @@ def test_without_a_model_a_normalised_target_fills_each_cubes_true_mean():
     flat = cubes.mean(1, keepdims=True).round()
     error = ((cubes - flat) ** 2)[result.mask.hidden[0].numpy()].mean()
     assert float(result.baseline) == pytest.approx(10 * math.log10(255**2 / error), abs=0.01)
+
+
+def test_a_model_that_does_worse_than_flat_cubes_is_said_to():
+    result = reconstruct(method(Pixels("none")), video())
+    for psnr, worse in ((9.0, True), (11.0, False)):
+        shown = replace(result, psnr=torch.full((2,), psnr), baseline=torch.full((2,), 10.0))
+        assert ("does worse than that: it needs more steps" in shown.note) == worse
 
 
 def test_only_normalised_targets_borrow_and_say_so():
