@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--sizes s b] [--repeats 6] [--batch 8] [--device auto]
 
-16x224x224 clips, 90 % tube mask. Each side lives in a process of its own, set up as its users have it, and they step
-turn about; the minimum of the repeats counts. So peak memory, optimiser included, is each side's own. On CPUs tubelet's
-training keeps freed memory (`tubelet.train.loop.keep_memory`); a third side is transformers with the same, to tell how
-much is due to that. Writes benchmarks/step.csv.
+16x224x224 clips, 90 % tube mask. Each side lives in a process of its own, with memory as its users have it, and they
+step turn about; the minimum of the repeats counts. So peak memory, optimiser included, is each side's own. On CPUs
+tubelet's training keeps freed memory (`tubelet.train.loop.keep_memory`); a third side is transformers with the same, to
+tell how much is due to that. Writes benchmarks/step.csv.
 """
 
 import argparse

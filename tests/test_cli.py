@@ -97,6 +97,16 @@ def test_a_preset_may_stand_behind_flags(capsys):
     assert behind == capsys.readouterr().out
 
 
+def test_a_flags_value_is_not_taken_for_the_preset(videos, tmp_path, capsys):
+    assert "wants a preset first" in error(capsys, ["plan", "--data", "videomae-demo"], 2)
+
+
+def test_check_takes_the_clip_of_a_preset(videos, capsys):
+    for preset, frames in (("videomae-demo", 8), ("videomae-k400-b", 16)):
+        run(["check", str(videos), "--preset", preset, "--frames", "99", "--json"])
+        assert json.loads(capsys.readouterr().out)["clip"].startswith(f"{frames} frames at stride")
+
+
 def test_a_preset_is_wanted(capsys):
     assert "wants a preset first" in error(capsys, ["pretrain", "--data", "x"], 2)
 
@@ -221,6 +231,12 @@ def test_settings_that_cannot_be_used(videos, preset, tmp_path, capsys):
         (["--training.seed", "-1"], "--training.seed -1"),
         (["--encoder.heads", "0"], "--encoder.heads 0"),
         (["--encoder.patch", "0", "8", "8"], "--encoder.patch (0, 8, 8)"),
+        (["--encoder.width", "0"], "--encoder.width 0"),
+        (["--encoder.hidden", "0"], "--encoder.hidden 0"),
+        (["--optim.clip", "-1"], "--optim.clip -1.0"),
+        (["--optim.weight-decay", "-1"], "--optim.weight-decay -1"),
+        (["--method.decoder.depth", "0"], "must all be above 0"),
+        (["--device", "cpu:x"], "'cpu:x' cannot be used"),
     ]:
         assert words in error(capsys, base + flags, 2)
         assert not (tmp_path / "run").exists()

@@ -113,7 +113,7 @@ def test_what_a_module_keeps_is_what_the_formula_says(module, width, tokens, pre
 def test_a_run_that_is_too_large_for_the_machine_is_said(monkeypatch):
     run = a_run(Encoder(width=24, depth=1, heads=2, hidden=48, patch=(2, 8, 8)), Decoder(24, 1, 2), 4, (32, 32))
     monkeypatch.setattr("tubelet.plan.free_memory", lambda: 2**20)
-    assert "more than the 1.0 MiB that are free here: raise --training.accumulate" in plan(run).settings["memory"]
+    assert "more than the 1.0 MiB that are free here" in plan(run).settings["memory"]
     monkeypatch.setattr("tubelet.plan.free_memory", lambda: None)
     assert "free here" not in plan(run).settings["memory"]
 

@@ -55,7 +55,7 @@ class Training:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
     workers: int = -1
-    """Processes that read videos; -1 takes one per core, less one for the step."""
+    """Processes that read videos; -1 takes one per core, less one for the step, if memory allows."""
     threads: int = 0
     """Threads of a step on the CPU; 0 leaves it to PyTorch. Steps of a few milliseconds are fastest with one."""
     seed: int = 0

@@ -322,7 +322,7 @@ def too_much(needed: int, device: str) -> str:
         free = torch.cuda.mem_get_info()[0]
     if free is None or needed <= free:
         return ""
-    return f"; more than the {gib(free)} that are free here: raise --training.accumulate"
+    return f"; more than the {gib(free)} that are free here"
 
 
 def gib(count: float) -> str:

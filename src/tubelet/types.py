@@ -65,7 +65,7 @@ class Clip:
 
     frames: UInt8[Tensor, "t h w c"]
     seconds: Float[Tensor, " t"]  # presentation times
-    damaged: int = 0  # packets that the decoder had to skip on the way
+    damaged: int = 0  # packets that the decoder had to skip, or frames that it had to make up
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_bad_files(bad, level, expected):
     if level == "decode":
         (flipped,) = (row for row in report.rows if "flipped" in row.path)
         assert flipped.damaged == 7  # as many as were spoilt
-        assert flipped.problem == "7 packets are damaged"
+        assert flipped.problem == "7 packets or frames are damaged"
 
 
 def test_files_that_are_gone(tmp_path):

@@ -84,6 +84,12 @@ def test_shares_of_processes_make_up_the_batch(clips):
         batches(dataset, 6, 0, 1, world=4)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_channels_are_last_in_memory(clips, workers):
+    for batch in batches(Dataset(find(clips), replace(SMALL, repeats=2)), 3, 0, 2, workers):
+        assert batch.video.permute(0, 2, 3, 4, 1).is_contiguous()
+
+
 def test_nothing_else_that_is_random_moves(clips):
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), signal.getsignal(signal.SIGCHLD)
     for workers in (0, 1):

@@ -173,3 +173,9 @@ def test_flip_twice_is_nothing():
 def test_a_crop_without_a_window_says_so():
     with pytest.raises(TypeError, match="Crop has no window; use MultiScaleCrop"):
         Crop()(noise(1, 8, 8, 3), (8, 8), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("scales", [(), (0.5, 2.0), (-1.0,), (0.0,)])
+def test_scales_that_make_no_window_are_refused(scales):
+    with pytest.raises(ValueError, match="one or more numbers above 0 and up to 1"):
+        MultiScaleCrop(scales)

@@ -82,8 +82,9 @@ def test_positions_by_axes_have_the_numbers_of_the_equation():
             expected += [math.sin(place / 100 ** (i / half)) for i in range(half)]
             expected += [math.cos(place / 100 ** (i / half)) for i in range(half)]
         np.testing.assert_allclose(table[token].numpy(), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="width 25 is odd"):
-        sinusoid_of_axes(grid, 25)
+    for width in (25, 6):
+        with pytest.raises(ValueError, match=f"width {width} cannot be shared out"):
+            sinusoid_of_axes(grid, width)
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,7 @@ def test_memory_is_kept():
         int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
         for how in ("fresh", "keep")
     )
-    assert kept < 100
-    assert fresh > 0
+    assert kept < fresh / 10
 
 
 SCRIPT = """
@@ -323,6 +322,13 @@ def test_what_is_wrong_at_the_start_leaves_no_folder(videos, tmp_path, monkeypat
     with pytest.raises(VideoError, match="videos cannot be read so far, more than 5 %"):
         train(tiny(batch=10, epochs=6), tmp_path / "videos", tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tidied_run_is_not_begun_anew(videos, tmp_path):
+    folder = train(tiny(), videos, tmp_path / "run", quiet=True, limit=2)
+    (folder / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(ValueError, match=r"has an encoder but no checkpoints/last\.pt"):
+        train(tiny(), videos, folder, quiet=True, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,11 @@ def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
     from tubelet.methods import PRESETS
 
     first = args[0] if args and not args[0].startswith("-") else None
-    name = first or next((word for word in args if word in PRESETS), None)  # also behind flags, if it is one of ours
+    name = first or next(
+        # also behind flags, if it is one of ours and not the value of one
+        (word for before, word in zip(["", *args], args) if word in PRESETS and ("=" in before or before[:1] != "-")),
+        None,
+    )
     if name is not None:
         args = [name, *args[: args.index(name)], *args[args.index(name) + 1 :]]
     else:

@@ -24,7 +24,7 @@ def check_verb(args: list[str]) -> int:
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
         preset: str | None = None
-        """Take the length of a clip from this preset."""
+        """Take the clip from this preset, instead of --frames and --stride."""
         frames: int = 16
         """Frames of a clip; videos that are too short for it are named."""
         stride: int = 4

@@ -38,7 +38,7 @@ class Row:
     frames: int = 0
     duration: float = 0.0  # seconds
     variable: bool = False  # frames are not evenly spaced
-    damaged: int = 0  # packets that do not decode
+    damaged: int = 0  # packets that do not decode, or frames that the decoder made up
     short: bool = False  # fewer frames than a clip takes
     bytes: int = 0
 
@@ -160,7 +160,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
             return replace(row, problem=text)
     except (VideoError, OSError) as error:
         return replace(row, problem=str(error))
-    return replace(row, problem=f"{row.damaged} packets are damaged") if row.damaged else row
+    return replace(row, problem=f"{row.damaged} packets or frames are damaged") if row.damaged else row
 
 
 def headers(path: Path) -> dict[str, Any]:
@@ -246,7 +246,10 @@ def parallel(
 
 def length(seconds: float) -> str:
     """A time span, in the unit that suits it."""
-    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def counted(values: Iterable[str]) -> dict[str, int]:

@@ -177,10 +177,9 @@ class Dataset:
             view = data.crop(clip.frames, data.size, rng)
             crop.copy_(flipped(view) if rng.random() < data.flip else view)
         if clip.damaged:
-            notes.append(Note(f"{path} is damaged: {clip.damaged} packets were skipped", "damaged", str(path)))
-        return crops.permute(
-            0, 4, 1, 2, 3
-        ), notes  # in memory channels stay last: cut into cubes in a fifth of the time
+            notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
+        # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
+        return crops.permute(0, 4, 1, 2, 3), notes
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -385,7 +384,7 @@ class Failures:
         """A line for each kind of trouble."""
         says = {
             "unreadable": "could not be read and were replaced",
-            "damaged": "are damaged; packets were skipped",
+            "damaged": "are damaged; what was left of them is used",
             "short": "are shorter than a clip; frames were repeated",
         }
         return [

@@ -66,7 +66,7 @@ class Damage:
     """What decoding had to do without."""
 
     packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
-    frames: set[int] = field(default_factory=set)  # asked for, and replaced
+    frames: set[int] = field(default_factory=set)  # asked for, and replaced or partly made up
 
 
 class Packets(NamedTuple):

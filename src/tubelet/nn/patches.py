@@ -66,10 +66,10 @@ def sinusoid_of_axes(grid: Grid, width: int) -> Float[Tensor, "n d"]:
     instead of 10000, since there are tens of places and not thousands.
 
     Raises:
-        ValueError: an odd width, which cannot be shared out.
+        ValueError: an odd width, or one too small to be shared out.
     """
-    if width % 2:
-        raise ValueError(f"width {width} is odd; a position of sines and cosines needs an even one")
+    if width % 2 or width < 8:
+        raise ValueError(f"width {width} cannot be shared out to three axes; it must be even and at least 8")
     slot = width // 8 * 2
     row = (width - slot) // 4 * 2
     tables = []

@@ -37,6 +37,8 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
     if not card.is_file():
         raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
     if not (folder / "checkpoints" / "last.pt").exists():
+        if (folder / "encoder.safetensors").exists():
+            raise ValueError(f"{folder} has an encoder but no checkpoints/last.pt to resume from; choose another --out")
         return None  # it failed before anything was saved: whatever the settings are now, it begins anew
     before: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
     lines = differences(json.loads(to_json(before)), json.loads(to_json(run)))
@@ -57,9 +59,7 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for item in dataset.items:
-        size = (
-            item.path.stat().st_size if item.path.is_file() else "missing"
-        )  # a link to nowhere; the reader will note it
+        size = item.path.stat().st_size if item.path.is_file() else "missing"  # a link to nowhere, which will be noted
         digest.update(f"{item.path.name} {size}\n".encode())
     return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
 

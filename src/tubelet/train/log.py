@@ -29,6 +29,8 @@ class Log:
         rewind(self.path, start)
         self.notes: dict[str, int] = {}
         self.notes_path = folder / "notes.txt"
+        if not start:
+            self.notes_path.unlink(missing_ok=True)  # of an attempt that failed before it saved
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.steps = steps
         self.last_plain = time.monotonic()
@@ -89,7 +91,7 @@ class Log:
                 file.write(line + "\n")
         except OSError as error:
             raise SaveError(
-                f"cannot write {path} ({error.strerror}); the last checkpoint is intact. Free some space and "
+                f"cannot write {path} ({error.strerror}); what was saved before is intact. Free some space and "
                 "repeat the same command with --resume"
             ) from error
 
@@ -107,10 +109,6 @@ class Log:
     def say(self, text: str) -> None:
         """A line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
-
-    def tell(self, text: str) -> None:
-        """A result: a line that is also said by quiet runs."""
-        say(text)
 
 
 def say(text: str) -> None:
@@ -159,7 +157,7 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if done(line) <= step]
+    kept = [line for line in lines if line.endswith("\n") and done(line) <= step]
     if len(kept) < len(lines):
         atomically(path, lambda file: void(file.write("".join(kept).encode())))
 

@@ -20,7 +20,7 @@ from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset, Failures, batches, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
-from tubelet.train.log import Counter, Log, board_writer
+from tubelet.train.log import Counter, Log, board_writer, say
 from tubelet.train.optim import adamw, rate, set_rate
 from tubelet.types import Batch, Draws, Method
 
@@ -132,7 +132,7 @@ def train(
                 if stopped:
                     break
             for line in failures.summary():
-                log.tell(line)
+                say(line)
     return folder
 
 
@@ -215,17 +215,18 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
     t = run.training
     part = t.batch * run.data.repeats // t.accumulate
+    again = "and repeat the command with --resume"
     if t.batch > t.accumulate:
         more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
-        change = f"--training.accumulate {more}: less in memory at once, the same result"
-    elif run.data.repeats > 1:
-        change = f"--data.repeats below {run.data.repeats}"
+        change = f"--training.accumulate {more}: less in memory at once, the same result; {again}"
+    elif not run.encoder.checkpoint:
+        change = f"--encoder.checkpoint, {again}; or a smaller --data.size in a new --out"
     else:
-        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}), or --encoder.checkpoint"
+        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}; and repeat the "
-        f"command with --resume. `tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
+        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}. "
+        f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
 
 
@@ -294,12 +295,13 @@ def keep_memory() -> None:
     """From now on the C library keeps freed memory for the next step; glibc only, other systems are left alone.
 
     A step on a CPU asks for the same large blocks every time, by default each a mapping of its own that the kernel must
-    fill with zeros, page by page: a sixth of the time of a ViT-S step (benchmarks/step.csv).
+    fill with zeros, page by page: a fifth to a third of a step of transformers' VideoMAE (benchmarks/step.csv). Blocks
+    over 1 GiB, as a cache of frames, still come and go by themselves; before glibc 2.35 those over 32 MiB do.
     """
     if platform.libc_ver()[0] == "glibc":
         libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # names and numbers of malloc.h
-        libc.mallopt(mmap_threshold, 2**30)  # larger blocks, as a cache of frames, still come and go by themselves
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        if libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25):
+            libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 class Signals:
