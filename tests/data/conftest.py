@@ -57,9 +57,8 @@ def bad(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """A folder of filmed videos: TUBELET_VIDEOS, or shared/videos beside the checkout."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "videos"
-    folder = Path(os.environ.get("TUBELET_VIDEOS", beside))
-    if not folder.is_dir():
-        pytest.skip(f"no filmed videos in {folder}; set TUBELET_VIDEOS")
-    return folder
+    """A folder of filmed videos, with those of everyday scenes in everyday/: TUBELET_VIDEOS says where."""
+    folder = os.environ.get("TUBELET_VIDEOS")
+    if not folder:
+        pytest.skip("no filmed videos; TUBELET_VIDEOS names a folder of them")
+    return Path(folder)
