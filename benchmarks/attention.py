@@ -6,15 +6,13 @@ Why `tubelet.nn.attention.attend` has two ways, and where it changes over (SHORT
 Writes benchmarks/attention.csv.
 """
 
-import sys
 import time
 
 import torch
 import torch.nn.functional as F
-from table import save
+from table import provenance, save
 
 from tubelet.nn import attention
-from tubelet.train.folder import machine
 
 SHAPES = [(16, 4, 8, 32), (16, 4, 36, 24), (8, 12, 160, 64), (8, 6, 512, 64), (8, 6, 944, 64), (8, 6, 1568, 64)]
 REPEATS = 7
@@ -29,7 +27,7 @@ def seconds(form, x: torch.Tensor, weights: torch.Tensor) -> float:
 
 
 def main() -> None:
-    about, rows, attention.SHORT = machine(), [], 10**9
+    rows, attention.SHORT = [], 10**9
     forms = {"written_out": attention.attend, "fused": F.scaled_dot_product_attention}
     for b, heads, n, c in SHAPES:
         x = torch.randn(b, n, 3, heads, c).bfloat16().requires_grad_()
@@ -43,8 +41,7 @@ def main() -> None:
             "clips": b, "heads": heads, "tokens": n, "channels": c,
             **{f"{name}_ms": round(1000 * value, 3) for name, value in best.items()},
             "fused_over_written_out": round(best["fused"] / best["written_out"], 2),
-            "processor": about["processor"], "threads": torch.get_num_threads(), "torch": about["torch"],
-            "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
+            "threads": torch.get_num_threads(), **provenance(),
         })  # fmt: skip
         print({key: rows[-1][key] for key in list(rows[-1])[:7]}, flush=True)
     save(__file__, rows)

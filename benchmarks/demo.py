@@ -7,19 +7,17 @@ there already are used again. Writes benchmarks/demo.csv, a row for each seed an
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from table import save
+from table import provenance, save
 
 from tubelet.config import preset
 from tubelet.data.sources import find
 from tubelet.demo import LABELLED, STEPS, make, scaled
 from tubelet.evaluate.read_out import ReadOut
 from tubelet.train.checkpoint import load_encoder
-from tubelet.train.folder import machine
 from tubelet.train.log import metrics
 from tubelet.train.loop import train
 
@@ -30,7 +28,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[60, 120, 250, 400])
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-demo"))
     args = parser.parse_args()
-    about, rows = machine(), []
+    rows = []
     for seed in args.seeds:
         videos, out = args.folder / f"{seed}-videos", args.folder / f"{seed}"
         make(videos, short=False, seed=seed)
@@ -53,8 +51,7 @@ def main() -> None:
                 "loss_first_100": round(sum(line["loss"] for line in lines[:100]) / 100, 4),
                 "loss_last_100": round(sum(line["loss"] for line in lines[-100:]) / 100, 4),
                 "pretraining_seconds": round(sum(line["seconds"] for line in lines), 1),
-                "processor": about["processor"], "cores": about["cores"], "torch": about["torch"],
-                "date": about["date"][:10], "command": "python " + " ".join(sys.argv),
+                **provenance(),
             })  # fmt: skip
             print({key: rows[-1][key] for key in list(rows[-1])[:7]}, flush=True)
     save(__file__, rows)

@@ -297,9 +297,10 @@ def main() -> None:
         "--seconds", type=float, default=0.8, help="repeat (twice at least) so long for each file and task"
     )
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu where others use the machine")
+    parser.add_argument("--all-cores", action="store_true", help="let readers use more than one core")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity") and not options.all_cores:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,8 +1,21 @@
 """Results as CSV, beside the script that made them."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
+
+from tubelet.train.folder import machine
+
+
+def provenance() -> dict[str, Any]:
+    """What a row's numbers depend on: machine, versions, date, command."""
+    about = machine()
+    command = "python " + " ".join(sys.argv)
+    return {key: about[key] for key in ("processor", "cores", "torch")} | {
+        "date": about["date"][:10],
+        "command": command,
+    }
 
 
 def save(script: str, rows: list[dict[str, Any]]) -> None:

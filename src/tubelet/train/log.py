@@ -5,8 +5,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +28,7 @@ class Log:
     def __init__(self, folder: Path, start: int, steps: int, quiet: bool = False, tensorboard: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
         rewind(self.path, start)
+        self.files: dict[Path, TextIO] = {}
         self.notes: dict[str, int] = {}
         self.notes_path = folder / "notes.txt"
         if not start:
@@ -53,6 +55,9 @@ class Log:
 
     def __exit__(self, *_: Any) -> None:
         self.progress.stop()
+        for file in self.files.values():
+            with suppress(OSError):  # a full disk has been reported, and what is left in the buffer is lost anyway
+                file.close()
         if self.board is not None:
             self.board.close()
 
@@ -87,8 +92,10 @@ class Log:
             SaveError: the disk is full or refuses.
         """
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            if path not in self.files:  # opened once: a step of milliseconds cannot wait for a slow file system
+                self.files[path] = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            self.files[path].write(line + "\n")
+            self.files[path].flush()
         except OSError as error:
             raise SaveError(
                 f"cannot write {path} ({error.strerror}); what was saved before is intact. Free some space and "
