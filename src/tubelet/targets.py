@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from tubelet.nn.patches import patchify
 from tubelet.types import Grid
 
 # ImageNet's statistics of RGB in [0, 1]; other channel counts use their mean for every channel.
@@ -24,6 +25,11 @@ def normalise(patches: Float[Tensor, "b n q"], channels: int) -> Float[Tensor, "
     """Patches in [0, 1] as the encoder wants them: zero mean and unit deviation over ImageNet."""
     mean, std = statistics(patches, channels)
     return (patches - mean) / std
+
+
+def inputs(video: UInt8[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Float[Tensor, "b n q"]:
+    """Normalised patches of whole clips: what an encoder reads."""
+    return normalise(patchify(video, patch).float() / 255, video.shape[1])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Axis letters, one legend for the whole library:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -77,15 +77,23 @@ class Batch:
     crops: int = 1  # crops per video, adjacent in b
     paths: tuple[str, ...] = ()  # one per video, for messages
     notes: tuple[str, ...] = ()  # what the reader had to do: short videos repeated, damaged packets, files replaced
+    labels: Float[Tensor, "b x"] | None = None  # one-hot, shares, several hot, or values
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(self.video.to(device, non_blocking=True), self.ids.to(device), self.crops, self.paths, self.notes)
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, video=self.video.to(device, non_blocking=True), ids=self.ids.to(device), labels=labels)
 
     def clips(self, start: int, stop: int) -> "Batch":
         """Clips `start` to `stop`, on video borders: one part of a batch that is accumulated."""
         k = self.crops
-        return Batch(self.video[start:stop], self.ids[start:stop], k, self.paths[start // k : stop // k], ())
+        return Batch(
+            self.video[start:stop],
+            self.ids[start:stop],
+            k,
+            self.paths[start // k : stop // k],
+            labels=None if self.labels is None else self.labels[start:stop],
+        )
 
 
 # ---------------------------------------------------------------------------- 3. what is hidden
@@ -151,6 +159,10 @@ class Draws:
 
     def __init__(self, seed: int, step: int, places: Sequence[int]) -> None:
         self.streams = [np.random.default_rng((seed, step, place)) for place in places]
+
+    def seed(self) -> int:
+        """A seed for what draws for all clips at once (dropout, mixing); the stream of the first clip moves on."""
+        return int(self.streams[0].integers(2**62))
 
     def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
         """Numbers in [0, 1), float64 so that ties do not happen."""

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.data import cache
-from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Failures, Item, Note, batches, find
+from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note
+from tubelet.data.loader import Failures, batches
 from tubelet.data.sampling import Dense, Segments
+from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, Crop, RandomResizedCrop, Window
 from tubelet.data.video import VideoError, frames_at, write
 

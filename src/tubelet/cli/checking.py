@@ -35,8 +35,8 @@ def check_verb(args: list[str]) -> int:
     a = parse(Check, args, "check")
     from tubelet.config import preset
     from tubelet.data.check import check
-    from tubelet.data.datasets import find
     from tubelet.data.sampling import Dense
+    from tubelet.data.sources import find
     from tubelet.train.log import Counter
 
     clip = preset(a.preset).data.clip if a.preset else Dense(a.frames, stride=a.stride)

@@ -59,8 +59,9 @@ def picture_mask(args: list[str]) -> int:
     a = parse(Mask, args, "picture mask")
     import torch
 
-    from tubelet.data.datasets import Data, find
+    from tubelet.data.datasets import Data
     from tubelet.data.sampling import Dense
+    from tubelet.data.sources import find
     from tubelet.evaluate.features import middle_clips
     from tubelet.masks.random_masks import Frame, Random, Tube
     from tubelet.pictures import mask_strip, save
@@ -100,7 +101,7 @@ def picture_reconstruction(args: list[str]) -> int:
         """Folder to write into; default the pictures/ of the run."""
 
     a = parse(Reconstruction, args, "picture reconstruction")
-    from tubelet.data.datasets import find
+    from tubelet.data.sources import find
     from tubelet.pictures import reconstruct_run
 
     if a.count < 1:

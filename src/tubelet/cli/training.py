@@ -48,7 +48,8 @@ def pretrain(args: list[str]) -> int:
 
     a = with_preset(Pretrain, args, "pretrain")
     run = on(a.run, a.device)
-    from tubelet.data.datasets import Dataset, find
+    from tubelet.data.datasets import Dataset
+    from tubelet.data.sources import find
     from tubelet.evaluate.features import readable
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
@@ -119,7 +120,8 @@ def plan_verb(args: list[str]) -> int:
         """As JSON on stdout."""
 
     a = with_preset(PlanArguments, args, "plan")
-    from tubelet.data.datasets import Dataset, find
+    from tubelet.data.datasets import Dataset
+    from tubelet.data.sources import find
     from tubelet.plan import plan, render
 
     count = len(Dataset(find(a.data), a.run.data, a.run.training.seed)) if a.data else a.videos

@@ -19,7 +19,10 @@ class Item:
     """One video of a data set."""
 
     path: Path
-    label: str | None = None  # class name, as it was written
+    label: str | None = None  # as it was written: a class, several, shares of classes, or values; see `labels.Labels`
+    start: float | None = None  # seconds: only this part of the video is meant; none: from its beginning
+    end: float | None = None  # seconds; none: to its end
+    group: str | None = None  # whoever or wherever was filmed: groups are never split between training and test
 
 
 def find(source: Path | str) -> list[Item]:

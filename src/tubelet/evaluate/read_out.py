@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from tubelet.data.datasets import Data, Dataset, batches
+from tubelet.data.datasets import Data, Dataset
+from tubelet.data.loader import batches
 from tubelet.data.sources import Item
 from tubelet.evaluate.features import middle_clips
 from tubelet.nn.patches import patchify
@@ -77,7 +78,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: ViT, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.norm.normalized_shape[0], classes)
+        self.head = nn.Linear(encoder.embed.out_features, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

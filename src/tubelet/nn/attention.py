@@ -66,16 +66,27 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention, then a pre-norm MLP, each added to its input."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = MLP(width, hidden)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.dropped(self.attn(self.norm1(x)))
+        return x + self.dropped(self.mlp(self.norm2(x)))
+
+    def dropped(self, branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Stochastic depth while training: of some clips nothing, of the others more, so that the mean stays.
+
+        Source: Huang et al. 2016, arXiv:1603.09382; per clip and rescaled as in timm and VideoMAE.
+        """
+        if not self.training or not self.drop_path:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep).to(branch.dtype) / keep
 
 
 def xavier(module: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """The encoder: a vision transformer over cubes of video. The thing we keep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -27,6 +29,8 @@ class Encoder:
     """Cube of pixels that becomes one token: frames, height, width."""
     position: Position = "index"
     """Sinusoid of the token's index (VideoMAE), or of slot, row and column: axes (small models learn sooner)."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block, growing from 0 at the first (fine-tuning)."""
     checkpoint: bool = False
     """Recompute each block in the backward pass: about a third more compute for far less memory."""
 
@@ -60,15 +64,25 @@ class ViT(nn.Module):
         self.checkpointing = shape.checkpoint
         pt, ph, pw = grid.patch
         self.embed = nn.Linear(pt * ph * pw * channels, shape.width)  # keeps PyTorch's default, as the released Conv3d
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(shape.width, eps=EPS)
+        drops = [shape.drop_path * i / max(shape.depth - 1, 1) for i in range(shape.depth)]
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
+        self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
         self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
         xavier(self.blocks)
 
-    def forward(self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None) -> Float[Tensor, "b v d"]:
-        """Tokens for normalised patches; `ids` says where in the grid they are (default: all of it, in order)."""
+    def forward(
+        self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None, taps: Sequence[int] = ()
+    ) -> Float[Tensor, "b m d"]:
+        """Tokens for normalised patches; `ids` says where in the grid they are (default: all of it, in order).
+
+        With `taps`, what the blocks of these numbers (1 is the first) put out, without the last norm, one after the
+        other along the token axis, in ascending order; later blocks are not computed.
+        """
         position = self.position.expand(len(patches), -1, -1)
         x = self.embed(patches) + (position if ids is None else take(position, ids))
-        for block in self.blocks:
+        tapped = []
+        for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
             x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
-        return self.norm(x)
+            if number in taps:
+                tapped.append(x)
+        return torch.cat(tapped, dim=1) if taps else self.norm(x)

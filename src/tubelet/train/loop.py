@@ -17,7 +17,9 @@ import torch
 
 from tubelet.config import Run, checked, numbers
 from tubelet.data.cache import cores, free_memory
-from tubelet.data.datasets import Dataset, Failures, batches, find
+from tubelet.data.datasets import Dataset
+from tubelet.data.loader import Failures, batches
+from tubelet.data.sources import find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
 from tubelet.train.log import Counter, Log, board_writer, say

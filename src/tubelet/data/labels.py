@@ -1,0 +1,153 @@
+"""Labels as people write them, as the numbers that a network learns: a row per video, a column per output."""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tubelet.data.sources import Item
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How the text of a label becomes numbers.
+
+    >>> from pathlib import Path
+    >>> clips = [Item(Path("a.mp4"), "run"), Item(Path("b.mp4"), "fall")]
+    >>> Labels.of(clips).encode(clips).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    >>> Labels("classes", ("fall", "run")).encode([Item(Path("c.mp4"), "run|fall")]).tolist()
+    [[1.0, 1.0]]
+    >>> Labels("shares", ("fall", "run")).encode([Item(Path("c.mp4"), "run:3|fall:1")]).tolist()
+    [[0.25, 0.75]]
+    >>> Labels("values", ("speed", "turn")).encode([Item(Path("c.mp4"), "2.5|-1")]).tolist()
+    [[2.5, -1.0]]
+    """
+
+    kind: Literal["class", "classes", "shares", "values"] = "class"
+    """class: one of the names; classes: any number of them, `run|fall`, or nothing; shares: soft labels, `run:3|fall:1`,
+    which are made to sum to 1; values: numbers to regress, `2.5|-1`."""
+    names: tuple[str, ...] = ()
+    """The outputs in order: class names, or what the values are. Empty: taken from the videos to train on, sorted."""
+
+    @classmethod
+    def of(cls, items: Sequence[Item], kind: Literal["class", "classes", "shares", "values"] = "class") -> "Labels":
+        """The names that occur, sorted; numbers sort as numbers. Values are called value_0, value_1, ...
+
+        Raises:
+            ValueError: videos without a label, or a label that cannot be read.
+        """
+        labels = cls(kind)
+        labels.complete(items)
+        if kind == "values":
+            count = len(parts(items[0].label or ""))
+            return replace(labels, names=tuple(f"value_{place}" for place in range(count)))
+        found = {name for item in items for name, _ in labels.entries(item)}
+        if not found:
+            raise ValueError("none of the videos has a class")
+        return replace(labels, names=tuple(sorted(found, key=natural)))
+
+    def encode(self, items: Sequence[Item]) -> Float[Tensor, "videos x"]:
+        """A row for every video.
+
+        Raises:
+            ValueError: videos without a label, labels that cannot be read, or classes that are not in `names`; names
+                the first and counts all.
+        """
+        self.complete(items)
+        table = torch.zeros(len(items), len(self.names))
+        places = {name: place for place, name in enumerate(self.names)}
+        unknown: Counter[str] = Counter()
+        for row, item in zip(table, items):
+            if self.kind == "values":
+                row.copy_(torch.tensor(self.values(item)))
+                continue
+            for name, share in self.entries(item):
+                if name in places:
+                    row[places[name]] += share
+                else:
+                    unknown[name] += 1
+        if unknown:
+            name, count = unknown.most_common(1)[0]
+            near = difflib.get_close_matches(name, self.names, n=1)
+            hint = f" (near: {near[0]!r})" if near else ""
+            more = f", and {len(unknown) - 1} other such labels" if len(unknown) > 1 else ""
+            raise ValueError(
+                f"label {name!r} of {count} videos{more} is not in the class list{hint}; "
+                f"the {len(self.names)} classes: {listed(self.names)}"
+            )
+        return table
+
+    def entries(self, item: Item) -> list[tuple[str, float]]:
+        """(class, share) of one video.
+
+        Raises:
+            ValueError: shares that are no numbers, negative, or all zero.
+        """
+        text = (item.label or "").strip()
+        if self.kind == "class":
+            return [(text, 1.0)]
+        if self.kind == "classes":
+            return [(name, 1.0) for name in dict.fromkeys(parts(text))]
+        pairs = [part.rpartition(":") for part in parts(text)]
+        shares = [number(share) for _, _, share in pairs]
+        if not pairs or min(shares) < 0 or not 0 < sum(shares) < math.inf or not all(name for name, _, _ in pairs):
+            raise ValueError(f"{item.path}: label {text!r} cannot be read as shares; expected as in run:0.7|fall:0.3")
+        return [(name.strip(), share / sum(shares)) for (name, _, _), share in zip(pairs, shares)]
+
+    def values(self, item: Item) -> list[float]:
+        """The numbers of one video.
+
+        Raises:
+            ValueError: other than as many finite numbers as there are names.
+        """
+        found = [number(part) for part in parts(item.label or "")]
+        if len(found) != len(self.names) or not all(map(math.isfinite, found)):
+            raise ValueError(
+                f"{item.path}: label {item.label!r} has to be {len(self.names)} numbers ({listed(self.names)}), "
+                "separated by |"
+            )
+        return found
+
+    def complete(self, items: Sequence[Item]) -> None:
+        """Checks that every video says something.
+
+        Raises:
+            ValueError: some have no label.
+        """
+        bare = [str(item.path) for item in items if item.label is None and self.kind != "classes"]
+        if bare:
+            raise ValueError(
+                f"{len(bare)} of {len(items)} videos have no label, the first is {bare[0]}; put videos into class "
+                "folders, or give a list with a path and a label on each line"
+            )
+
+
+def parts(text: str) -> list[str]:
+    """What stands between the bars."""
+    return [part.strip() for part in text.split("|") if part.strip()]
+
+
+def number(text: str) -> float:
+    """A number, or not-a-number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def natural(name: str) -> tuple[bool, float, str]:
+    """Sorts 2 before 10, and both before words."""
+    value = number(name)
+    return (math.isnan(value), 0.0 if math.isnan(value) else value, name)
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message."""
+    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")

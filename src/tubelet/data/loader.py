@@ -1,0 +1,188 @@
+"""Batches of a `Dataset`, in order, made in worker processes; what the reader had to do, counted."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from tubelet.data.datasets import Dataset, Note, Sample
+from tubelet.data.video import VideoError
+from tubelet.types import Batch
+
+
+def batches(
+    dataset: Dataset,
+    batch: int,
+    start: int,
+    steps: int,
+    workers: int = 0,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """The batches of steps `start` to `steps`, in order; step s has positions s * batch to (s + 1) * batch.
+
+    `batch` counts videos over all of `world` processes, of which this one, `rank`, gets its share. Each worker process
+    makes whole batches, at most `prefetch` ahead; 0 workers read in this process. Fill the cache before.
+
+    Raises:
+        ValueError: a batch that cannot be shared out.
+        VideoError: too many videos cannot be read, or a worker died; names the files.
+    """
+    if batch < 1 or batch % world:
+        raise ValueError(f"a batch of {batch} videos cannot be shared out evenly to {world} processes")
+    source = Batches(dataset, batch, rank, world, workers)
+    loader: DataLoader[Batch] = DataLoader(
+        source,  # type: ignore[arg-type]  # anything with __getitem__ will do
+        batch_size=None,
+        sampler=range(start, steps),
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        collate_fn=unchanged,  # type: ignore[arg-type]  # torch thinks of lists of samples
+        worker_init_fn=source.begin if workers else None,
+        generator=torch.Generator(),  # or it would take from the global one, and change the run
+    )
+    return read(source, loader)
+
+
+def read(source: "Batches", loader: DataLoader) -> Iterator[Batch]:
+    """What the loader gives, with the errors of its workers as they were raised there."""
+    with untouched_sigchld():
+        results = iter(loader)
+    try:
+        while True:
+            try:
+                result = next(results)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                result = VideoError(source.obituary(str(error)))
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    finally:
+        del results  # ends the workers now, not when the last traceback that knows them is forgotten
+
+
+@contextmanager
+def untouched_sigchld() -> Iterator[None]:
+    """Takes back torch's handler for dead workers: it raises wherever the program happens to be. `next` notices too."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def unchanged(result: Batch | Exception) -> Batch | Exception:
+    """The same; torch would otherwise look for things to convert."""
+    return result
+
+
+class Batches:
+    """Batches by step, made wherever they are asked for."""
+
+    def __init__(self, dataset: Dataset, batch: int, rank: int = 0, world: int = 1, workers: int = 0) -> None:
+        self.dataset, self.batch, self.rank, self.world = dataset, batch, rank, world
+        self.reading = torch.full((workers, 2), -1).share_memory_() if workers else None  # process, position
+
+    def positions(self, step: int) -> range:
+        """The positions of a step, of this process's share."""
+        share = self.batch // self.world
+        first = step * self.batch + self.rank * share
+        return range(first, first + share)
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        """The batch of a step, or what is wrong with the data, as a value: torch would wrap it in a traceback."""
+        try:
+            samples = [self.sample(position) for position in self.positions(step)]
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            return error
+        repeats = self.dataset.data.repeats
+        items = [sample.item for sample in samples]
+        ids = torch.tensor(items).repeat_interleave(repeats)
+        labels = self.dataset.labels
+        return Batch(
+            torch.cat([sample.video for sample in samples]),
+            ids,
+            repeats,
+            tuple(str(self.dataset.items[item].path) for item in items),
+            tuple(note for sample in samples for note in sample.notes),
+            None if labels is None else labels[ids],
+        )
+
+    def sample(self, position: int) -> Sample:
+        """The clips of a position, after writing down who reads it."""
+        worker = get_worker_info()
+        if worker is not None and self.reading is not None:
+            self.reading[worker.id] = torch.tensor([os.getpid(), position])
+        return self.dataset[position]
+
+    def begin(self, worker: int) -> None:
+        """First act of a worker: it leaves signals to the process that trains, and has no threads of its own."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        torch.set_num_threads(1)
+
+    def obituary(self, message: str) -> str:
+        """Which file the worker was reading that torch says has died."""
+        assert self.reading is not None
+        rows = [(pid, self.dataset.item(at)) for pid, at in self.reading.tolist() if at >= 0]
+        died = [(pid, item) for pid, item in rows if str(pid) in message] or rows
+        files = ", ".join(f"{self.dataset.items[item].path} (process {pid})" for pid, item in died)
+        return (
+            f"a process that reads videos died while at {files}. If memory ran out, use fewer --training.workers; "
+            f"otherwise the file may crash the decoder: try `tubelet check FILE --level decode`. ({message.strip()})"
+        )
+
+
+# ---------------------------------------------------------------------------- what went wrong
+
+
+@dataclass
+class Failures:
+    """Counts what the reader had to do; unreadable videos are tolerated up to a limit."""
+
+    files: int
+    """Videos of the data set."""
+    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Kind of note, then path, then the note."""
+
+    def count(self, notes: Sequence[str]) -> None:
+        """Takes down the notes of a batch.
+
+        Raises:
+            VideoError: more than 3 videos, and more than 5 % of all, cannot be read.
+        """
+        for note in notes:
+            if isinstance(note, Note):
+                self.seen.setdefault(note.kind, {})[note.path] = note
+        bad = self.seen.get("unreadable", {})
+        if len(bad) > 3 and len(bad) > 0.05 * self.files:
+            raise VideoError(
+                f"{len(bad)} of {self.files} videos cannot be read so far, more than 5 %; mend or remove them. "
+                "`tubelet check` says what is wrong with all:\n  " + "\n  ".join(list(bad)[:20])
+            )
+
+    def summary(self) -> list[str]:
+        """A line for each kind of trouble."""
+        says = {
+            "unreadable": "could not be read and were replaced",
+            "damaged": "are damaged; what was left of them is used",
+            "short": "are shorter than a clip; frames were repeated",
+        }
+        return [
+            f"{len(paths)} of {self.files} videos {says[kind]}: {', '.join([*list(paths)[:3], '...'][: len(paths)])}"
+            for kind, paths in self.seen.items()
+        ]
