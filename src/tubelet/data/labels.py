@@ -31,7 +31,7 @@ class Labels:
     """
 
     kind: Literal["class", "classes", "shares", "values"] = "class"
-    """class: one of the names; classes: any number of them, `run|fall`, or nothing; shares: soft labels, `run:3|fall:1`,
+    """class: one of the names; classes: any number of them, `run|fall`, or none; shares: soft labels, `run:3|fall:1`,
     which are made to sum to 1; values: numbers to regress, `2.5|-1`."""
     names: tuple[str, ...] = ()
     """The outputs in order: class names, or what the values are. Empty: taken from the videos to train on, sorted."""
