@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from transformers import VideoMAEConfig, VideoMAEForPreTraining
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 
 from tubelet.convert import from_hugging_face
 from tubelet.masks.random_masks import Random, Tube
 from tubelet.methods.masked import Masked
+from tubelet.nn.classifier import Classifier
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import SIZES, Encoder
-from tubelet.targets import MEAN, STD, Pixels
+from tubelet.targets import MEAN, STD, Pixels, inputs
 from tubelet.types import Batch, Draws, Grid
 
 ODD = Encoder(width=60, depth=3, heads=5, hidden=100, patch=(3, 8, 8))
@@ -75,6 +76,44 @@ def test_loss_logits_and_gradients_equal_transformers(case):
     gradients = from_hugging_face({name: p.grad for name, p in theirs.named_parameters()})
     names = [name for name, _ in ours.named_parameters()]
     assert sorted(gradients) == sorted(names)
+    for name, parameter in ours.named_parameters():
+        error = (parameter.grad - gradients[name]).norm() / gradients[name].norm().clamp(min=1e-12)
+        assert error < 1e-4, f"{name}: gradient off by {error:.1e}"
+
+
+@pytest.mark.parametrize(("shape", "frames", "side"), [(SIZES["s"], 16, 224), (ODD, 9, 40)], ids=["vit-s", "odd"])
+def test_classifier_and_its_gradients_equal_transformers(shape, frames, side):
+    config = VideoMAEConfig(
+        image_size=side,
+        patch_size=shape.patch[1],
+        num_frames=frames,
+        tubelet_size=shape.patch[0],
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.hidden,
+        layer_norm_eps=1e-6,
+        num_labels=7,
+    )
+    theirs = VideoMAEForVideoClassification(config).eval()
+    theirs.fc_norm.eps = 1e-6  # transformers leaves this one at PyTorch's 1e-5
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.05)
+    ours = Classifier(shape.build(Grid.of(frames, side, side, shape.patch), 3), 7).eval()
+    ours.load_state_dict(from_hugging_face(theirs.state_dict()))
+    video = torch.randint(0, 256, (2, 3, frames, side, side), generator=noise, dtype=torch.uint8)
+    mean, std = torch.tensor(MEAN).view(3, 1, 1, 1), torch.tensor(STD).view(3, 1, 1, 1)
+
+    expected = theirs(((video.float() / 255 - mean) / std).transpose(1, 2), labels=torch.tensor([2, 6]))
+    expected.loss.backward()
+    logits = ours(inputs(video, shape.patch))
+    torch.nn.functional.cross_entropy(logits, torch.tensor([2, 6])).backward()
+
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
+    gradients = from_hugging_face({name: p.grad for name, p in theirs.named_parameters()})
+    assert sorted(gradients) == sorted(name for name, _ in ours.named_parameters())
     for name, parameter in ours.named_parameters():
         error = (parameter.grad - gradients[name]).norm() / gradients[name].norm().clamp(min=1e-12)
         assert error < 1e-4, f"{name}: gradient off by {error:.1e}"

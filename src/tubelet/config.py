@@ -60,6 +60,8 @@ class Training:
     """Threads of a step on the CPU; 0 leaves it to PyTorch. Steps of a few milliseconds are fastest with one."""
     seed: int = 0
     """Of everything random: weights, clips, crops, masks."""
+    validate_every: float = 1
+    """Epochs between two measurements on validation data, where there is some."""
     save_every: float = 20
     """Epochs between two checkpoints."""
     keep: bool = False
@@ -111,6 +113,7 @@ def checked(run: Run) -> None:
         ("optim.warmup", o.warmup, o.warmup >= 0, "0 epochs or more"),
         ("training.epochs", t.epochs, 0 < t.epochs < math.inf, "a number above 0"),
         ("training.save-every", t.save_every, t.save_every > 0, "a number of epochs above 0"),
+        ("training.validate-every", t.validate_every, t.validate_every > 0, "a number of epochs above 0"),
         ("training.workers", t.workers, t.workers >= -1, "0 or more, or -1 for one per core"),
         ("training.threads", t.threads, t.threads >= 0, "0 (PyTorch's own number) or more"),
         ("training.seed", t.seed, t.seed >= 0, "0 or more"),
@@ -127,6 +130,7 @@ class Numbers:
     steps: int
     warmup: int  # steps
     save_every: int  # steps
+    validate_every: int  # steps
     lr: float
     low: float  # at the end of the cosine
     rule: str  # how lr came about
@@ -161,6 +165,7 @@ def numbers(run: Run, videos: int) -> Numbers:
         steps=steps,
         warmup=min(count(o.warmup), steps),
         save_every=max(count(t.save_every), 1),
+        validate_every=max(count(t.validate_every), 1),
         lr=o.base_lr * t.batch / 256,
         low=o.min_lr * t.batch / 256,
         rule=f"{o.base_lr:g} x {t.batch} / 256",

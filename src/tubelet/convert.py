@@ -5,7 +5,8 @@ import re
 import torch
 from torch import Tensor
 
-# transformers' VideoMAEForPreTraining, from its release 5.18 on; `query`, `key` and `value` are fused below.
+# transformers' VideoMAEForPreTraining and VideoMAEForVideoClassification, from release 5.18 on; `query`, `key` and
+# `value` are fused below.
 HUGGING_FACE = {
     r"videomae\.embeddings\.patch_embeddings\.projection\.": "encoder.embed.",
     r"videomae\.encoder\.layer\.": "encoder.blocks.",
@@ -21,11 +22,14 @@ HUGGING_FACE = {
     r"layernorm_before\.": "norm1.",
     r"layernorm_after\.": "norm2.",
     r"^mask_token$": "decoder.mask_token",
+    r"^fc_norm\.": "norm.",
+    r"^classifier\.": "head.",
 }
 
 
 def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `MaskedAutoencoder` from one of transformers' `VideoMAEForPreTraining`."""
+    """The state dict of a `MaskedAutoencoder` from that of transformers' `VideoMAEForPreTraining`; or of a `Classifier`
+    from `VideoMAEForVideoClassification`."""
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for theirs, replacement in HUGGING_FACE.items():
@@ -36,5 +40,6 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ours[f"{stem}qkv.weight"] = torch.cat([ours.pop(f"{stem}{part}.weight") for part in ("query", "key", "value")])
     # Conv3d's "d c pt ph pw" as a Linear over a cube's values, whose channel is the fastest axis
     ours["encoder.embed.weight"] = ours["encoder.embed.weight"].permute(0, 2, 3, 4, 1).flatten(1)
-    ours["decoder.mask_token"] = ours["decoder.mask_token"].flatten()
+    if "decoder.mask_token" in ours:
+        ours["decoder.mask_token"] = ours["decoder.mask_token"].flatten()
     return ours

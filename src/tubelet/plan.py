@@ -20,6 +20,7 @@ from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
 from tubelet.methods.masked import thinned
 from tubelet.nn.attention import SHORT, Block
+from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.types import Batch, Draws, Grid, Method, TokenMask
@@ -97,9 +98,9 @@ def plan(run: Run, videos: int | None = None) -> Plan:
 
 
 def fine_tuned(encoder: Encoder, grid: Grid, channels: int, classes: int) -> int:
-    """Parameters of the encoder as a classifier: its last norm moves behind the mean over tokens, then one Linear."""
+    """Parameters of the encoder as a classifier."""
     with torch.device("meta"):
-        return size(encoder.build(grid, channels)) + (encoder.width + 1) * classes
+        return size(Classifier(encoder.build(grid, channels), classes))
 
 
 # ---------------------------------------------------------------------------- counting

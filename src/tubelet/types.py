@@ -237,5 +237,9 @@ class Method(nn.Module):
         """The loss of a batch, as a sum and a count."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
+    def exported(self) -> dict[str, dict[str, Tensor]]:
+        """Weights that are kept of a run, by the names of the files that they are saved in."""
+        return {"encoder": self.encoder.state_dict()}
+
     def after_step(self, step: int, steps: int) -> None:
         """What follows an optimiser step (a momentum encoder); nothing by default."""

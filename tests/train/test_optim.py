@@ -96,6 +96,9 @@ def test_frozen_parameters_are_left_out(method):
         ("encoder.norm.weight", 1.0),
         ("head.weight", 1.0),
         ("fc_norm.bias", 1.0),
+        ("network.encoder.embed.weight", 0.75**13),
+        ("network.encoder.blocks.11.attn.q_bias", 0.75),
+        ("network.norm.weight", 1.0),
     ],
 )
 def test_layer_decay_has_the_released_values(name, expected):

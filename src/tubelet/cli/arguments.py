@@ -22,7 +22,7 @@ def parse(kind: type[T], args: Sequence[str], verb: str, default: T | None = Non
     return tyro.cli(kind, args=args, prog=f"tubelet {verb}", config=(tyro.conf.AvoidSubcommands,), **options)
 
 
-def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
+def with_preset(kind: Callable[..., T], args: list[str], verb: str, example: str = "videomae-small-cpu") -> T:
     """Parses arguments whose defaults come from the preset that stands among them."""
     from tubelet.config import preset
     from tubelet.methods import PRESETS
@@ -37,8 +37,8 @@ def with_preset(kind: Callable[..., T], args: list[str], verb: str) -> T:
         args = [name, *args[: args.index(name)], *args[args.index(name) + 1 :]]
     else:
         if {"-h", "--help"} & set(args):
-            name = "videomae-small-cpu"
+            name = example
             args = [name, *args]
         else:
-            raise ValueError(f"{verb} wants a preset first, as in: tubelet {verb} videomae-small-cpu; see tubelet list")
+            raise ValueError(f"{verb} wants a preset first, as in: tubelet {verb} {example}; see tubelet list")
     return parse(kind, args, verb, kind(preset=name, run=preset(name)))  # type: ignore[arg-type]

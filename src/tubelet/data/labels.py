@@ -35,6 +35,10 @@ class Labels:
     which are made to sum to 1; values: numbers to regress, `2.5|-1`."""
     names: tuple[str, ...] = ()
     """The outputs in order: class names, or what the values are. Empty: taken from the videos to train on, sorted."""
+    offset: tuple[float, ...] = ()
+    """Of values: what is subtracted before a network learns them, their mean over the videos to train on."""
+    unit: tuple[float, ...] = ()
+    """Of values: what they are divided by, their standard deviation."""
 
     @classmethod
     def of(cls, items: Sequence[Item], kind: Literal["class", "classes", "shares", "values"] = "class") -> "Labels":
@@ -46,12 +50,19 @@ class Labels:
         labels = cls(kind)
         labels.complete(items)
         if kind == "values":
-            count = len(parts(items[0].label or ""))
-            return replace(labels, names=tuple(f"value_{place}" for place in range(count)))
+            labels = replace(labels, names=tuple(f"value_{n}" for n, _ in enumerate(parts(items[0].label or ""))))
+            return labels.standardised(items)
         found = {name for item in items for name, _ in labels.entries(item)}
         if not found:
             raise ValueError("none of the videos has a class")
         return replace(labels, names=tuple(sorted(found, key=natural)))
+
+    def standardised(self, items: Sequence[Item]) -> "Labels":
+        """The same values, with mean and standard deviation of these videos to scale them by."""
+        plain = replace(self, offset=(), unit=())
+        table = plain.encode(items)
+        unit = [value or 1.0 for value in table.std(dim=0, correction=0).tolist()]
+        return replace(self, offset=tuple(table.mean(dim=0).tolist()), unit=tuple(unit))
 
     def encode(self, items: Sequence[Item]) -> Float[Tensor, "videos x"]:
         """A row for every video.
@@ -66,7 +77,7 @@ class Labels:
         unknown: Counter[str] = Counter()
         for row, item in zip(table, items):
             if self.kind == "values":
-                row.copy_(torch.tensor(self.values(item)))
+                row.copy_((torch.tensor(self.values(item)) - self.scale("offset", 0)) / self.scale("unit", 1))
                 continue
             for name, share in self.entries(item):
                 if name in places:
@@ -83,6 +94,16 @@ class Labels:
                 f"the {len(self.names)} classes: {listed(self.names)}"
             )
         return table
+
+    def read(self, outputs: Float[Tensor, "*b x"]) -> Float[Tensor, "*b x"]:
+        """What a network's outputs say: probabilities (of one class: they sum to 1), or values in their own units."""
+        if self.kind == "values":
+            return outputs * self.scale("unit", 1).to(outputs) + self.scale("offset", 0).to(outputs)
+        return outputs.sigmoid() if self.kind == "classes" else outputs.softmax(dim=-1)
+
+    def scale(self, name: Literal["offset", "unit"], default: float) -> Float[Tensor, " x"]:
+        """Offset or unit of the values."""
+        return torch.tensor(getattr(self, name) or (default,) * len(self.names), dtype=torch.float32)
 
     def entries(self, item: Item) -> list[tuple[str, float]]:
         """(class, share) of one video.

@@ -29,14 +29,17 @@ class LowRank(nn.Module):
 
 
 def add_lora(layer: nn.Linear, rank: int, alpha: float) -> None:
-    """Freezes a linear layer's weight and learns a change of it instead; `fold` makes it an ordinary layer again."""
+    """Freezes a linear layer's weight and learns a change of it instead; `folded` tells the sum of both."""
     layer.weight.requires_grad_(False)
     change = LowRank(layer.out_features, layer.in_features, rank, alpha)
     nn.utils.parametrize.register_parametrization(layer, "weight", change)
 
 
-def fold(module: nn.Module) -> None:
-    """Adds every learnt change below `module` to its weight, for good."""
-    for layer in module.modules():
-        if nn.utils.parametrize.is_parametrized(layer):
-            nn.utils.parametrize.remove_parametrizations(layer, "weight")
+def folded(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module as if it had no LoRA: every learnt change is added to its weight."""
+    state = module.state_dict()
+    for name, layer in module.named_modules():
+        if nn.utils.parametrize.is_parametrized(layer, "weight"):
+            state = {key: value for key, value in state.items() if not key.startswith(f"{name}.parametrizations.")}
+            state[f"{name}.weight"] = layer.weight
+    return state

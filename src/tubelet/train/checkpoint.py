@@ -1,17 +1,21 @@
 """Saving so that nothing is lost, and resuming so that nothing changes."""
 
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
 
 from tubelet.config import Run, from_json, to_json
+from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.types import Method
 
@@ -55,28 +59,56 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def save(
-    folder: Path, run: Run, method: Method, optimiser: torch.optim.Optimizer, step: int, keep: bool = False
+    folder: Path,
+    run: Run,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    keep: bool = False,
+    best: float = -math.inf,
 ) -> None:
-    """The training state after `step` steps, and the encoder by itself.
+    """The training state after `step` steps, and what is kept of the run by itself: the encoder, or the whole model.
 
-    `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays.
+    `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays. `best` is the best
+    result on validation data so far.
     """
-    state = {"run": to_json(run), "step": step, "method": method.state_dict(), "optimiser": optimiser.state_dict()}
+    state = {
+        "run": to_json(run),
+        "step": step,
+        "method": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "best": best,
+    }
     checkpoints = folder / "checkpoints"
     atomically(checkpoints / "last.pt", lambda file: torch.save(state, file))
     if keep:
         atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
-    encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in method.encoder.state_dict().items()}
-    weights = to_safetensors(encoder, {"run": to_json(run), "step": str(step)})
-    atomically(folder / "encoder.safetensors", lambda file: void(file.write(weights)))
+    export(folder, run, method, step)
+
+
+def export(folder: Path, run: Run, method: Method, step: int, name: str | None = None) -> None:
+    """Writes what is kept of a run, under its own name (encoder.safetensors, model.safetensors) or `name`.
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    for own, kept in method.exported().items():
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in kept.items()}
+        weights = to_safetensors(state, {"run": to_json(run), "step": str(step)})
+        atomically(folder / f"{name or own}.safetensors", partial(written, weights))
+
+
+def written(weights: bytes, file: IO[bytes]) -> None:
+    """Writes all of it."""
+    file.write(weights)
 
 
 def void(_: Any) -> None:
     """Nothing: for callbacks whose result does not matter."""
 
 
-def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer | None = None) -> int:
-    """Loads the last training state into `method` and `optimiser`; the number of steps that it had done.
+def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:
+    """Loads the last training state into `method` and `optimiser`; the steps that it had done, and its best result.
 
     Raises:
         FileNotFoundError: no checkpoint there.
@@ -85,7 +117,7 @@ def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer | Non
     method.load_state_dict(state["method"])
     if optimiser is not None:
         optimiser.load_state_dict(state["optimiser"])
-    return state["step"]
+    return state["step"], state.get("best", -math.inf)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -122,14 +154,52 @@ def load(folder: Path | str) -> Method:
 
 
 def load_encoder(path: Path | str) -> tuple[ViT, Run]:
-    """The encoder of a run folder or of an encoder.safetensors, on the CPU, with the run that made it.
+    """The encoder of a run, pre-trained or fine-tuned, on the CPU, with the run that made it.
+
+    `path` is the folder of the run, or a file of it: encoder.safetensors, model.safetensors, best.safetensors. A
+    fine-tuned encoder has no last norm: what its head reads is the mean of its tokens as they are.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a safetensors file that tubelet did not write, or weights that do not fit.
     """
+    state, run, _ = weights_of(path)
+    encoder = run.encoder.build(run.grid(), run.data.channels)
+    if "head.weight" in state:
+        state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        encoder.norm = nn.Identity()
+    encoder.load_state_dict(state)
+    return encoder.eval(), run
+
+
+def load_classifier(path: Path | str) -> tuple[Classifier, Run]:
+    """The network of a fine-tuned run, on the CPU, with its run; the classes are `run.data.labels.names`.
+
+    `path` is the folder of the run (the last weights), or a file of it: model.safetensors, best.safetensors.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: weights without a head, or a file that tubelet did not write.
+    """
+    state, run, file = weights_of(path)
+    if "head.weight" not in state:
+        raise ValueError(f"{file} has an encoder but no head; fine-tune it first: tubelet finetune --weights {path}")
+    network = Classifier(run.encoder.build(run.grid(), run.data.channels), len(state["head.bias"]))
+    network.load_state_dict(state)
+    return network.eval(), run
+
+
+def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
+    """The tensors of a run folder or of a safetensors file, the run that made them, and the file.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a safetensors file that tubelet did not write.
+    """
     path = Path(path)
-    path = path / "encoder.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        kept = [path / name for name in ("model.safetensors", "encoder.safetensors")]
+        path = next((file for file in kept if file.is_file()), kept[-1])
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
@@ -140,7 +210,4 @@ def load_encoder(path: Path | str) -> tuple[ViT, Run]:
         raise ValueError(f"{path} cannot be read as safetensors ({error}); is it whole?") from error
     if "run" not in about:
         raise ValueError(f"{path} does not say which run made it; expected an encoder.safetensors of tubelet")
-    run: Run = from_json(about["run"])
-    encoder = run.encoder.build(run.grid(), run.data.channels)
-    encoder.load_state_dict(state)
-    return encoder.eval(), run
+    return state, from_json(about["run"]), path

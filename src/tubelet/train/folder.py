@@ -19,7 +19,10 @@ from tubelet.train.checkpoint import atomically, void
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
 FREE = (
     "encoder.checkpoint",
-    *(f"training.{name}" for name in ("workers", "threads", "device", "accumulate", "compile", "save_every", "keep")),
+    *(
+        f"training.{name}"
+        for name in ("workers", "threads", "device", "accumulate", "compile", "save_every", "validate_every", "keep")
+    ),
 )
 
 
@@ -53,14 +56,15 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """What a resumed run must find again: how many videos, in which order, with which names and sizes.
+    """What a resumed run must find again: how many videos, in which order, with which names, sizes and parts.
 
     A folder may have moved: only the names of the files count, not where they are.
     """
     digest = hashlib.sha256()
     for item in dataset.items:
         size = item.path.stat().st_size if item.path.is_file() else "missing"  # a link to nowhere, which will be noted
-        digest.update(f"{item.path.name} {size}\n".encode())
+        part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
+        digest.update(f"{item.path.name} {size}{part}\n".encode())
     return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
 
 

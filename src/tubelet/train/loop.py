@@ -6,7 +6,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -44,6 +44,8 @@ def train(
     source: Path | str,
     out: Path | str,
     *,
+    prepare: Callable[[Method], object] | None = None,
+    validate: Callable[[Method], dict[str, float]] | None = None,
     resume: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
@@ -51,8 +53,11 @@ def train(
 ) -> Path:
     """Trains `run` on the videos of `source` and returns the run folder `out`.
 
-    The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors. `limit` stops after so many
-    steps as a kill would, but saved (the schedule stays that of the whole run).
+    The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors (or model.safetensors).
+    `prepare` is called with the fresh module (to load weights into it). `validate` measures it every
+    `training.validate_every` epochs and at the end; what the first of its numbers is highest for is kept as
+    best.safetensors. `limit` stops after so many steps as a kill would, but saved (the schedule stays that of the whole
+    run).
 
     Raises:
         ValueError, FileNotFoundError: settings or data that cannot be used.
@@ -73,13 +78,16 @@ def train(
     with threads(run.training.threads):
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
+        if prepare is not None:
+            prepare(method)
         with advised(run, device):
             method.to(device).train()
         optimiser = adamw(method, run.optim)
-        start = 0 if changed is None else checkpoint.restore(folder, method, optimiser)
+        start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
-            for part in ("encoder", "decoder"):
-                getattr(method, part).compile()
+            for part in (method.encoder, getattr(method, "decoder", None)):
+                if part is not None:
+                    part.compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
@@ -107,8 +115,17 @@ def train(
                     optimiser.step()
                     optimiser.zero_grad()
                 method.after_step(step, plan.steps)
+                finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
                 now = time.perf_counter()
-                spent, clock = now - clock, now
+                spent = now - clock
+                found = {}
+                if validate is not None and (finished or (step + 1) % plan.validate_every == 0):
+                    found = measured(method, validate)
+                    score = next(iter(found.values()))
+                    if score > best:
+                        best = score
+                        checkpoint.export(folder, run, method, step + 1, "best")
+                clock = time.perf_counter()
                 log.line(
                     step + 1,
                     {
@@ -119,12 +136,12 @@ def train(
                         "seconds": round(spent, 6),
                         "clips_per_second": round(len(batch.video) / spent, 3),
                         "data_wait": round(waited / spent, 4),
-                    },
+                    }
+                    | found,
                 )
-                finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
                 stopped = signals.number or (limit is not None and step + 1 >= limit)
                 if finished or due or stopped:
-                    checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due)
+                    checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due, best)
                 if signals.number:
                     name = signal.Signals(signals.number).name
                     raise Interrupted(
@@ -136,6 +153,16 @@ def train(
             for line in failures.summary():
                 say(line)
     return folder
+
+
+def measured(method: Method, validate: Callable[[Method], dict[str, float]]) -> dict[str, float]:
+    """What `validate` says about the module, which goes on training as if nothing had been."""
+    state = torch.get_rng_state()
+    try:
+        return validate(method.eval())
+    finally:
+        method.train()
+        torch.set_rng_state(state)
 
 
 def one_step(

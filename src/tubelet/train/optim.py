@@ -31,6 +31,7 @@ def scale(name: str, depth: int, layer_decay: float) -> float:
     The embedding is layer 0, block i is layer i + 1, everything outside the encoder layer depth + 1.
     Source: BEiT's layer-wise decay, as VideoMAE uses it.
     """
+    name = name.removeprefix("network.")  # of a classifier
     if name.startswith("encoder.embed"):
         layer = 0
     elif name.startswith("encoder.blocks."):

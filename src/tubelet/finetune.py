@@ -1,0 +1,247 @@
+"""Fine-tuning from start to end: the classes, the weights to start from, the run, and its score on validation data."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tubelet.config import Run, differences, to_json
+from tubelet.data.labels import Labels, listed
+from tubelet.data.sources import Item, find
+from tubelet.evaluate.results import numbers
+from tubelet.evaluate.views import Viewer, Views, multi_view
+from tubelet.methods.supervised import Supervised, SupervisedLearner
+from tubelet.nn.classifier import Classifier
+from tubelet.train.checkpoint import load_classifier, weights_of
+from tubelet.train.log import say
+from tubelet.train.loop import pick_device, train
+from tubelet.types import Method
+
+FREE = ("drop_path", "checkpoint")  # of an encoder's shape: they may differ from those of the weights
+
+
+def finetune(
+    run: Run,
+    data: Path | str,
+    out: Path | str,
+    *,
+    validation: Path | str | None = None,
+    new_head: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    limit: int | None = None,
+) -> Path:
+    """Trains `run` (a fine-tuning preset) on the labelled videos of `data` and returns the run folder `out`.
+
+    It starts from the weights of the run `run.method.init`, or from scratch. The classes are those of `data`, unless
+    `run.data.labels` names them. The folder gets model.safetensors (the last weights) and, with `validation` data,
+    best.safetensors. `new_head` allows a head that was trained for other classes to be replaced.
+
+    Raises:
+        ValueError, FileNotFoundError: labels, weights or settings that cannot be used.
+    """
+    items = find(data)
+    run = completed(run, items)
+    assert run.data.labels is not None
+    init = None
+    if run.method.init is not None and not (resume and (Path(out) / "checkpoints" / "last.pt").is_file()):
+        init = Initial.of(run, run.method.init, new_head)
+    measure = None
+    if validation is not None:
+        measure = validator(run, find(validation), pick_device(run.training.device))
+
+    def prepare(method: Method) -> None:
+        assert isinstance(method, SupervisedLearner)
+        if init is not None:
+            lines = init.into(method.network)
+            if not quiet:
+                say("\n".join(lines))
+        if run.method.teacher is not None:
+            method.teacher = [teacher_of(run)]
+
+    return train(
+        run,
+        data,
+        out,
+        prepare=prepare,
+        validate=measure,
+        resume=resume,
+        quiet=quiet,
+        tensorboard=tensorboard,
+        limit=limit,
+    )
+
+
+def validator(run: Run, items: Sequence[Item], device: torch.device) -> Callable[[Method], dict[str, float]]:
+    """What measures a run on videos that it does not learn from, by one centred view of each; higher is better.
+
+    Raises:
+        ValueError: labels that the run does not know.
+    """
+    assert run.data.labels is not None
+    run.data.labels.encode(items)  # now, and not after the first epoch
+    first = {"values": "r2", "classes": "mean_average_precision"}.get(run.method.labels, "top1")
+
+    def measure(method: Method) -> dict[str, float]:
+        assert isinstance(method, SupervisedLearner)
+        viewer = Viewer(method.tested, run.data, run.encoder.patch, device=device, batch=run.training.batch)
+        found = numbers(multi_view(viewer, items, Views(1, 1)), resamples=0)
+        names = [first, *(name for name in found if name != first)]
+        return {f"validation_{name}": found[name].value for name in names}
+
+    return measure
+
+
+def completed(run: Run, items: Sequence[Item]) -> Run:
+    """The run with the classes of `items` to train on filled in where it leaves them open.
+
+    Raises:
+        ValueError: no fine-tuning preset; labels that are missing or unknown; fewer than two classes, or one without a
+            video to train on.
+    """
+    if not isinstance(run.method, Supervised):
+        raise ValueError(
+            f"a preset whose method is {type(run.method).__name__} does not learn labels; "
+            "use one of those that begin with finetune-, see tubelet list"
+        )
+    labels = run.data.labels or Labels(run.method.labels)
+    if labels.kind != run.method.labels:
+        raise ValueError(f"--data.labels.kind {labels.kind} and --method.labels {run.method.labels} contradict")
+    if not labels.names or (labels.kind == "values" and not labels.unit):
+        labels = Labels.of(items, labels.kind) if not labels.names else labels.standardised(items)
+    table = labels.encode(items)
+    if labels.kind != "values":
+        if len(labels.names) < 2 and labels.kind != "classes":
+            raise ValueError(
+                f"all {len(items)} videos are of one class, {labels.names[0]}: there is nothing to tell apart"
+            )
+        counts = table.sum(dim=0)
+        empty = [name for name, count in zip(labels.names, counts) if not count]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} of {len(labels.names)} classes have no video to train on: {listed(empty)}; add some, or "
+                "leave these classes out"
+            )
+    outputs = len(labels.names)
+    if run.method.outputs not in (0, outputs):
+        raise ValueError(f"--method.outputs {run.method.outputs}, but there are {outputs}: {listed(labels.names)}")
+    return replace(run, data=replace(run.data, labels=labels), method=replace(run.method, outputs=outputs))
+
+
+def balanced(run: Run, items: Sequence[Item]) -> Run:
+    """The run with class weights by which every class counts alike, however many videos it has; their mean is 1."""
+    run = completed(run, items)
+    assert run.data.labels is not None
+    counts = run.data.labels.encode(items).sum(dim=0)
+    weights = counts.sum() / counts / len(counts)
+    return replace(run, method=replace(run.method, class_weights=tuple((weights / weights.mean()).tolist())))
+
+
+# ---------------------------------------------------------------------------- weights to start from
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to start from: which go where, and what is left out or new."""
+
+    path: Path
+    state: dict[str, Tensor]
+    left_out: tuple[str, ...]
+    new: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run, path: str, new_head: bool) -> "Initial":
+        """What of a run's weights goes into the network of `run`.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: an encoder of another shape, or a head for other classes that is not to be replaced.
+        """
+        state, before, file = weights_of(path)
+        ours, theirs = (json.loads(to_json(one.encoder)) for one in (run, before))
+        other = [line for line in differences(theirs, ours) if line.split(":")[0] not in FREE]
+        if other or before.data.channels != run.data.channels:
+            other += [f"channels: {before.data.channels} -> {run.data.channels}"][
+                : before.data.channels != run.data.channels
+            ]
+            raise ValueError(
+                f"{file} holds an encoder of another shape than this run's (theirs -> this run's): {'; '.join(other)}. "
+                "Use the preset or --encoder... flags that it was made with, or --as-weights to take its shape"
+            )
+        assert run.data.labels is not None
+        notes = []
+        if before.data.size != run.data.size or before.data.clip.frames != run.data.clip.frames:
+            notes.append(f"clips of {shape(before)} then, of {shape(run)} now: the fixed positions are computed anew")
+        if "head.weight" not in state:
+            kept = {f"encoder.{name}": value for name, value in state.items() if not name.startswith("norm.")}
+            return cls(file, kept, ("encoder.norm",), ("norm", "head"), tuple(notes))
+        classes = before.data.labels.names if before.data.labels else ()
+        if classes == run.data.labels.names:
+            return cls(file, state, (), (), tuple(notes))
+        if not new_head:
+            raise ValueError(
+                f"the head of {file} knows {len(classes)} other classes ({listed(classes, 4)}) than the "
+                f"{len(run.data.labels.names)} of these videos ({listed(run.data.labels.names, 4)}); add --new-head to "
+                "begin with a fresh one"
+            )
+        kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+        return cls(file, kept, ("head",), ("head",), tuple(notes))
+
+    def into(self, network: nn.Module) -> list[str]:
+        """Loads them, strictly; what happened, in lines for people.
+
+        Raises:
+            ValueError: a tensor that does not fit.
+        """
+        fresh = network.state_dict()
+        expected = {name for name in fresh if not name.startswith(tuple(f"{part}." for part in self.new))}
+        # LoRA keeps the weight that it changes under another name, and adds its own.
+        target = {name.replace(".parametrizations.weight.original", ".weight"): name for name in expected}
+        target = {name: own for name, own in target.items() if ".parametrizations." not in name}
+        if set(target) != set(self.state):
+            wrong = sorted(set(target) ^ set(self.state))
+            raise ValueError(
+                f"{self.path} does not fit the network; these tensors are on one side only: {listed(wrong)}"
+            )
+        network.load_state_dict({own: self.state[name] for name, own in target.items()}, strict=False)
+        return [
+            f"weights: {len(target)} tensors of {self.path}"
+            + "".join(f"; left out: {part}" for part in self.left_out)
+            + (f"; begun afresh: {', '.join(self.new)}" if self.new else ""),
+            *self.notes,
+        ]
+
+
+def shape(run: Run) -> str:
+    """Clip size for messages."""
+    return f"{run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]}"
+
+
+def as_weights(run: Run, path: str) -> Run:
+    """The run with the encoder's shape of the weights at `path`; stochastic depth and checkpointing stay its own."""
+    _, before, _ = weights_of(path)
+    keep = {name: getattr(run.encoder, name) for name in FREE}
+    return replace(run, encoder=replace(before.encoder, **keep))
+
+
+def teacher_of(run: Run) -> Classifier:
+    """The teacher of a distillation, which must know the same classes and see the same clips.
+
+    Raises:
+        ValueError: it does not.
+    """
+    network, theirs = load_classifier(run.method.teacher)
+    assert run.data.labels is not None
+    if theirs.data.labels is None or theirs.data.labels.names != run.data.labels.names:
+        raise ValueError(f"the teacher {run.method.teacher} knows other classes than these videos have")
+    if shape(theirs) != shape(run) or theirs.encoder.patch != run.encoder.patch:
+        raise ValueError(
+            f"the teacher {run.method.teacher} sees clips of {shape(theirs)} in cubes of {theirs.encoder.patch}, this "
+            f"run sees {shape(run)} in {run.encoder.patch}; they have to be alike"
+        )
+    return network.requires_grad_(False)
