@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets"},
     {"config"},
     {"methods", "train", "evaluate"},
-    {"convert", "pictures", "plan", "report", "doctor"},
+    {"convert", "pictures", "plan", "report", "doctor", "finetune", "space", "charts", "overlay"},
     {"cli", "demo"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -43,13 +43,15 @@ def name_of(file: Path) -> str:
 
 
 HOMES = {
-    "av": {"data/video.py", "doctor.py"},
-    "cv2": set(),
+    "av": {"data/video.py", "data/writing.py", "data/stream.py", "doctor.py"},
+    "cv2": {"data/stream.py"},  # cameras, where it is installed
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
-    "matplotlib": {"pictures.py"},
+    "matplotlib": {"pictures.py", "space.py", "charts.py", "overlay.py"},
     "transformers": set(),
     "torchvision": set(),
     "scipy": set(),
+    "sklearn": {"space.py"},
+    "umap": {"space.py"},
 }
 
 

@@ -204,7 +204,7 @@ def test_labels_that_cannot_be_learnt_are_refused_before_anything_is_written(fil
         finetune(named, films / "train", out, quiet=True)
     (tmp_path / "val" / "violet").mkdir(parents=True)
     shutil.copy(films / "more" / "red" / "0.mp4", tmp_path / "val" / "violet")
-    with pytest.raises(ValueError, match="'violet'.*not in the class list"):
+    with pytest.raises(ValueError, match=r"'violet'.*not in the class list"):
         finetune(run, films / "train", out, validation=tmp_path / "val", quiet=True)
     with pytest.raises(ValueError, match="Masked does not learn labels"):
         finetune(replace(run, method=Masked()), films / "train", out, quiet=True)

@@ -4,7 +4,7 @@ Nothing comes from tables: the real module is built without memory (on torch's m
 it, which counts every matrix product and shows how many tokens every block is given.
 """
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from math import prod
 from typing import Any
 
@@ -24,6 +24,8 @@ from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.types import Batch, Draws, Grid, Method, TokenMask
+
+SUPPOSED = 400  # classes, where the labels are not known: as many as Kinetics has
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         ValueError: settings that cannot be used, as training itself would say.
     """
     checked(run)
+    open_classes = getattr(run.method, "outputs", None) == 0
+    if open_classes:
+        run = replace(run, method=replace(run.method, outputs=SUPPOSED))
     grid = run.grid()
     method = on_meta(run.method, run.encoder, grid, run.data.channels)
     rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
@@ -86,6 +91,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     parameters = {"total": size(method)} | {name: size(part) for name, part in method.named_children()}
     shown = settings(run, rates, counted) | {
         "mask": "none" if not mask else share(mask, grid),
+        **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
@@ -144,6 +150,7 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     """Sends one clip through a module on the meta device."""
     pt, ph, pw = grid.patch
     video = torch.empty(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
+    network: Classifier | None = getattr(method, "network", None)
     inside = {m for block in method.modules() if isinstance(block, Block) for m in list(block.modules())[1:]}
     tokens: list[tuple[nn.Module, int]] = []
     predicted: list[int] = []
@@ -156,7 +163,8 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     method.eval()  # recomputing blocks changes memory, which `remembered` sees to, but not the forward pass
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
-            method(Batch(video, torch.zeros(1, dtype=torch.long)), Draws(0, 0, [0]))
+            labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
+            method(Batch(video, torch.zeros(1, dtype=torch.long), labels=labels), Draws(0, 0, [0]))
         counts = counter.get_flop_counts()
         name = type(method).__name__
         gmacs = {"forward": counter.get_total_flops() / 2e9}
@@ -254,6 +262,8 @@ def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ..
         rows.append(Stage("mask", described(run.method.mask), sized(e.width, visible)))
     again = ", recomputed" if e.checkpoint else ""
     rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
+    if outputs := getattr(run.method, "outputs", 0):
+        rows.append(Stage("head", f"mean of all tokens, norm, Linear {e.width} to {outputs}", str(outputs)))
     d = getattr(run.method, "decoder", None)
     if d is None or not mask:
         return rows

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.data import cache
-from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note
+from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note, clip_of, part_of
 from tubelet.data.loader import Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
@@ -182,6 +182,104 @@ def test_cache_that_does_not_fit(clips, monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda: 10**6)
     with pytest.raises(ValueError, match=r"of 7 videos at 48 pixels takes 0\.0 GB, .* use --data\.cache \d+ or less"):
         Dataset(find(clips), replace(SMALL, cache=48)).fill_cache()
+
+
+# ---------------------------------------------------------------------------- parts of videos
+
+
+def whole(path: Path, every: int) -> list[bytes]:
+    """All frames of a video."""
+    return [frame.tobytes() for frame in frames_at(path, range(every)).frames.numpy()]
+
+
+@pytest.mark.parametrize("kept", [0, 48])
+@pytest.mark.parametrize("clip", [Dense(4, stride=2), Dense(3, fps=5), Segments(5)], ids=str)
+def test_parts_give_their_own_frames_only(clips, clip, kept):
+    """44 frames at 10 per second: from 1.5 to 3 s they are 15 to 29."""
+    path = clips / "a" / "6.mp4"
+    frames = whole(path, 44)
+    data = Data(clip, size=(48, 64), crop=CentreCrop(), cache=kept)
+    seen = set()
+    for start, end, allowed in ((1.5, 3.0, range(15, 30)), (None, 1.5, range(15)), (3.0, None, range(30, 44))):
+        dataset = Dataset([Item(path, start=start, end=end)], data)
+        dataset.fill_cache()
+        for position in range(12):
+            sample = dataset[position]
+            assert sample.notes == []
+            shown = sample.video[0].permute(1, 2, 3, 0).numpy()
+            places = [frames.index(frame.tobytes()) for frame in shown]
+            assert set(places) <= set(allowed)
+            assert places == sorted(places)
+            seen |= set(places)
+    assert len(seen) > 30  # it is not always the same clip
+
+
+def test_the_middle_clip_is_that_of_the_part(clips):
+    """Frames 15 to 29; four at stride 2 leave over seven, so they begin at 15 + 3; without a generator always."""
+    path = clips / "a" / "6.mp4"
+    clip = clip_of(Item(path, start=1.5, end=3.0), Dense(4, stride=2))
+    assert torch.equal(clip.frames, frames_at(path, [18, 20, 22, 24]).frames)
+    assert clip.seconds.tolist() == pytest.approx([1.8, 2.0, 2.2, 2.4])
+    assert torch.equal(clip_of(Item(path), Dense(4, stride=2)).frames, frames_at(path, [18, 20, 22, 24]).frames)
+    assert clip_of(Item(path), Segments(2), gray=True).frames.shape == (2, 48, 64, 1)
+    drawn = {clip_of(Item(path, end=2.0), Dense(1), np.random.default_rng(n)).seconds.item() for n in range(40)}
+    assert max(drawn) < 2
+    assert len(drawn) > 10
+    with pytest.raises(ValueError, match=r"6\.mp4: clip of 4 frames at stride 4 needs 13 source frames; .* has 5"):
+        clip_of(Item(path, start=1.0, end=1.5), Dense(4, stride=4, short="error"))
+
+
+def test_parts_that_follow_each_other_share_no_frame(clips):
+    seconds = np.arange(44) / 10
+    cuts = ((0.0, 0.3), (0.3, 1.05), (1.05, 2.7), (2.7, 4.4))
+    parts = [part_of(Item(Path("x"), start=start, end=end), seconds) for start, end in cuts]
+    assert [(part.start, part.stop) for part in parts] == [(0, 3), (3, 11), (11, 27), (27, 44)]
+
+
+@pytest.mark.parametrize("kept", [0, 48])
+def test_parts_outside_the_video_are_noted_and_replaced(clips, kept):
+    path = clips / "a" / "6.mp4"
+    items = [Item(path, start=0.0, end=2.0), Item(path, start=9.0, end=11.0)]
+    dataset = Dataset(items, replace(SMALL, cache=kept))
+    dataset.fill_cache()
+    samples = [dataset[position] for position in range(2)]
+    assert [sample.item for sample in samples] == [0, 0]
+    (note,) = [note for sample in samples for note in sample.notes]
+    assert note.kind == "unreadable"
+    assert "6.mp4 has nothing from 9 s to 11 s: it has 44 frames shown at 0 to 4.3 s. Mend the list" in note
+    for start, end in ((2.0, 2.0), (2.01, 2.04), (4.4, None)):
+        with pytest.raises(VideoError, match=r"6\.mp4 has nothing from .* it has 44 frames"):
+            clip_of(Item(path, start=start, end=end), Dense(2))
+
+
+def test_parts_that_end_after_their_video_are_noted(clips):
+    path = clips / "a" / "6.mp4"
+    late, rounded = (Dataset([Item(path, start=2.0, end=end)], SMALL)[0] for end in (6.0, 5.0))
+    assert [note.kind for note in late.notes] == ["cut"]
+    assert "ends at 4.3 s, its part (2 to 6 s) later" in late.notes[0]
+    assert rounded.notes == []
+    failures = Failures(1)
+    failures.count(late.notes)
+    assert failures.summary()[0].startswith("1 of 1 videos end before the part that is meant does")
+
+
+def test_an_epoch_by_duration_counts_the_parts(clips, tmp_path):
+    write(tmp_path / "long.mp4", moving(41), 1)
+    items = [Item(tmp_path / "long.mp4", start=0, end=30), Item(tmp_path / "long.mp4", start=30)]
+    dataset = Dataset(items, replace(SMALL, per="duration"))
+    assert dataset.places.tolist() == [0, 0, 0, 1]  # a clip for every ten seconds
+
+
+def test_a_video_that_items_share_is_kept_once(clips):
+    path, other = clips / "a" / "6.mp4", clips / "b" / "1.mp4"
+    items = [Item(path, start=0, end=2), Item(other), Item(path, start=2), Item(path)]
+    done: list[tuple[int, int]] = []
+    cached, plain = Dataset(items, replace(SMALL, cache=48)), Dataset(items, SMALL)
+    cached.fill_cache(lambda *progress: done.append(progress))
+    assert done == [(1, 2), (2, 2)]
+    assert cached.frames is not None
+    assert len(cached.frames.block) == (44 + 24) * 48 * 64 * 3
+    assert contents(batches(cached, 4, 0, 4)) == contents(batches(plain, 4, 0, 4))
 
 
 # ---------------------------------------------------------------------------- bad files

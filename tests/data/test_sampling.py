@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.data import sampling
-from tubelet.data.sampling import Dense, Segments, clips_of, varies
+from tubelet.data.sampling import Dense, Segments, Spread, clips_of, varies
 from tubelet.types import Sampler
 
 totals, sizes, strides = st.integers(1, 300), st.integers(1, 20), st.integers(1, 9)
@@ -158,10 +158,62 @@ def test_segments_draw_every_frame_of_a_part():
         assert set(draws[:, part]) == {3 * part, 3 * part + 1, 3 * part + 2}
 
 
-# ---------------------------------------------------------------------------- both
+# ---------------------------------------------------------------------------- spread
 
 
-@pytest.mark.parametrize("sampler", [Dense(), Dense(8, fps=5.0), Dense(8, span=2.0), Segments()])
+def released_spread(total: int, frames: int, rate: int, end: int) -> list[int]:
+    """The fine-tuning reader, from its description; `end` is its draw."""
+    span = frames * rate
+    if total <= span:
+        places = np.linspace(0, total, total // rate).tolist()
+        places += [total] * (frames - len(places))
+        return [int(min(place, total - 1)) for place in places]
+    return [int(min(place, end - 1)) for place in np.linspace(end - span, end, frames)]
+
+
+@given(totals, sizes, strides, seeds)
+def test_spread_is_the_released_rule(total, frames, stride, seed):
+    clip = Spread(frames, stride)(even(total), generator(seed))
+    assert clip.shape == (frames,)
+    span = frames * stride
+    ends = [(span + total) // 2] if seed is None else range(span, max(total, span + 1))
+    end = next(end for end in ends if total <= span or end - span == clip[0])
+    assert clip.tolist() == released_spread(total, frames, stride, end)
+
+
+def test_spread_in_numbers():
+    """Sixteen points over 64 frames, both ends included: strides of 4 and 5, the last point moved to the last frame."""
+    expected = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
+    assert Spread()(even(64)).tolist() == expected
+    assert Spread()(even(300)).tolist() == [118 + frame for frame in expected]
+    assert Spread()(even(3)).tolist() == [2] * 16  # less than a stride: the last frame
+    assert [Spread().is_short(even(total)) for total in (63, 64)] == [True, False]
+    assert len(set(Spread()(even(63)).tolist())) < 16
+
+
+def test_spread_draws_every_start_but_the_last():
+    starts = [int(Spread()(even(68), np.random.default_rng(seed))[0]) for seed in range(200)]
+    assert set(starts) == {0, 1, 2, 3}  # 4 would fit too; the released draw leaves it out
+    assert min(starts.count(start) for start in range(4)) > 30
+
+
+def test_spread_goes_by_time_where_the_rate_varies():
+    times = np.cumsum(np.random.default_rng(1).uniform(0.01, 0.3, 64))
+    places = np.array([0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63])
+    shown = [np.flatnonzero(times <= times[0] + place * (times[-1] - times[0]) / 63 + 1e-9)[-1] for place in places]
+    assert Spread()(times).tolist() == shown
+
+
+@pytest.mark.parametrize("wrong", [{"frames": 0}, {"stride": 0}])
+def test_spread_needs_positive_numbers(wrong):
+    with pytest.raises(ValueError, match="positive"):
+        Spread(**wrong)
+
+
+# ---------------------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("sampler", [Dense(), Dense(8, fps=5.0), Dense(8, span=2.0), Segments(), Spread()])
 def test_samplers_are_samplers(sampler):
     assert isinstance(sampler, Sampler)
     with pytest.raises(ValueError, match="without frames"):

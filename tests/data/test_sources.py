@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.data.sources import find, scan
+from tubelet.data.sources import Item, find, scan
 
 
 def tree(folder: Path, *names: str) -> Path:
@@ -54,13 +55,133 @@ def test_nothing_there(tmp_path):
         find(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"is empty; expected videos \(.*\.mp4"):
         find(tmp_path)
-    tree(tmp_path, "a.jpg", "x/b.jpg", "c.pdf", ".hidden.mp4")
-    with pytest.raises(ValueError, match=r"no videos in .*: it has 2 x \.jpg, 1 x \.pdf; expected .*\.mp4"):
+    tree(tmp_path, "a.jpg", "x/b1.jpg", "c.pdf", ".hidden.mp4")  # one numbered image is no video
+    with pytest.raises(ValueError, match=r"no videos in .*: it has 2 x \.jpg, 1 x \.pdf; expected .*numbered images"):
         find(tmp_path)
     with pytest.raises(
-        ValueError, match=r"c\.pdf is neither a folder, nor a list \(\.txt, \.csv, \.tsv\), nor a video"
+        ValueError, match=r"c\.pdf is neither a folder, nor a list \(\.txt, \.csv, \.tsv, \.parquet\), nor a video"
     ):
         find(tmp_path / "c.pdf")
+
+
+# ---------------------------------------------------------------------------- folders of frames
+
+
+def test_folders_of_images_are_videos_where_there_are_no_video_files(tmp_path):
+    tree(tmp_path, *(f"{clip}/img_{n:05d}.jpg" for clip in ("b/10", "b/9", "a/x") for n in range(3)), "b/9/notes.txt")
+    found = [(item.path.relative_to(tmp_path).as_posix(), item.label) for item in find(tmp_path)]
+    assert found == [("a/x", "a"), ("b/10", "b"), ("b/9", "b")]
+    assert scan(tmp_path)[1] == {".txt": 1}
+    assert find(tmp_path / "a" / "x") == [Item(tmp_path / "a" / "x")]
+    tree(tmp_path, "b/clip.mp4")  # then the images are something else: thumbnails
+    assert [item.path.name for item in find(tmp_path)] == ["clip.mp4"]
+    assert scan(tmp_path)[1] == {".jpg": 9, ".txt": 1}
+
+
+def test_frame_lists(tmp_path):
+    """Both kinds, told apart by what is there; at 10 frames per second."""
+    tree(tmp_path, *(f"ten/img_{n:05d}.jpg" for n in range(1, 11)))
+    (tmp_path / "fps.txt").write_text("10\n")
+    (tmp_path / "list.txt").write_text("ten 1 10\nten 10 7\nten,4,5\nten 1 5\nten 6 5\nten push\n")
+    found = [(item.label, item.start, item.end) for item in find(tmp_path / "list.txt")]
+    assert found == [
+        (None, None, None),
+        ("7", None, None),
+        (None, 0.3, 0.8),
+        (None, None, 0.5),
+        (None, 0.5, None),
+        ("push", None, None),
+    ]
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def test_parts_of_videos_and_groups(tmp_path):
+    tree(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "t.csv").write_text("path,label,start,end,person\na.mp4,x,,,\na.mp4,y,1.5,3,eva\nb.mp4,,2,,adam\n")
+    a, b = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    assert find(tmp_path / "t.csv") == [
+        Item(a, "x"),
+        Item(a, "y", 1.5, 3.0, "eva"),
+        Item(b, None, 2.0, None, "adam"),
+    ]
+
+
+def test_columns_of_any_name(tmp_path):
+    tree(tmp_path, "videos/a b.mp4", "videos/b.mp4")
+    table = tmp_path / "t.csv"
+    table.write_text(
+        'Where,what did they do,from,to,split,label\n"a b.mp4",wave,0,2,train,1\nb.mp4,bow,1,4,Validation,2\n'
+    )
+    source = f"table:{table}?path=Where&label=what did they do&start=from&end=to&videos={tmp_path}/videos"
+    a, b = (tmp_path / "videos" / name for name in ("a b.mp4", "b.mp4"))
+    assert find(source) == [Item(a, "wave", 0.0, 2.0), Item(b, "bow", 1.0, 4.0)]
+    assert find(source.replace("?", ":val?")) == [Item(b, "bow", 1.0, 4.0)]
+    assert find(f"table:{table}:train?path=Where&videos={tmp_path}/videos") == [Item(a, "1")]
+    for change, words in (
+        ("path=where", r"has no column 'where', only Where, .*\. Did you mean Where\?"),
+        ("file=Where", r"table has no 'file'; it has path, label, start, end, group, part, videos, missing: LAYOUT"),
+        ("label=to", r"t\.csv has a header without a path: .*say which it is: table:.*\?path=COLUMN"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            find(f"table:{table}?{change}")
+    with pytest.raises(ValueError, match="has no rows for test"):
+        find(source.replace("?", ":test?"))
+    (tmp_path / "plain.csv").write_text("path,label\nvideos/b.mp4,1\n")
+    with pytest.raises(ValueError, match=r"no column that says which rows are for train; call it split"):
+        find(f"table:{tmp_path}/plain.csv:train")
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    tree(tmp_path, "a.mp4", "b.mp4")
+    rows = {"file": ["a.mp4", "b.mp4"], "label": [3, None], "start": [0.5, None], "subject": ["eva", "adam"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    expected = [Item(tmp_path / "a.mp4", "3", 0.5, None, "eva"), Item(tmp_path / "b.mp4", None, None, None, "adam")]
+    assert find(tmp_path / "t.parquet") == expected
+    assert [item.label for item in find(f"table:{tmp_path}/t.parquet?label=subject")] == ["eva", "adam"]
+    (tmp_path / "bad.parquet").write_text("no")
+    with pytest.raises(ValueError, match=r"bad\.parquet cannot be read as Parquet: "):
+        find(tmp_path / "bad.parquet")
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "t.parquet").touch()
+    with pytest.raises(ValueError, match=r"pip install 'tubelet\[parquet\]'; or save it as csv"):
+        find(tmp_path / "t.parquet")
+
+
+# ---------------------------------------------------------------------------- layouts by name
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("ucf11:/data", ValueError, r"nor a layout 'ucf11'\. Did you mean ucf101\? .*LAYOUT:FOLDER\[:train"),
+        ("kinetics:/nowhere:val", FileNotFoundError, "no such file or folder: /nowhere"),
+        ("kinetics:/nowhere:trian", FileNotFoundError, "no such file or folder: /nowhere:trian"),
+        ("kinetics:", ValueError, "names no folder; expected LAYOUT:FOLDER"),
+        ("kinetics:/nowhere:train:2", ValueError, r"kinetics has no 'split'; it has lists, videos, missing"),
+        ("hmdb51:/nowhere:val", ValueError, "HMDB51 has no part 'val'; it has train and test"),
+        ("ucf14-hmdb7:/nowhere?hmdb=/x", ValueError, r"has no 'hmdb'; it has split, ucf101, hmdb51, missing"),
+        ("ssv2:/nowhere?missing=no", ValueError, "missing=no: expected warn or error"),
+        ("/no:where", FileNotFoundError, "no such file or folder: /no:where"),
+        ("https://example.org/a.mp4", ValueError, "nor a layout 'https'"),
+    ],
+)
+def test_sources_that_mean_nothing(source, error, words):
+    with pytest.raises(error, match=words):
+        find(source)
+
+
+def test_a_folder_with_the_name_of_a_layout_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path, "ucf101:x/a.mp4")
+    assert [item.path.name for item in find("ucf101:x")] == ["a.mp4"]
 
 
 # ---------------------------------------------------------------------------- lists
@@ -125,13 +246,18 @@ def test_missing_files_are_named_and_counted(tmp_path):
         ("path,label\n", "has a header and no videos under it"),
         ("label,youtube_id,time_start\nwave,abc,3\n", "header without a path: label,youtube_id,time_start"),
         ("path,label\na.mp4\n", r"list\.txt, line 2: 1 columns, fewer than the header has: a\.mp4"),
-        ("frames 0 300\n", "line 1 names a folder of frames: frames; tubelet reads videos"),
-        ("frames 300 7\n", "line 1 names a folder of frames"),
-        ("a.mp4 8 64\n", r"line 1 asks for frames 8 on, 64 of them; only whole videos"),
+        ("frames 0 300\n", "line 1: frames has 3 images, 5 to 7; 0 300 is neither their count and a label, nor"),
+        ("frames 6 3\n", "line 1: frames has 3 images, 5 to 7; 6 3 is neither"),
+        ("frames 5 0\n", "line 1: frames has 3 images"),
+        ("a.mp4 8 64\n", r"line 1 asks for frames 8 on, 64 of them; of a video file only the whole is read"),
+        ("path,start,end\na.mp4,2,1.5\n", r"line 2: from 2 to 1\.5 s there is nothing; the end must come after"),
+        ("path,start\na.mp4,-1\n", r"line 2: the start is '-1'; expected seconds, 0 or more"),
+        ("path,end\na.mp4,late\n", r"line 2: the end is 'late'; expected seconds"),
+        ("path,label\n,wave\n", r"line 2 names no video"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, text, words):
-    tree(tmp_path, "a.mp4", "frames/img_00001.jpg")
+    tree(tmp_path, "a.mp4", *(f"frames/img_{n:05d}.jpg" for n in (5, 6, 7)))
     with pytest.raises(ValueError, match=words):
         listed(tmp_path, text)
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,8 +14,10 @@ from tubelet.data.transforms import (
     CentreCrop,
     Crop,
     MultiScaleCrop,
+    Place,
     RandomResizedCrop,
     Window,
+    covering,
     flipped,
     largest,
     offsets,
@@ -151,6 +154,89 @@ def test_random_resized_crop_keeps_its_limits(height, width, seed):
 def test_random_resized_crop_of_a_ribbon_is_the_middle():
     rng = np.random.default_rng(0)
     assert RandomResizedCrop().window(20, 2000, (224, 224), rng) == Window(0, 990, 20, 20)
+
+
+def test_random_resized_crop_is_drawn_as_in_the_recipe():
+    """Area .08 to 1, aspect log-uniform from 3/4 to 4/3, drawn again where it does not fit: against a plain loop."""
+    crop, rng, other = RandomResizedCrop((0.08, 1.0)), np.random.default_rng(0), np.random.default_rng(1)
+    ours = [crop.window(256, 340, (224, 224), rng) for _ in range(4000)]
+    wanted = []
+    while len(wanted) < 4000:
+        area, aspect = other.uniform(0.08, 1) * 256 * 340, 0.75 * (16 / 9) ** other.random()
+        h, w = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
+        if h <= 256 and w <= 340:
+            wanted.append(Window(other.integers(0, 256 - h + 1), other.integers(0, 340 - w + 1), h, w))
+    found, expected = np.array(ours, float), np.array(wanted, float)
+    error = np.sqrt(expected.var(0) / 2000)  # of the difference of two means
+    assert (np.abs(found.mean(0) - expected.mean(0)) < 4 * error).all()
+    for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+        below = (found <= np.quantile(expected, share, axis=0)).mean(0)
+        assert np.abs(below - share).max() < 0.04
+    area, aspect = found[:, 2] * found[:, 3] / (256 * 340), found[:, 3] / found[:, 2]
+    assert 0.079 < area.min() < 0.09
+    assert aspect.min() > 0.73
+    assert aspect.max() < 1.37
+
+
+def test_enlarging_is_the_recipe_s_interpolation():
+    """Antialiasing, which the recipe has not, changes only what is made smaller."""
+    frames = noise(2, 100, 130, 3)
+    window = Window(10, 20, 60, 80)
+    cut = frames[:, 10:70, 20:100].permute(0, 3, 1, 2).double()
+    plain = F.interpolate(cut, (224, 224), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    assert (resized(frames, window, (224, 224)) - plain).abs().max() < 1.01  # two passes, each rounded
+
+
+# ---------------------------------------------------------------------------- views of a test
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 340), (340, 256), (240, 320), (224, 224), (225, 224), (120, 500)])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_places_are_the_released_ones(height, width, count):
+    """Short side to 224, then squares along the longer side at int(split * step): scaled by PIL, cut by hand."""
+    frames = noise(2, height, width, 3)
+    scale = 224 / min(height, width)
+    long = int(max(height, width) * scale)
+    scaled = (224, long) if width > height else (long, 224)
+    whole = pil(frames, Window(0, 0, height, width), scaled)
+    for split in range(count):
+        start = int(split * (long - 224) / (count - 1))
+        expected = whole[:, :, start : start + 224] if width > height else whole[:, start : start + 224]
+        view = Place(split, count)(frames, (224, 224))
+        assert np.abs(view.numpy() - expected).max() <= 2
+        again = Place(split, count)(covering(frames, (224, 224)), (224, 224), np.random.default_rng(0))
+        assert torch.equal(view, again)
+
+
+def test_places_in_numbers():
+    assert [Place(split, 3).window(224, 297, (224, 224)) for split in range(3)] == [
+        Window(0, 0, 224, 224),
+        Window(0, 36, 224, 224),
+        Window(0, 73, 224, 224),
+    ]
+    assert Place().window(297, 224, (224, 224)) == Window(36, 0, 224, 224)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sides, sides, outputs, st.integers(1, 5))
+def test_frames_are_covered(height, width, size, count):
+    scaled = covering(noise(1, height, width, 1), size)
+    spare = scaled.shape[1] - size[0], scaled.shape[2] - size[1]
+    assert min(spare) == 0
+    assert abs(scaled.shape[1] / scaled.shape[2] * width / height - 1) < 1 / 16  # whole pixels, from 16 on
+    windows = [Place(index, count).window(*scaled.shape[1:3], size) for index in range(count)]
+    assert {window[2:] for window in windows} == {size}
+    if count > 1:
+        assert windows[0][:2] == (0, 0)
+        assert windows[-1][:2] == spare
+    else:
+        assert windows[0][:2] == (spare[0] // 2, spare[1] // 2)
+
+
+@pytest.mark.parametrize(("index", "count"), [(3, 3), (-1, 3), (0, 0)])
+def test_places_that_are_not_there(index, count):
+    with pytest.raises(ValueError, match=f"no view {index} of {count}"):
+        Place(index, count)
 
 
 def test_one_window_for_the_whole_clip():

@@ -9,6 +9,7 @@ from tubelet.config import preset
 from tubelet.masks.random_masks import Tube
 from tubelet.methods import PRESETS
 from tubelet.methods.masked import thinned
+from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
 from tubelet.types import Batch, Draws, Grid
 
@@ -62,10 +63,12 @@ def test_every_preset_takes_a_step_when_shrunk(name):
     """Finite, and every parameter gets a gradient."""
     run = preset(name)
     small = replace(run.encoder, width=24, depth=2, heads=2, hidden=48)
-    run = replace(run, encoder=small, method=replace(run.method, decoder=Decoder(16, 1, 2)))
+    fits = {"outputs": 5} if isinstance(run.method, Supervised) else {"decoder": Decoder(16, 1, 2)}
+    run = replace(run, encoder=replace(small, drop_path=0.0), method=replace(run.method, **fits))
     torch.manual_seed(0)
-    method = run.method.build(run.encoder, run.grid(), run.data.channels)
-    loss = method(blank(2, run), Draws(0, 0, range(2)))
+    method = run.method.build(run.encoder, run.grid(), run.data.channels).train()
+    batch = replace(blank(2, run), labels=torch.eye(5)[:2])
+    loss = method(batch, Draws(0, 0, range(2)))
     (loss.sum / loss.count).backward()
     assert torch.isfinite(loss.sum)
     missing = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]

@@ -55,3 +55,19 @@ def test_stochastic_depth_grows_from_block_to_block_drops_clips_and_keeps_the_me
     assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.02)
     torch.testing.assert_close(dropped[kept], branch[kept] / 0.75)
     torch.testing.assert_close(block.eval().dropped(branch), branch)
+
+
+def test_cells_tell_what_changes_where_and_when():
+    encoder = TINY.build(Grid(4, 2, 6, (2, 8, 8)), 3).eval()
+    network = Classifier(encoder, 5, cells=(2, 1, 3)).eval()
+    x = torch.randn(2, 48, 2 * 8 * 8 * 3)
+    tokens = network.norm(encoder(x)).detach().numpy().reshape(2, 4, 2, 6, 24)
+    change = tokens - tokens.mean(axis=1, keepdims=True)
+    cells = change.reshape(2, 2, 2, 2, 3, 2, 24).mean(axis=(2, 3, 5))  # b, time, width, channel
+    expected = torch.from_numpy(cells).permute(0, 3, 1, 2).flatten(1)
+    torch.testing.assert_close(network.features(x), expected, rtol=1e-4, atol=1e-5)
+    still = torch.randn(1, 1, 12, 2 * 8 * 8 * 3).expand(1, 4, 12, -1).flatten(1, 2)
+    encoder.position.zero_()
+    assert network.features(still).abs().max() < 1e-5, "nothing changes in a film that stands still"
+    with pytest.raises(ValueError, match="4x2x6"):
+        Classifier(encoder, 5, cells=(2, 3, 3))

@@ -6,6 +6,7 @@ saving. Heavy imports wait until a verb needs them, so that help is quick.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -16,9 +17,16 @@ from tubelet.cli.arguments import nearest
 VERBS = {
     "demo": ("the whole of it on made videos, or on yours, in minutes", "training:demo_verb"),
     "pretrain": ("learn from unlabelled videos", "training:pretrain"),
+    "finetune": ("learn labels, from a pre-trained encoder or from scratch", "finetuning:finetune_verb"),
+    "probe": ("what a frozen encoder knows: linear, attentive, knn", "probing:probe"),
+    "test": ("numbers on labelled videos, in several views", "testing:test_verb"),
+    "predict": ("what a fine-tuned network says about videos", "predicting:predict_verb"),
     "picture": ("look at masks, reconstructions, curves", "looking:picture"),
     "list": ("the presets, with what each is for", "training:list_verb"),
     "plan": ("what a run would cost, without training", "training:plan_verb"),
+    "embed": ("features of videos, to files", "embedding:embed_verb"),
+    "similar": ("embedded clips that are like an example", "embedding:similar_verb"),
+    "split": ("lists for training, validation and test", "splitting:split_verb"),
     "check": ("is this data fit to train on", "checking:check_verb"),
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
 }
@@ -28,6 +36,7 @@ def main() -> None:
     """The `tubelet` command."""
     # Threads that wait by spinning make a step ten times slower as soon as something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is later
+    warnings.showwarning = lambda message, *_: print(f"tubelet: {message}", file=sys.stderr)  # videos that are missing
     sys.exit(run(sys.argv[1:]))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tubelet.cli.arguments import nearest, parse
+from tubelet.cli.embedding import picture_space
 
 
 def picture(args: list[str]) -> int:
@@ -14,6 +15,7 @@ def picture(args: list[str]) -> int:
         "mask": picture_mask,
         "reconstruction": picture_reconstruction,
         "curves": picture_curves,
+        "space": picture_space,
     }
     if not args or args[0] in ("-h", "--help"):
         print(

@@ -15,7 +15,7 @@ from tubelet.types import Clip
 
 
 class Frames:
-    """The frames of every video of a list, with the short side at most `side` pixels.
+    """The frames of every video of a list, with the short side at most `side` pixels; of one listed twice, once.
 
     One block of memory: worker processes started by forking see the very same, spawned ones get it as shared memory.
     """
@@ -33,6 +33,9 @@ class Frames:
         Raises:
             ValueError: they do not fit into the free memory; says what is needed, what is free, and what would fit.
         """
+        place = {path: index for index, path in enumerate(dict.fromkeys(paths))}
+        self.which = [place[path] for path in paths]  # a video that is named twice is kept once
+        paths = list(place)
         self.shapes, self.seconds, self.problems = [], [], {}
         for index, path in enumerate(paths):
             try:
@@ -58,7 +61,7 @@ class Frames:
             try:
                 clip = frames_at(paths[index], np.arange(count), size=(height, width), gray=channels == 1)
                 self.damaged[index] = clip.damaged
-                self.all(index).copy_(clip.frames)
+                self.kept(index).copy_(clip.frames)
             except (VideoError, OSError) as error:
                 self.problems[index] = str(error)
 
@@ -73,15 +76,20 @@ class Frames:
                 raise
 
     def all(self, index: int) -> UInt8[Tensor, "t h w c"]:
-        """Every frame of a video: a view, not a copy."""
+        """Every frame of the video at a place of the list: a view, not a copy."""
+        return self.kept(self.which[index])
+
+    def kept(self, index: int) -> UInt8[Tensor, "t h w c"]:
+        """Every frame of a video, counting different ones."""
         return self.block[self.starts[index] : self.starts[index + 1]].view(self.shapes[index])
 
     def times(self, index: int) -> Float[np.ndarray, " t"]:
-        """Presentation times of a video, in seconds.
+        """Presentation times of the video at a place of the list, in seconds.
 
         Raises:
             VideoError: it could not be decoded.
         """
+        index = self.which[index]
         if index in self.problems:
             raise VideoError(self.problems[index])
         return self.seconds[index]
@@ -91,7 +99,7 @@ class Frames:
         return Clip(
             self.all(index)[torch.from_numpy(indices)],
             torch.from_numpy(self.times(index)[indices]),
-            self.damaged[index],
+            self.damaged[self.which[index]],
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tubelet.data.cache import cores
+from tubelet.data.datasets import part_of
 from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
@@ -150,7 +151,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
             frames=video.frames,
             duration=video.duration,
             variable=video.variable,
-            short=sampler is not None and too_short(sampler, video.seconds),
+            short=sampler is not None and too_short(sampler, video.seconds[part_of(item, video.seconds)]),
         )
         if level == "decode":
             row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
@@ -165,6 +166,9 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
 
 def headers(path: Path) -> dict[str, Any]:
     """What a file says of itself, which need not be true."""
+    if path.is_dir():  # of images
+        video = probe(path)
+        return {name: getattr(video, name) for name in ("codec", "width", "height", "fps", "frames", "duration")}
     with opened(path) as (container, stream):
         fps = float(stream.average_rate or 0)
         duration = (container.duration or 0) / 1e6  # FFmpeg's unit is the microsecond

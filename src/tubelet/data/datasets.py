@@ -17,19 +17,21 @@ from torch import Tensor
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
 from tubelet.data.labels import Labels
-from tubelet.data.sampling import Dense, Segments, clips_of
+from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Crop, MultiScaleCrop, flipped
 from tubelet.data.video import VideoError, frames_at, probe
+from tubelet.types import Clip, Sampler
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
+LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
 
 
 @dataclass(frozen=True)
 class Data:
     """Which clips a run sees."""
 
-    clip: Dense | Segments
+    clip: Dense | Segments | Spread
     """Which frames of a video make a clip, and what happens to videos that are too short."""
     size: tuple[int, int] = (224, 224)
     """Height and width of the clips, in pixels."""
@@ -155,22 +157,25 @@ class Dataset:
             VideoError: it cannot be read.
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
-        path, data = self.items[item].path, self.data
+        one, path, data = self.items[item], self.items[item].path, self.data
         notes = []
 
-        def choose(seconds: Float[np.ndarray, " total"]) -> Int[np.ndarray, " t"]:
+        def choose(seconds: Float[np.ndarray, " part"], rng: np.random.Generator | None) -> Int[np.ndarray, " t"]:
             if data.clip.is_short(seconds):
                 text = f"{path} is too short for {data.clip}: it has {len(seconds)}; some are repeated"
                 notes.append(Note(text, "short", str(path)))
-            try:
-                return data.clip(seconds, rng)
-            except ValueError as error:  # short="error"
-                raise ValueError(f"{path}: {error}") from error
+            return data.clip(seconds, rng)
+
+        def indices(seconds: Float[np.ndarray, " total"]) -> Int[np.ndarray, " t"]:
+            if one.end is not None and one.end > seconds[-1] + LATE:
+                text = f"{path} ends at {seconds[-1]:.3g} s, its part ({one.start or 0:g} to {one.end:g} s) later"
+                notes.append(Note(text, "cut", str(path)))
+            return chosen(one, seconds, choose, rng)
 
         if self.frames is None:
-            clip = frames_at(path, lambda video: choose(video.seconds), gray=data.channels == 1)
+            clip = frames_at(path, lambda video: indices(video.seconds), gray=data.channels == 1)
         else:
-            clip = self.frames.at(item, choose(self.frames.times(item)))
+            clip = self.frames.at(item, indices(self.frames.times(item)))
         crops = torch.empty(data.repeats, len(clip.frames), *data.size, data.channels, dtype=torch.uint8)
         for crop in crops:
             frames = data.augment(clip.frames, rng) if data.augment else clip.frames
@@ -180,6 +185,59 @@ class Dataset:
             notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
         # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
         return crops.permute(0, 4, 1, 2, 3), notes
+
+
+# ---------------------------------------------------------------------------- part of a video
+
+
+def clip_of(item: Item, sampler: Sampler, rng: np.random.Generator | None = None, *, gray: bool = False) -> Clip:
+    """A clip of an item, from its part of the video only; without `rng` the middle one.
+
+    Raises:
+        VideoError: the video cannot be read, or ends before the item's part of it begins.
+        ValueError: it is too short, and the sampler says that this is an error.
+    """
+    return frames_at(item.path, lambda video: chosen(item, video.seconds, sampler, rng), gray=gray)
+
+
+def chosen(
+    item: Item,
+    seconds: Float[np.ndarray, " total"],
+    sampler: Callable[..., Int[np.ndarray, " t"]],
+    rng: np.random.Generator | None = None,
+) -> Int[np.ndarray, " t"]:
+    """Indices of the frames that a sampler takes from an item's part of its video, whose frames are shown at `seconds`.
+
+    >>> from pathlib import Path
+    >>> chosen(Item(Path("a.mp4"), start=2.0, end=4.0), np.arange(50) / 10, Segments(4)).tolist()
+    [22, 27, 32, 37]
+    """
+    part = part_of(item, seconds)
+    try:
+        return part.start + sampler(seconds[part] - seconds[part.start], rng)
+    except ValueError as error:  # short="error"
+        raise ValueError(f"{item.path}: {error}") from error
+
+
+def part_of(item: Item, seconds: Float[np.ndarray, " total"]) -> slice:
+    """Which frames of its video an item means: those shown from its start until before its end, or all.
+
+    Raises:
+        VideoError: none; the part is empty, or the video ends before it begins.
+    """
+    first = 0 if item.start is None else int(np.searchsorted(seconds, item.start - HAIR))
+    stop = len(seconds) if item.end is None else int(np.searchsorted(seconds, item.end - HAIR))
+    if first < stop:
+        return slice(first, stop)
+    asked = f"{item.start or 0:g} s to {'the end' if item.end is None else f'{item.end:g} s'}"
+    shown = f"{len(seconds)} frames shown at 0 to {seconds[-1]:.6g} s" if len(seconds) else "no frames"
+    raise VideoError(
+        f"{item.path} has nothing from {asked}: it has {shown}. Mend the list: start and end are in seconds, and the "
+        "end comes after the start"
+    )
+
+
+# ---------------------------------------------------------------------------- the order
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -195,11 +253,13 @@ def places(items: Sequence[Item], data: Data) -> Int[np.ndarray, " places"]:
 
 
 def duration(item: Item) -> float:
-    """Seconds of a video; none where it cannot be read, which the run will note when it comes to it."""
+    """Seconds of an item; none where it cannot be read, which the run will note when it comes to it."""
     try:
-        return probe(item.path).duration
+        video = probe(item.path)
+        part = part_of(item, video.seconds)
     except (VideoError, OSError):
         return 0.0
+    return (part.stop - part.start) / video.fps
 
 
 def checked(data: Data) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from tubelet.data.datasets import Dataset, Note, Sample
 from tubelet.data.video import VideoError
 from tubelet.types import Batch
+
+T = TypeVar("T")
 
 
 def batches(
@@ -44,7 +47,7 @@ def batches(
         sampler=range(start, steps),
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
-        collate_fn=unchanged,  # type: ignore[arg-type]  # torch thinks of lists of samples
+        collate_fn=unchanged,
         worker_init_fn=source.begin if workers else None,
         generator=torch.Generator(),  # or it would take from the global one, and change the run
     )
@@ -83,7 +86,7 @@ def untouched_sigchld() -> Iterator[None]:
     signal.signal(signal.SIGCHLD, before)
 
 
-def unchanged(result: Batch | Exception) -> Batch | Exception:
+def unchanged(result: T) -> T:
     """The same; torch would otherwise look for things to convert."""
     return result
 
@@ -181,6 +184,7 @@ class Failures:
             "unreadable": "could not be read and were replaced",
             "damaged": "are damaged; what was left of them is used",
             "short": "are shorter than a clip; frames were repeated",
+            "cut": "end before the part that is meant does; what is there of it is used",
         }
         return [
             f"{len(paths)} of {self.files} videos {says[kind]}: {', '.join([*list(paths)[:3], '...'][: len(paths)])}"

@@ -120,7 +120,7 @@ class Dense:
         >>> Dense(16, stride=4).needs(np.arange(100) / 25)
         61
         """
-        return int(np.ceil((self.frames - 1) * self.step(seconds) - _HAIR)) + 1
+        return int(np.ceil((self.frames - 1) * self.step(seconds) - HAIR)) + 1
 
     def is_short(self, seconds: Seconds) -> bool:
         """Whether a clip of such a video repeats frames.
@@ -132,11 +132,11 @@ class Dense:
 
     def _room(self, seconds: Seconds) -> int:
         """Source frames that a clip with its last step leaves over; negative for a short video."""
-        return len(seconds) - int(np.ceil(self.frames * self.step(seconds) - _HAIR))
+        return len(seconds) - int(np.ceil(self.frames * self.step(seconds) - HAIR))
 
     def _end(self, seconds: Seconds) -> float:
         """The last place that a step may lead to."""
-        return len(seconds) - (2 if self.short == "repeat" and self._room(seconds) < 0 else 1) + _HAIR
+        return len(seconds) - (2 if self.short == "repeat" and self._room(seconds) < 0 else 1) + HAIR
 
     def __call__(self, seconds: Seconds, rng: np.random.Generator | None = None) -> Indices:
         """Frame indices, ascending but for those that wrap.
@@ -144,7 +144,7 @@ class Dense:
         Raises:
             ValueError: no frames; or too few, and `short` is "error".
         """
-        total, step = _count(seconds), self.step(seconds)
+        total, step = counted(seconds), self.step(seconds)
         if self.short == "error" and self.is_short(seconds):
             raise ValueError(
                 f"clip of {self.frames} frames at stride {step:g} needs {self.needs(seconds)} source frames; "
@@ -154,9 +154,9 @@ class Dense:
         start = room // 2 if rng is None else int(rng.integers(room + 1))
         places = start + step * np.arange(self.frames)
         if self.short == "wrap":
-            return _on_screen(seconds, places % total)
+            return on_screen(seconds, places % total)
         taken = np.count_nonzero(places[1:] <= self._end(seconds))
-        return _on_screen(seconds, np.minimum(places, places[taken]))
+        return on_screen(seconds, np.minimum(places, places[taken]))
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,73 @@ class Segments:
         Raises:
             ValueError: no frames.
         """
-        total, parts = _count(seconds), np.arange(self.frames)
+        total, parts = counted(seconds), np.arange(self.frames)
         long = total // self.frames
         if not long:
             return parts * total // self.frames if rng is None else np.sort(rng.integers(total, size=self.frames))
-        return _on_screen(seconds, long * parts + (long // 2 if rng is None else rng.integers(long, size=self.frames)))
+        return on_screen(seconds, long * parts + (long // 2 if rng is None else rng.integers(long, size=self.frames)))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Frames spread over frames * stride source frames, both ends included: the clip of fine-tuning on Kinetics.
+
+    So 16 frames at stride 4 are 64 / 15 = 4.27 source frames apart: 4 or 5, not always 4. The clip starts anywhere from
+    0 to total - frames * stride - 1; in the middle without a generator.
+
+    >>> times = np.arange(30) / 25
+    >>> Spread(5, stride=4)(times).tolist(), Spread(5, stride=4)(times, np.random.default_rng(0)).tolist()
+    ([5, 10, 15, 20, 24], [8, 13, 18, 23, 27])
+
+    A video that is not longer than that gives total // stride frames from its start to its end, and repeats its last:
+
+    >>> Spread(5, stride=4)(np.arange(14) / 25).tolist()
+    [0, 7, 13, 13, 13]
+
+    Where the frame rate varies, a source frame is a time, one mean interval long.
+
+    Source: the fine-tuning readers of VideoMAE, and of VideoMAE V2 for the middle.
+    """
+
+    frames: int = 16
+    """Frames of the clip."""
+    stride: int = 4
+    """Source frames per frame of the clip."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.stride < 1:
+            raise ValueError(f"a clip needs positive numbers, got {self!r}")
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.frames} frames spread over {self.frames * self.stride}"
+
+    def step(self, seconds: Seconds) -> float:
+        """Source frames from one frame to the next in a test of several views, which does not spread them."""
+        return float(self.stride)
+
+    def needs(self, seconds: Seconds) -> int:
+        """Source frames that a clip takes."""
+        return self.frames * self.stride
+
+    def is_short(self, seconds: Seconds) -> bool:
+        """Whether a clip of such a video repeats frames."""
+        return len(seconds) < self.needs(seconds)
+
+    def __call__(self, seconds: Seconds, rng: np.random.Generator | None = None) -> Indices:
+        """Ascending frame indices.
+
+        Raises:
+            ValueError: no frames.
+        """
+        total, span = counted(seconds), self.frames * self.stride
+        if total <= span:
+            end, places = total, np.linspace(0, total, total // self.stride)
+            places = np.pad(places, (0, self.frames - len(places)), constant_values=total)
+        else:
+            end = (span + total) // 2 if rng is None else int(rng.integers(span, total))
+            places = np.linspace(end - span, end, self.frames)
+        return on_screen(seconds, np.minimum(places, end - 1).astype(np.int64))
 
 
 def clips_of(
@@ -222,18 +284,23 @@ def clips_of(
     return np.maximum(np.rint(lengths / clip_seconds), 1).astype(np.int64)
 
 
-_HAIR = 1e-6  # frames; steps that are computed from times are not exact
+HAIR = 1e-6  # frames; steps that are computed from times are not exact
 
 
-def _count(seconds: Seconds) -> int:
+def counted(seconds: Seconds) -> int:
+    """How many frames the video has.
+
+    Raises:
+        ValueError: none.
+    """
     if not len(seconds):
         raise ValueError("a clip cannot be drawn from a video without frames")
     return len(seconds)
 
 
-def _on_screen(seconds: Seconds, places: Float[np.ndarray, " t"] | Indices) -> Indices:
+def on_screen(seconds: Seconds, places: Float[np.ndarray, " t"] | Indices) -> Indices:
     """The frames at these places, counted in frames of the average length."""
     if varies(seconds):
         times = seconds[0] + places * (seconds[-1] - seconds[0]) / (len(seconds) - 1)
-        return np.searchsorted(seconds, times + _HAIR, side="right") - 1
-    return np.floor(places + _HAIR).astype(np.int64)
+        return np.searchsorted(seconds, times + HAIR, side="right") - 1
+    return np.floor(places + HAIR).astype(np.int64)

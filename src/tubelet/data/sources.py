@@ -1,36 +1,67 @@
-"""Which videos there are: a folder, one file, or a list; labels are kept where they are given and never required."""
+"""Which videos there are, whatever names them: a folder, a video, a list, a table, a data set as it comes."""
 
-import csv
-import os
-from collections import Counter
-from dataclasses import dataclass
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl
 
-from tubelet.data.video import SUFFIXES
+from tubelet.data import layouts, ucf_hmdb
+from tubelet.data.index import SUFFIXES
+from tubelet.data.items import Item, in_folder, scan
+from tubelet.data.layouts import Found
+from tubelet.data.lists import LISTS, PARTS, Columns, in_list
 
-LISTS = (".txt", ".csv", ".tsv")
-# Column names of list files in use: Hugging Face, pandas exports, mmaction2, torchcodec, our own.
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_name")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "action", "label_name")
+__all__ = ["LAYOUTS", "Item", "MissingVideos", "find", "read", "scan"]
+
+LAYOUTS: dict[str, Callable[..., Found]] = {
+    "kinetics": layouts.kinetics,
+    "mini-kinetics": layouts.mini_kinetics,
+    "ssv2": layouts.something,
+    "ucf101": ucf_hmdb.ucf101,
+    "hmdb51": ucf_hmdb.hmdb51,
+    "diving48": layouts.diving48,
+    "ucf14-hmdb7": ucf_hmdb.ucf14_hmdb7,
+    "hmdb14-ucf7": ucf_hmdb.hmdb14_ucf7,
+}
+WRITTEN = "LAYOUT:FOLDER[:train|val|test][:SPLIT][?OPTION=VALUE&...]"
 
 
-@dataclass(frozen=True)
-class Item:
-    """One video of a data set."""
-
-    path: Path
-    label: str | None = None  # as it was written: a class, several, shares of classes, or values; see `labels.Labels`
-    start: float | None = None  # seconds: only this part of the video is meant; none: from its beginning
-    end: float | None = None  # seconds; none: to its end
-    group: str | None = None  # whoever or wherever was filmed: groups are never split between training and test
+class MissingVideos(UserWarning):
+    """A data set names videos that are not there."""
 
 
 def find(source: Path | str) -> list[Item]:
     """The videos of a folder (any depth, sorted; the folder above a video is its label), of a list, or one video.
 
-    A list has one video a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or
-    `path 0 -1` as VideoMAE V2 writes it; or columns under a header. Paths are relative to the list's folder. Lines
+    A folder of images with numbers in their names is a video, too, where there are no video files. A list has one video
+    a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or `path 0 -1`,
+    `folder first total` or `folder total label` as VideoMAE V2 writes them; or columns under a header, also in Parquet:
+    path, label, start and end (seconds of a part of the video), group. Paths are relative to the list's folder. Lines
     that begin with # are comments.
+
+    Columns with other names, and rows of one part of a table: `table:clips.csv:train?path=clip&label=gesture` (or
+    `start`, `end`, `group`, `part`; `videos=FOLDER` where paths are relative to another folder).
+
+    Data sets as they come: `ucf101:/data/UCF101` is the training part, split 1; `ucf101:/data/UCF101:test:2` the test
+    part of split 2. So with kinetics, mini-kinetics, ssv2, ucf101, hmdb51, diving48, ucf14-hmdb7, hmdb14-ucf7. Options
+    come behind a question mark: `kinetics:/data/k400:val?lists=/lists/val.csv&videos=/videos/val`. Videos that are
+    missing are left out with a `MissingVideos` warning, or are an error with `missing=error`.
+
+    Raises:
+        FileNotFoundError: no such path, or a list names files that are not there.
+        ValueError: nothing there that is a video; says what there was instead.
+    """
+    found = read(source)
+    if found.missing:
+        warnings.warn(found.report() + "; the others are used", MissingVideos, stacklevel=2)
+    return found.items
+
+
+def read(source: Path | str) -> Found:
+    """The same with what is missing.
 
     Raises:
         FileNotFoundError: no such path, or a list names files that are not there.
@@ -38,167 +69,58 @@ def find(source: Path | str) -> list[Item]:
     """
     path = Path(source)
     if path.is_dir():
-        return in_folder(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path} (looked in {Path.cwd()})")
-    if path.suffix.lower() in LISTS:
-        return in_list(path)
-    if path.suffix.lower() in SUFFIXES:
-        return [Item(path)]
-    raise ValueError(
-        f"{path} is neither a folder, nor a list ({', '.join(LISTS)}), nor a video ({', '.join(sorted(SUFFIXES))})"
-    )
-
-
-# ---------------------------------------------------------------------------- folders
-
-
-def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Paths of the videos below a folder, sorted by name, and how many other files there are of each suffix.
-
-    Hidden files and folders are left out and not counted; links are followed, each real folder once.
-    """
-    videos: list[Path] = []
-    others: Counter[str] = Counter()
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in SUFFIXES:
-                videos.append(Path(root, name))
-            else:
-                others[suffix or "no suffix"] += 1
-    return sorted(videos, key=lambda path: path.relative_to(folder).parts), others
-
-
-def in_folder(folder: Path) -> list[Item]:
-    """Every video below a folder, labelled by the folder it is in unless that is the source itself."""
-    videos, others = scan(folder)
-    if videos:
-        return [Item(path, None if path.parent == folder else path.parent.name) for path in videos]
-    if not others:
-        raise ValueError(f"{folder} is empty; expected videos ({', '.join(sorted(SUFFIXES))}) at any depth")
-    there = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(8))
-    raise ValueError(f"no videos in {folder}: it has {there}; expected {', '.join(sorted(SUFFIXES))}")
-
-
-# ---------------------------------------------------------------------------- lists
-
-
-def in_list(path: Path) -> list[Item]:
-    """The videos that a list file names, in its order."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save the list as UTF-8") from error
-    numbered = enumerate(text.splitlines(), 1)
-    lines = [(n, line) for n, line in numbered if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        raise ValueError(f"{path} names no videos; expected one path a line, and a label if you like")
-    columns = header(path, lines[0][1])
-    items, missing = [], []
-    for number, line in lines[1:] if columns else lines:
-        where = f"{path}, line {number}"
-        name, label = columns.pick(line, path.parent, where) if columns else best(line, path.parent, where)
-        items.append(Item(path.parent / name, label))
-        if not items[-1].path.is_file():
-            missing.append(f"line {number}: {name}")
-    if missing:
-        rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(
-            f"{len(missing)} of the {len(items)} videos that {path} names are missing: {'; '.join(missing[:5])}{rest}. "
-            f"Paths are relative to {path.parent}; mend or remove these lines"
+        return Found(in_folder(path))
+    if path.exists():
+        if path.suffix.lower() in LISTS:
+            return Found(in_list(path))
+        if path.suffix.lower() in SUFFIXES:
+            return Found([Item(path)])
+        raise ValueError(
+            f"{path} is neither a folder, nor a list ({', '.join(LISTS)}), nor a video ({', '.join(sorted(SUFFIXES))})"
         )
-    if not items:
-        raise ValueError(f"{path} has a header and no videos under it")
-    return items
+    layout, mark, rest = str(source).partition(":")
+    if not mark or not re.fullmatch(r"[a-z][\w-]+", layout, re.IGNORECASE):
+        raise FileNotFoundError(f"no such file or folder: {path} (looked in {Path.cwd()})")
+    known = ["table", *LAYOUTS]
+    if layout not in known:
+        near = difflib.get_close_matches(layout, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no file {path}, nor a layout {layout!r}.{hint} Layouts are {', '.join(known)}: {WRITTEN}")
+    return written(layout, rest)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Where the path and the label are in the rows under a header."""
-
-    separator: str | None
-    path: int
-    label: int | None
-
-    def pick(self, line: str, folder: Path, where: str) -> tuple[str, str | None]:
-        """Path and label of one row."""
-        if self.separator is None and self.path == 0:  # blanks may be part of the path
-            return best(line, folder, where)
-        row = fields(line, self.separator)
-        if len(row) <= max(self.path, self.label or 0):
-            raise ValueError(f"{where}: {len(row)} columns, fewer than the header has: {line}")
-        return row[self.path], (row[self.label] or None) if self.label is not None else None
-
-
-def header(path: Path, line: str) -> Columns | None:
-    """The columns that the first line of a list names, or None where it is a video already."""
-    separator = next((mark for mark in ("\t", ",") if mark in line), None)
-    names = [name.lower().replace(" ", "_") for name in fields(line, separator)]
-    paths = [names.index(name) for name in PATH_COLUMNS if name in names]
-    labels = [names.index(name) for name in LABEL_COLUMNS if name in names]
-    if (path.parent / fields(line, separator)[0]).is_file():
-        return None
-    if paths:
-        return Columns(separator, paths[0], labels[0] if labels else None)
-    if labels and len(names) > 1 and not any(Path(name).suffix in SUFFIXES for name in names):
-        raise ValueError(f"{path} has a header without a path: {line}; expected a column called path or file")
-    return None
-
-
-def fields(line: str, separator: str | None) -> list[str]:
-    """The parts of a line, without quotes; no separator means any run of blanks."""
-    row = next(csv.reader([line], delimiter=separator or " ", skipinitialspace=True))
-    return [field.strip() for field in row if separator or field]
-
-
-def best(line: str, folder: Path, where: str) -> tuple[str, str | None]:
-    """Path and label of a line without a header: of all ways to read it, the one that names a file that is there.
+def written(layout: str, rest: str) -> Found:
+    """The videos that `LAYOUT:REST` means.
 
     Raises:
-        ValueError: the line names a folder of frames, as VideoMAE V2's lists may.
+        ValueError: options that the layout does not have, a split where there are none.
+        FileNotFoundError: missing videos, where that is to be an error.
     """
-    ways = readings(line)
-    exists = [way for way in ways if (folder / way[0]).is_file()]
-    looks = [way for way in ways if Path(way[0]).suffix.lower() in SUFFIXES]
-    name, *rest = (exists or looks or ways)[0]
-    if (folder / name).is_dir():
-        raise ValueError(f"{where} names a folder of frames: {name}; tubelet reads videos, encode them first (ffmpeg)")
-    if len(rest) == 2 and all(map(whole, rest)):  # VideoMAE V2: path, first frame, frames; -1 for a video file
-        if rest != ["0", "-1"] and int(rest[1]) >= 0:
-            raise ValueError(
-                f"{where} asks for frames {rest[0]} on, {rest[1]} of them; only whole videos are read: 0 -1"
-            )
-        return name, None
-    return name, (rest[0] or None) if rest else None
-
-
-def readings(line: str) -> list[list[str]]:
-    """Every way to cut a line into a path and what follows it, the likeliest first.
-
-    VideoMAE and its kin cut at every blank, and so cannot read a path that has one.
-    """
-    ways = [fields(line, mark) for mark in ("\t", ",") if mark in line]
-    line = line.strip()
-    if line.startswith(('"', "'")) and line.count(line[0]) >= 2:
-        name, _, rest = line[1:].partition(line[0])
-        ways.append([name, *rest.split()])
-    three = line.rsplit(maxsplit=2)
-    if len(three) == 3 and all(map(whole, three[1:])):
-        ways.append(three)
-    cuts = (line.rsplit(maxsplit=count) for count in range(1, len(line.split())))
-    return [*ways, *([name, " ".join(label)] for name, *label in cuts), [line]]
-
-
-def whole(text: str) -> bool:
-    """Whether a field is an integer."""
-    return text.removeprefix("-").isdigit()
+    place, _, text = rest.partition("?")
+    options = dict(parse_qsl(text, keep_blank_values=True))
+    endings = "|".join(PARTS)
+    match = re.fullmatch(rf"(?P<folder>.+?)(:(?P<part>{endings}))?(:(?P<split>\d+))?", place)
+    if match is None:
+        raise ValueError(f"{layout}:{rest} names no folder; expected {WRITTEN}")
+    folder, part = Path(match["folder"]).expanduser(), match["part"]
+    if match["split"]:
+        options["split"] = match["split"]
+    missing = options.pop("missing", "warn")
+    if missing not in ("warn", "error"):
+        raise ValueError(f"missing={missing}: expected warn or error")
+    if layout == "table":
+        names = [*Columns.__dataclass_fields__, "videos"]
+    else:
+        names = [*inspect.signature(LAYOUTS[layout]).parameters][2:]
+        names = [name for name in names if name != "places"] + ["ucf101", "hmdb51"] * ("places" in names)
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise ValueError(f"{layout} has no {unknown[0]!r}; it has {', '.join([*names, 'missing'])}: {WRITTEN}")
+    if layout == "table":
+        layouts.existing(folder)
+        root = Path(options.pop("videos")) if "videos" in options else None
+        return Found(in_list(folder, Columns(**options), part, root))
+    found = LAYOUTS[layout](folder, part or "train", **options)
+    if found.missing and missing == "error":
+        raise FileNotFoundError(found.report())
+    return found

@@ -72,7 +72,9 @@ class MultiScaleCrop(Crop):
 class RandomResizedCrop(Crop):
     """A window of random area, shape and place: ST-MAE, and what small data sets profit from.
 
-    Source: Feichtenhofer et al. 2022 (area 0.5 to 1), after Szegedy et al. 2014 (area 0.08 to 1).
+    Source: Feichtenhofer et al. 2022 (area 0.5 to 1), after Szegedy et al. 2014 (area 0.08 to 1, which VideoMAE
+    fine-tunes with). Two differences from the released code: what is made smaller is antialiased; and where no draw
+    fits, the window in the middle has the output's shape, not the nearest allowed one.
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
@@ -99,6 +101,47 @@ class CentreCrop(Crop):
         """The largest window of the output's shape, centred."""
         h, w = (max(int(edge), 1) for edge in largest(height, width, size))
         return Window((height - h) // 2, (width - w) // 2, h, w)
+
+
+@dataclass(frozen=True)
+class Place(Crop):
+    """View `index` of `count` of a test: squares that lie evenly along the longer side, the first at its start.
+
+    The frames are scaled until their short side fits, then cut; one view is the middle. Nothing random.
+
+    Source: VideoMAE's test reader, which leaves a single view undefined.
+    """
+
+    index: int = 0
+    """Which of them, from 0: the top or left one first."""
+    count: int = 1
+    """How many there are."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"there is no view {self.index} of {self.count}; expected 0 to {self.count - 1}")
+
+    def __call__(
+        self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator | None = None
+    ) -> UInt8[Tensor, "t y x c"]:
+        """The view, at `size` (height, width); frames that went through `covering` before are only cut."""
+        scaled = covering(frames, size)
+        return resized(scaled, self.window(scaled.shape[1], scaled.shape[2], size), size)
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator | None = None) -> Window:
+        """Where the view lies in frames that are scaled already."""
+        index, steps = (self.index, self.count - 1) if self.count > 1 else (1, 2)
+        return Window(index * (height - size[0]) // steps, index * (width - size[1]) // steps, *size)
+
+
+def covering(frames: UInt8[Tensor, "t h w c"], size: tuple[int, int]) -> UInt8[Tensor, "t y x c"]:
+    """The whole frames, scaled to the smallest that cover `size` (height, width)."""
+    height, width = frames.shape[1:3]
+    if height * size[1] < width * size[0]:
+        scaled = size[0], width * size[0] // height
+    else:
+        scaled = height * size[1] // width, size[1]
+    return resized(frames, Window(0, 0, height, width), scaled)
 
 
 def largest(height: int, width: int, size: tuple[int, int]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""Frames out of video files and back into them: the only file that imports PyAV.
+"""Frames out of video files; out of folders of images too, which `images.py` reads. Encoding is in `writing.py`.
 
 An index (`probe`) says when every frame is shown; `frames_at` and `frames_when` decode just what is asked for, exactly,
-and past damage; `write` encodes. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
+and past damage. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
 
 One decoding thread and no state beyond a cache of indices: all of it works in fork, spawn and forkserver workers.
 """
@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from tubelet.data import images
 from tubelet.data.index import (
     NONE,
     SUFFIXES,
@@ -46,6 +46,7 @@ from tubelet.data.index import (
     stamps_of,
     video_of,
 )
+from tubelet.data.writing import write
 from tubelet.types import Clip
 
 __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe", "write"]
@@ -54,17 +55,20 @@ __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe
 
 
 def probe(path: Path | str) -> Video:
-    """The index of a video file; free while size and time of the file stay as they were when last asked.
+    """The index of a video file or folder of images; free while size and time of it stay as they were when last asked.
 
     Packets are listed, not decoded, wherever a packet is known to be a frame; the rest (MPEG streams, AVI with
     B-frames, pieces cut out of a stream) is decoded once. Of several video streams, FFmpeg's best is taken.
 
     Raises:
-        VideoError: no such file, a folder, not a video, no video stream, nothing in it; with what FFmpeg says.
+        VideoError: no such file, a folder without frames, not a video, no video stream, nothing in it; with what
+            FFmpeg says.
     """
     path = Path(path)
     if (video := remembered(path)) is not None:
         return video
+    if path.is_dir():
+        return remember(path, images.probe(path))
     with opened(path) as (container, stream):
         return _indexed(path, container, stream)
 
@@ -135,6 +139,9 @@ def frames_at(
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
     """
     path = video.path if isinstance(video, Video) else Path(video)
+    if path.is_dir():
+        video = video if isinstance(video, Video) else probe(path)
+        return images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
     with opened(path) as (container, stream):
         known = video if isinstance(video, Video) else remembered(path)
         fresh, video = known is not None, known or _indexed(path, container, stream)
@@ -360,41 +367,3 @@ def _complaint(path: Path) -> str:
         logging.set_level(level)
         logging.set_skip_repeated(skips)
     return lines[-1][2].strip() if lines else ""
-
-
-def write(
-    path: Path | str,
-    frames: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"],
-    fps: float | Fraction,
-    *,
-    codec: str = "libx264",
-    pixels: str = "yuv420p",
-    options: dict[str, str] | None = None,
-) -> None:
-    """A video file of RGB frames, whole or not at all; `options` are the encoder's (`{"crf": "18", "g": "12"}`).
-
-    Raises:
-        VideoError: an odd size, which halved chroma cannot hold; an encoder or ending that FFmpeg does not have.
-    """
-    path, images = Path(path), np.ascontiguousarray(frames)
-    total, height, width, _ = images.shape
-    if "420" in pixels and (height % 2 or width % 2):
-        raise VideoError(f'{pixels} needs even sizes, got {height}x{width}; crop one pixel, or pixels="yuv444p"')
-    if not total:
-        raise VideoError(f"no frames to write to {path}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the ending chooses the container
-    try:
-        with av.open(os.fspath(part), "w", options={"movflags": "+faststart"}) as container:
-            rate = Fraction(fps).limit_denominator(60060)
-            stream: Any = container.add_stream(codec, rate=rate, options=options or {})
-            stream.width, stream.height, stream.pix_fmt = width, height, pixels
-            for number, image in enumerate(images):
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame.pts = number
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        part.replace(path)
-    except (FFmpegError, ValueError) as error:
-        raise VideoError(f"{path} cannot be written with {codec}: {error}; `ffmpeg -encoders` lists them") from error
-    finally:
-        part.unlink(missing_ok=True)

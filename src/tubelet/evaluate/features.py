@@ -1,17 +1,33 @@
-"""What an encoder makes of clips, and probes that read it out."""
+"""What an encoder makes of clips: features of the middle clips of videos, computed once and kept on disk if asked."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tubelet.data.datasets import Data
+from tubelet.config import to_json
+from tubelet.data.cache import cores, free_memory
+from tubelet.data.datasets import Data, clip_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import CentreCrop
-from tubelet.data.video import VideoError, frames_at
+from tubelet.data.video import VideoError
+from tubelet.nn.attention import Attention
+from tubelet.nn.vit import ViT
+from tubelet.targets import inputs
+
+FORMAT = 1  # of the files in a cache; another number, and older ones are never used
+
+# ---------------------------------------------------------------------------- clips
 
 
 def readable(items: Sequence[Item], data: Data, count: int) -> list[Path]:
@@ -26,15 +42,212 @@ def readable(items: Sequence[Item], data: Data, count: int) -> list[Path]:
     return found[:: max(len(found) // count, 1)][:count]
 
 
-def middle_clips(paths: Sequence[Path], data: Data) -> UInt8[Tensor, "b c t h w"]:
+def middle_clips(videos: Sequence[Path | Item], data: Data) -> UInt8[Tensor, "b c t h w"]:
     """The clip in the middle of every video, cropped at its centre: nothing random, so fit to measure with.
 
     Raises:
         VideoError: one of them cannot be read.
     """
+    items = (video if isinstance(video, Item) else Item(video) for video in videos)
+    return torch.stack([middle_clip(item, data)[0] for item in items])
+
+
+def middle_clip(item: Item, data: Data) -> tuple[UInt8[Tensor, "c t h w"], int]:
+    """The clip in the middle of one video, and how many of its packets or frames are damaged.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
     unused = np.random.default_rng(0)  # a centre crop draws nothing
-    clips = []
-    for path in paths:
-        clip = frames_at(path, lambda video: data.clip(video.seconds), gray=data.channels == 1)
-        clips.append(CentreCrop()(clip.frames, data.size, unused).permute(3, 0, 1, 2))
-    return torch.stack(clips)
+    clip = clip_of(item, data.clip, gray=data.channels == 1)
+    return CentreCrop()(clip.frames, data.size, unused).permute(3, 0, 1, 2), clip.damaged
+
+
+# ---------------------------------------------------------------------------- features
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen encoder makes of the middle clip of every video that could be read."""
+
+    values: Float[np.ndarray, "clips m d"]
+    """Mean tokens of each block (then m counts blocks), or all tokens of all blocks; may be a memory map."""
+    blocks: tuple[int, ...]
+    """The blocks, in the order that was asked for; 0 is the encoder's output, after its last norm."""
+    rows: tuple[int, ...]
+    """Which of the videos these are, in their order."""
+    problems: dict[int, str]
+    """What is wrong with each video that could not be read, and so is left out."""
+    notes: tuple[str, ...] = ()
+    """What else there is to say: damaged files."""
+    reused: bool = False
+    """Whether they come from the cache."""
+
+
+def features(
+    encoder: ViT,
+    items: Sequence[Item],
+    data: Data,
+    blocks: Sequence[int] = (0,),
+    *,
+    pooled: bool = True,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    batch: int = 16,
+    progress: Callable[[int, int], object] | None = None,
+) -> Features:
+    """Features of the middle clip of every video, from a frozen encoder; the encoder itself is left as it is.
+
+    A block's number counts from 1 and means its output without the encoder's last norm; 0 is the encoder's own output.
+    With `pooled`, the mean token of each block, in float32; otherwise all tokens, block after block, in float16. With
+    a folder as `cache` they are read from there if weights, clips, files (name, size, time) and choices are the same.
+
+    Raises:
+        ValueError: no such block, not one video, features that are not finite (names the video), not enough memory.
+        VideoError: not one of the videos can be read.
+    """
+    depth, numbers = len(encoder.blocks), tuple(blocks)
+    if not items:
+        raise ValueError("there is not one video to take features of")
+    if not numbers or not all(0 <= number <= depth for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"blocks {list(numbers)} cannot be used: the encoder has {depth}; name some of 1 to {depth}, "
+            "or 0 for its output after the last norm, each once"
+        )
+    shape = (len(items), len(numbers) * (1 if pooled else encoder.grid.tokens), encoder.embed.out_features)
+    kind = np.dtype(np.float32 if pooled else np.float16)
+    if cache is None:
+        fits(shape, kind)
+        return compute(encoder, items, data, numbers, np.empty(shape, kind), pooled, device, batch, progress)
+    path = cache / f"features-{fingerprint(encoder, items, data, numbers, pooled)}.npy"
+    about = path.with_suffix(".json")
+    if not about.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            values = np.lib.format.open_memmap(part, "w+", kind, shape)
+            made = compute(encoder, items, data, numbers, values, pooled, device, batch, progress)
+            values.flush()
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        card = {"rows": made.rows, "problems": made.problems, "notes": made.notes}
+        text = part.with_suffix(".json")
+        text.write_text(json.dumps(card), encoding="utf-8")
+        os.replace(text, about)  # the last act: features without it were not finished
+        return made
+    card = json.loads(about.read_text(encoding="utf-8"))
+    values = np.load(path, mmap_mode="r")[: len(card["rows"])]
+    problems = {int(row): text for row, text in card["problems"].items()}
+    return Features(values, numbers, tuple(card["rows"]), problems, tuple(card["notes"]), True)
+
+
+@torch.no_grad()
+def compute(
+    encoder: ViT,
+    items: Sequence[Item],
+    data: Data,
+    blocks: tuple[int, ...],
+    values: Float[np.ndarray, "clips m d"],
+    pooled: bool,
+    device: torch.device | str,
+    batch: int,
+    progress: Callable[[int, int], object] | None,
+) -> Features:
+    """Fills `values` from the front, with a row for every video that can be read."""
+    encoder = deepcopy(encoder).eval().to(device)
+    kept: list[int] = []
+    notes: list[str] = []
+    problems: dict[int, str] = {}
+    done = 0
+    for results in read(items, data, batch):
+        clips, before = [], len(kept)
+        for row, result in enumerate(results, done):
+            if isinstance(result, Exception):
+                problems[row] = str(result)
+                continue
+            clips.append(result[0])
+            kept.append(row)
+            if result[1]:
+                notes.append(f"{items[row].path} is damaged: {result[1]} packets or frames of the clip")
+        if clips:
+            tokens = outputs(encoder, inputs(torch.stack(clips).to(device), encoder.grid.patch), blocks)
+            found = torch.stack([part.mean(1) for part in tokens], 1) if pooled else torch.cat(tokens, 1)
+            with np.errstate(over="ignore"):  # what is too large for float16 is named below
+                values[before : len(kept)] = found.float().cpu().numpy()
+            for place in range(before, len(kept)):
+                if not np.isfinite(values[place]).all():
+                    raise ValueError(
+                        f"the features of {items[kept[place]].path} are not finite (NaN, or too large for "
+                        f"{values.dtype}): the weights are damaged, or of a run that diverged"
+                    )
+        done += len(results)
+        if progress:
+            progress(done, len(items))
+    if not kept:
+        raise VideoError("not one of the videos can be read:\n  " + "\n  ".join(list(problems.values())[:12]))
+    return Features(values[: len(kept)], blocks, tuple(kept), problems, tuple(notes))
+
+
+def outputs(encoder: ViT, patches: Float[Tensor, "b n q"], blocks: Sequence[int]) -> list[Float[Tensor, "b n d"]]:
+    """The tokens of each of these blocks, from one pass; 0 is the encoder's output, after its last norm."""
+    depth = len(encoder.blocks)
+    taps = sorted({block or depth for block in blocks})
+    found = dict(zip(taps, encoder(patches, taps=taps).split(patches.shape[1], dim=1)))
+    return [found[block] if block else encoder.norm(found[depth]) for block in blocks]
+
+
+def read(
+    items: Sequence[Item], data: Data, batch: int
+) -> Iterator[list[tuple[UInt8[Tensor, "c t h w"], int] | VideoError | OSError]]:
+    """Middle clips, or why there is none, `batch` at a time; the next are read in threads while these are worked on."""
+
+    def one(item: Item) -> tuple[Tensor, int] | VideoError | OSError:
+        try:
+            return middle_clip(item, data)
+        except (VideoError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(cores()) as pool:  # FFmpeg lets go of the interpreter
+        waiting: deque = deque()
+        try:
+            for start in range(0, len(items), batch):
+                waiting.append([pool.submit(one, item) for item in items[start : start + batch]])
+                if len(waiting) == 2:
+                    yield [job.result() for job in waiting.popleft()]
+            while waiting:
+                yield [job.result() for job in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fits(shape: tuple[int, ...], kind: np.dtype) -> None:
+    """Stops before the system would.
+
+    Raises:
+        ValueError: features of this shape are more than four fifths of the free memory.
+    """
+    needed, free = int(np.prod(shape)) * kind.itemsize, free_memory()
+    if free is not None and needed > 0.8 * free:
+        raise ValueError(
+            f"features of {shape[0]} clips, {shape[1]} x {shape[2]} numbers each, take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free; keep them on disk with --cache DIR, or take fewer blocks"
+        )
+
+
+def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[int, ...], pooled: bool) -> str:
+    """A name for features that changes with anything that they depend on: weights, clips, files, choices."""
+    heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
+    choices = [FORMAT, blocks, pooled, encoder.grid, heads, to_json(data.clip), data.size, data.channels]
+    digest = hashlib.sha256(repr(choices).encode())
+    for name, tensor in [*encoder.state_dict().items(), ("position", encoder.position)]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for item in items:
+        try:
+            state = item.path.stat()
+            file = f"{state.st_size} {state.st_mtime_ns}"
+        except OSError:  # a link to nowhere, which will be reported
+            file = "missing"
+        digest.update(f"{item.path} {file} {item.start} {item.end}\n".encode())
+    return digest.hexdigest()[:24]

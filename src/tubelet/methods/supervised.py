@@ -46,6 +46,8 @@ class Supervised:
     """Clips mixed in pairs, and their labels."""
     erase: Erasing | None = None
     """Boxes of noise."""
+    cells: tuple[int, int, int] | None = None
+    """Read what changes in so many cells of time, height and width instead of the mean over all tokens (few labels)."""
     dropout: float = 0.0
     """Of the features before the head."""
     class_weights: tuple[float, ...] = ()
@@ -104,7 +106,7 @@ class SupervisedLearner(Method):
     def __init__(self, config: Supervised, encoder: Encoder, grid: Grid, channels: int) -> None:
         super().__init__()
         self.config, self.grid, self.channels = config, grid, channels
-        self.network = Classifier(encoder.build(grid, channels), config.outputs, config.dropout)
+        self.network = Classifier(encoder.build(grid, channels), config.outputs, config.dropout, cells=config.cells)
         self.teacher: list[Classifier] = []  # in a list, so that it is no part of this module: not saved, not learnt
         for parameter in fixed(config, self.network):
             parameter.requires_grad_(False)

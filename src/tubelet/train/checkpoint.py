@@ -184,7 +184,8 @@ def load_classifier(path: Path | str) -> tuple[Classifier, Run]:
     state, run, file = weights_of(path)
     if "head.weight" not in state:
         raise ValueError(f"{file} has an encoder but no head; fine-tune it first: tubelet finetune --weights {path}")
-    network = Classifier(run.encoder.build(run.grid(), run.data.channels), len(state["head.bias"]))
+    encoder = run.encoder.build(run.grid(), run.data.channels)
+    network = Classifier(encoder, len(state["head.bias"]), cells=run.method.cells)
     network.load_state_dict(state)
     return network.eval(), run
 

@@ -1,0 +1,184 @@
+"""The verb that counts how often a fine-tuned network is right."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tubelet.cli.arguments import parse
+
+if TYPE_CHECKING:
+    from tubelet.evaluate.results import Results
+    from tubelet.evaluate.views import Viewer
+
+SHOWN = 5  # notes
+
+
+def test_verb(args: list[str]) -> int:
+    """Numbers on labelled videos: tubelet test --weights RUN --data DIR"""
+
+    @dataclass(frozen=True)
+    class Test:
+        """Look at labelled videos in several views and count how often the network is right.
+
+        tubelet test --weights runs/tuned --data test.csv --views 5x3
+
+        Views are clips x crops: 5x3 for Kinetics and UCF101, 2x3 for Something-Something. What was found is written
+        to a file, a line per video, from which the numbers can be had again: tubelet test --results FILE.
+        On several GPUs: torchrun --nproc-per-node 4 --no-python tubelet test ...
+        """
+
+        weights: Path | None = None
+        """A fine-tuned run, or a file of it (best.safetensors)."""
+        data: str | None = None
+        """Labelled videos: class folders, a list, or a layout (see tubelet check --help)."""
+        views: str = "5x3"
+        """Clips x crops per video."""
+        average: Literal["probabilities", "scores"] = "probabilities"
+        """What is averaged over views: probabilities, or the scores before the softmax."""
+        classes: Literal["all", "shared"] = "all"
+        """shared: say also how often it is right among the classes that the test set has, if the network knows more."""
+        results: Path | None = None
+        """Say the numbers of this file again, instead of testing."""
+        out: Path | None = None
+        """File of results to write, .jsonl; default in the folder of the weights. The confusion matrix is beside it."""
+        batch: int = 16
+        """Clips that go through the network at once."""
+        workers: int = 0
+        """Processes that read videos; 0: this one."""
+        precision: Literal["float32", "bfloat16"] = "float32"
+        """Arithmetic of the network."""
+        device: str = "auto"
+        """cpu, cuda, cuda:1 or mps."""
+        seed: int = 0
+        """Of the draws that the 95 % intervals are made from."""
+        quiet: bool = False
+        """No progress."""
+        json: bool = False
+        """One JSON object on stdout instead of words."""
+
+    a = parse(Test, args, "test")
+    from tubelet.data.sources import find
+    from tubelet.evaluate.results import from_lines
+    from tubelet.evaluate.views import Views, multi_view
+    from tubelet.nn.collective import joined
+    from tubelet.train.log import Counter
+
+    if a.results is not None:
+        if a.weights or a.data:
+            raise ValueError("--results says numbers again; leave out --weights and --data")
+        return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
+    if a.weights is None or a.data is None:
+        raise ValueError("a test needs --weights RUN and --data VIDEOS, or --results FILE of an earlier one")
+    out = a.out or (a.weights if a.weights.is_dir() else a.weights.parent) / f"test-{word(a.data)}-{a.views}.jsonl"
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out {out}: results are JSON lines; name a .jsonl")
+    views, items = Views.parse(a.views), find(a.data)
+    with joined() as (rank, _):
+        viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch)
+        progress = Counter("testing", a.quiet)
+        results = multi_view(viewer, items, views, workers=a.workers, progress=progress)
+    return told(results, out, a.classes, a.seed, a.json, write=True) if rank == 0 else 0
+
+
+def word(text: str) -> str:
+    """A source as part of a file name.
+
+    >>> word("lists/test 1.csv"), word("ucf101:/data/UCF101:test:1")
+    ('test-1', 'UCF101-test-1')
+    """
+    return re.sub(r"\W+", "-", Path(text).stem).strip("-") or "data"
+
+
+def viewer_of(weights: Path, device: str, precision: str, average: Any = "probabilities", batch: int = 16) -> "Viewer":
+    """The network of a fine-tuned run, on its device."""
+    import torch
+
+    from tubelet.evaluate.views import Viewer
+    from tubelet.nn.collective import whoami
+    from tubelet.train.checkpoint import load_classifier
+    from tubelet.train.loop import pick_device
+
+    if batch < 1:
+        raise ValueError(f"--batch {batch}: at least one clip")
+    classifier, run = load_classifier(weights)
+    if device == "auto" and whoami()[1] > 1 and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    place = pick_device(device)
+    classifier = classifier.to(place)
+
+    def network(patches: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return classifier(patches)
+
+    return Viewer(network, run.data, run.encoder.patch, average, place, batch)
+
+
+def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, write: bool = False) -> int:
+    """Prints the numbers of a test, and writes its file and picture if it is new."""
+    from tubelet.charts import confusion_picture
+    from tubelet.evaluate.results import by_class, lines_for_people, numbers, to_lines, unread_lines
+    from tubelet.train.checkpoint import atomically, void
+    from tubelet.train.log import say
+
+    if write:
+        atomically(out, lambda file: void(file.write(to_lines(results).encode())))
+    noted([note for row in results.rows for note in row.notes])
+    for line in unread_lines(results):
+        say(line)
+    found = {"all": numbers(results, seed)}
+    narrow = results.shared() if classes == "shared" else None
+    if narrow is not None:
+        found["shared"] = numbers(narrow, seed)
+    picture = None
+    if results.labels.kind in ("class", "shares"):
+        picture = out.with_suffix(".png")
+        if write or not picture.exists():
+            confusion_picture(results, picture)
+    if as_json:
+        said = {
+            "videos": len(results.read),
+            "unreadable": [{"path": row.path, "error": row.error} for row in results.unread],
+            "views": results.views,
+            "average": results.average,
+            "numbers": {name: asdict(number) for name, number in found["all"].items()},
+            "classes": [] if results.labels.kind == "values" else by_class(results),
+            "results": str(out),
+            "picture": picture and str(picture),
+        }
+        if narrow is not None:
+            said["shared"] = {
+                "classes": narrow.labels.names,
+                "numbers": {name: asdict(number) for name, number in found["shared"].items()},
+            }
+        print(json.dumps(plain(said)))
+        return 0
+    print("\n".join(lines_for_people(results, found["all"])))
+    if narrow is not None:
+        print(f"\nonly the {len(narrow.labels.names)} classes that the test set has:")
+        print("\n".join(lines_for_people(narrow, found["shared"], classes=False)[1:]))
+    print("\n".join(f"{name:<8} {path}" for name, path in (("results", out), ("picture", picture)) if path))
+    return 0
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON, which has no word for what is not a number."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def noted(notes: Sequence[str]) -> None:
+    """Says what the reader had to do, the first few in full."""
+    from tubelet.train.log import say
+
+    for note in notes[:SHOWN]:
+        say(f"note: {note}")
+    if len(notes) > SHOWN:
+        say(f"note: and {len(notes) - SHOWN} more like these")

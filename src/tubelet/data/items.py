@@ -1,0 +1,67 @@
+"""What a data set is made of, and how it is found in folders."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tubelet.data.images import is_frame, is_video
+from tubelet.data.index import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video of a data set."""
+
+    path: Path
+    label: str | None = None  # as it was written: a class, several, shares of classes, or values; see `labels.Labels`
+    start: float | None = None  # seconds: only this part of the video is meant; none: from its beginning
+    end: float | None = None  # seconds; none: to its end
+    group: str | None = None  # whoever or wherever was filmed: groups are never split between training and test
+
+
+def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Paths of the videos below a folder, sorted by name, and how many other files there are of each suffix.
+
+    Where there is no video file at all, folders of images with numbers in their names are the videos. Hidden files and
+    folders are left out and not counted; links are followed, each real folder once.
+    """
+    videos: list[Path] = []
+    folders_of_frames: list[Path] = []
+    others: Counter[str] = Counter()
+    frames: Counter[str] = Counter()
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = is_video(files)
+        folders_of_frames += [Path(root)] * inside
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in SUFFIXES:
+                videos.append(Path(root, name))
+            else:
+                others[suffix or "no suffix"] += 1
+                frames[suffix] += inside and is_frame(name)
+    if not videos:
+        videos, others = folders_of_frames, others - frames
+    return sorted(videos, key=lambda path: path.relative_to(folder).parts), others
+
+
+def in_folder(folder: Path) -> list[Item]:
+    """Every video below a folder, labelled by the folder it is in unless that is the source itself."""
+    videos, others = scan(folder)
+    if videos:
+        return [Item(path, None if folder in (path, path.parent) else path.parent.name) for path in videos]
+    if not others:
+        raise ValueError(f"{folder} is empty; expected videos ({', '.join(sorted(SUFFIXES))}) at any depth")
+    there = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(8))
+    raise ValueError(
+        f"no videos in {folder}: it has {there}; expected {', '.join(sorted(SUFFIXES))}, or folders of numbered images"
+    )
