@@ -21,6 +21,7 @@ LAYERS = [
     {"methods", "train", "evaluate"},
     {"convert", "pictures", "plan", "report", "doctor", "finetune", "space", "charts", "overlay"},
     {"cli", "demo"},
+    {"__main__"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 

@@ -22,6 +22,7 @@ from tubelet.data.synthetic import make
 from tubelet.data.video import probe
 from tubelet.evaluate.results import from_lines, numbers
 from tubelet.evaluate.views import Views, multi_view
+from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
 
 NAMES = ("down", "left", "right", "up")
@@ -32,7 +33,7 @@ def network(kind: str = "class") -> tuple[Classifier, Run]:
     run = preset("videomae-demo")
     encoder = replace(run.encoder, width=32, depth=1, heads=2, hidden=64)
     data = replace(run.data, clip=Dense(8, stride=1), size=(32, 32), labels=Labels(kind, NAMES))
-    run = replace(run, encoder=encoder, data=data)
+    run = replace(run, encoder=encoder, data=data, method=Supervised(outputs=len(NAMES)))
     torch.manual_seed(0)
     return Classifier(encoder.build(run.grid(), 3), len(NAMES), scale=100.0).eval(), run
 

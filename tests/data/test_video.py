@@ -100,7 +100,7 @@ def test_any_choice_of_frames_equals_the_full_decode(film, name):
 
 
 def test_only_what_is_needed_is_decoded(film, monkeypatch):
-    counted, fed = [], video._fed
+    counted, fed = [], video.fed
 
     def counting(packets, codec, damage):
         for frame in fed(packets, codec, damage):
@@ -108,7 +108,7 @@ def test_only_what_is_needed_is_decoded(film, monkeypatch):
             yield frame
 
     known = probe(film("h264_open.mp4"))
-    monkeypatch.setattr(video, "_fed", counting)
+    monkeypatch.setattr(video, "fed", counting)
     frames_at(known, [70, 70, 71])
     assert len(counted) < 24  # not from the start
     counted.clear()
@@ -220,7 +220,7 @@ def test_flipped_bits_cost_few_frames(long, tmp_path):
     path, whole = tmp_path / "flipped.mp4", frames_at(long, range(300)).frames
     data, rng = bytearray(long.read_bytes()), np.random.default_rng(0)
     with video.opened(long) as (container, stream):
-        places = [(packet.pos, packet.size) for packet in video._demuxed(container, stream)]
+        places = [(packet.pos, packet.size) for packet in video.demuxed(container, stream)]
     for pos, size in [places[i] for i in rng.choice(np.arange(60, 300), 8, replace=False)]:
         data[pos + int(rng.integers(size))] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
@@ -238,7 +238,7 @@ def test_frames_that_the_decoder_makes_up_are_counted(tmp_path):
     write(whole, frames, 10, options={"g": "12"})
     data = bytearray(whole.read_bytes())
     with video.opened(whole) as (container, stream):
-        packets = [(packet.pos, packet.size) for packet in video._demuxed(container, stream)]
+        packets = [(packet.pos, packet.size) for packet in video.demuxed(container, stream)]
     for pos, size in packets[::6]:
         data[pos + size // 2] ^= 16
     path.write_bytes(data)
@@ -254,7 +254,7 @@ def test_lost_packets_are_counted_and_their_frames_replaced(long, tmp_path):
     path = tmp_path / "lost.mp4"
     data = bytearray(long.read_bytes())
     with video.opened(long) as (container, stream):
-        packets = [(packet.pts, packet.pos, packet.size) for packet in video._demuxed(container, stream)]
+        packets = [(packet.pts, packet.pos, packet.size) for packet in video.demuxed(container, stream)]
     last = max(packets)  # nothing refers to the frame that is shown last
     data[last[1] : last[1] + last[2]] = bytes([255]) * last[2]
     path.write_bytes(data)

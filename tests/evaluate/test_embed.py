@@ -481,8 +481,8 @@ def test_videos_are_decoded_again_for_nobody(encoder, run, items, tmp_path, monk
     from tubelet.data import stream
 
     painted = []
-    paint = stream._paint
-    monkeypatch.setattr(stream, "_paint", lambda *args: (painted.append(1), paint(*args)))
+    paint = stream.paint
+    monkeypatch.setattr(stream, "paint", lambda *args: (painted.append(1), paint(*args)))
     list(clips_of(items[3], run.data, Embedding(window="8f", stride="1f")))
     assert len(painted) == FRAMES[3]
 

@@ -5,6 +5,7 @@
 
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -67,6 +68,12 @@ class Damage:
 
     packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
     frames: set[int] = field(default_factory=set)  # asked for, and replaced or partly made up
+
+
+def warn_damaged(path: Path, count: int) -> None:
+    """A warning about a file of which `count` packets or frames could not be used, if any."""
+    if count:
+        warnings.warn(f"{path} is damaged: {count} packets or frames of it had to be replaced", stacklevel=3)
 
 
 class Packets(NamedTuple):

@@ -13,8 +13,8 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int, UInt8
 
-from tubelet.data.index import Damage, Video, VideoError, checked, orientation, runs_of
-from tubelet.data.video import _demuxed, _fed, _paint, _run, frames_at, opened
+from tubelet.data.index import Damage, Video, VideoError, checked, orientation, runs_of, warn_damaged
+from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened, paint
 
 Picture = UInt8[np.ndarray, "h w c"]
 
@@ -24,7 +24,8 @@ def in_order(
 ) -> Iterator[tuple[int, Picture]]:
     """(index, frame) of every frame of `indices`, ascending and each once: what `frames_at` gives, without the memory.
 
-    `size` is the short side, in pixels. A lost frame is replaced by the nearest earlier one that decodes, else later.
+    `size` is the short side, in pixels. A lost frame is replaced by the nearest earlier one that decodes, else later;
+    a warning at the end says how many.
 
     Raises:
         VideoError: as `frames_at`.
@@ -34,16 +35,19 @@ def in_order(
         for index in asked.tolist():
             yield index, frames_at(video, [index], size=size, gray=gray).frames[0].numpy()
         return
-    painted = painter(size, gray)
+    painted, damage = painter(size, gray), Damage()
     near, fresh = None, True
     indices_of = {int(stamp): index for index, stamp in enumerate(video.stamps)}
     with opened(video.path) as (container, stream):
         for group, starts in runs_of(video, asked):
             left = iter(group.tolist())
             waiting = next(left, None)
-            for frame in _run(video, container, stream, starts[0], set(video.stamps[group].tolist()), Damage(), fresh):
+            wanted = set(video.stamps[group].tolist())
+            for frame in decoded_from(video, container, stream, starts[0], wanted, damage, fresh):
                 index = indices_of.get(frame.pts, -1)
+                damage.frames.update({index} if frame.is_corrupt else ())
                 while waiting is not None and waiting < index:  # lost
+                    damage.frames.add(waiting)
                     yield waiting, painted(near or frame)
                     waiting = next(left, None)
                 if waiting == index:
@@ -51,11 +55,13 @@ def in_order(
                     waiting = next(left, None)
                 near = frame
             while waiting is not None and near is not None:
+                damage.frames.add(waiting)
                 yield waiting, painted(near)
                 waiting = next(left, None)
             if near is None:
                 raise VideoError(f"none of {len(group)} frames asked of {video.path} decodes; copy the file anew")
             fresh = False
+    warn_damaged(video.path, len(damage.packets) + len(damage.frames))
 
 
 def painter(size: int | None, gray: bool) -> Callable[[Any], Picture]:
@@ -71,7 +77,7 @@ def painter(size: int | None, gray: bool) -> Callable[[Any], Picture]:
             scale = 1.0 if size is None else size / min(height, width)
             shape.extend((round(height * scale), round(width * scale), 1 if gray else 3))
         out = np.empty(shape, dtype=np.uint8)
-        _paint(scaler, frame, out)
+        paint(scaler, frame, out)
         return out
 
     return painted
@@ -101,7 +107,7 @@ def frames_of_stream(
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         painted, ascending = painter(size, gray), rising(float(1 / (stream.average_rate or 25)))
         empty = True
-        for frame in _fed(_demuxed(container, stream), stream.codec_context, Damage()):
+        for frame in fed(demuxed(container, stream), stream.codec_context, Damage()):
             empty = False
             yield ascending(None if frame.pts is None else float(frame.pts * stream.time_base)), painted(frame)
         if empty:

@@ -86,7 +86,7 @@ def _indexed(path: Path, container: Any, stream: Any) -> Video:
             # An edit list cuts packets off; VP8 keeps reference frames that are never shown in packets of their own.
             not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 16)),
         )
-        for packet in _demuxed(container, stream)
+        for packet in demuxed(container, stream)
     ]
     if not rows:
         raise VideoError(f"{path} ({codec} in {kind}) has 0 frames: nothing was recorded, or the file is cut off")
@@ -98,13 +98,13 @@ def _indexed(path: Path, container: Any, stream: Any) -> Video:
         places = {int(value): place for place, value in enumerate(stamps)}
         with opened(path) as (again, same):
             same.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # only the order matters here
-            decoded = [frame.pts for frame in _fed(_stamped(again, same, stamp), same.codec_context, Damage())]
+            decoded = [frame.pts for frame in fed(_stamped(again, same, stamp), same.codec_context, Damage())]
         frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
     if len(frames):
         video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
         # Only a decoded frame tells how a player turns it: the first, or else the first that is whole.
         for wanted in (video.stamps[:1], video.stamps):
-            run = _run(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
+            run = decoded_from(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
             if (frame := next(run, None)) is not None:
                 run.close()
                 turned, _, _ = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
@@ -175,7 +175,7 @@ def _decoded(
         # Once more from the start of the file if that was no key frame after all (intra refresh, a wrong index).
         for start in starts:
             before = len(damage.packets)
-            for frame in _run(video, container, stream, start, set(missing), damage, fresh):
+            for frame in decoded_from(video, container, stream, start, set(missing), damage, fresh):
                 if frame.pts in missing:
                     damage.frames.update({missing[frame.pts]} if frame.is_corrupt else ())  # part of it made up
                     yield missing.pop(frame.pts), frame
@@ -185,11 +185,11 @@ def _decoded(
         if missing:
             damage.frames.update(missing.values())
             yield from nearest_of(
-                video, _run(video, container, stream, starts[-1], set(missing), Damage(), fresh), missing
+                video, decoded_from(video, container, stream, starts[-1], set(missing), Damage(), fresh), missing
             )
 
 
-def _run(
+def decoded_from(
     video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: Damage, fresh: bool
 ) -> Generator[Any, None, None]:
     """Decoded frames from one starting point until the last wanted one; others may be among them."""
@@ -205,7 +205,7 @@ def _run(
                 return
 
     try:
-        yield from _fed(packets(), codec, damage)
+        yield from fed(packets(), codec, damage)
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
@@ -238,13 +238,13 @@ def _from(first: int, packets: Iterator[Any]) -> Iterator[Any]:
 
 def _stamped(container: Any, stream: Any, stamp: str) -> Iterator[Any]:
     """Packets whose pts, which the decoder hands on to the frame, tells them apart."""
-    for number, packet in enumerate(_demuxed(container, stream)):
+    for number, packet in enumerate(demuxed(container, stream)):
         if stamp != "pts":
             packet.pts = number if stamp == "order" or packet.pos is None else packet.pos
         yield packet
 
 
-def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
+def demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of the stream that are not empty, up to the end or to where the file breaks off."""
     with suppress(FFmpegError):
         for packet in container.demux(stream):
@@ -252,7 +252,7 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
+def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
     """What the decoder makes of the packets, and what it still holds after the last; an error costs one packet."""
     for packet in packets:
         try:
@@ -281,7 +281,7 @@ def _filled(
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
     scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
     for index, frame in decoded:
-        _paint(scaler, frame, out[place[index]])
+        paint(scaler, frame, out[place[index]])
         got.add(index)
     if not got:
         raise VideoError(
@@ -297,7 +297,7 @@ def _filled(
     return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage.packets), len(damage.frames)))
 
 
-def _paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
+def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     """Draw a decoded frame: colour and scale in one pass, then turned as players turn it."""
     turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
     height, width, channels = out.shape

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Data, clip_of
+from tubelet.data.index import warn_damaged
 from tubelet.data.sampling import rate
 from tubelet.data.sources import Item
 from tubelet.data.transforms import CentreCrop
@@ -180,7 +181,6 @@ def clips_of(item: Item, data: Data, ways: Embedding = Embedding()) -> Iterator[
     video = probe(item.path)
     window, stride = seconds_of(ways.window, video), seconds_of(ways.stride, video)
     cut = partial(centre, data=data)
-    data = replace(data, cache=0)  # frames of their own size, as for middle clips
     try:
         for found in windows(video.path, data, window, stride, start=item.start, end=item.end, prepare=cut):
             yield Shown(found.frames.permute(3, 0, 1, 2), found.start, found.end)
@@ -226,6 +226,7 @@ def middle(item: Item, data: Data) -> Shown:
     """
     try:
         clip = clip_of(item, data.clip, gray=data.channels == 1)
+        warn_damaged(item.path, clip.damaged)
     except ValueError as error:  # too short, and the sampler says that this is an error
         raise VideoError(str(error)) from error
     end = float(clip.seconds.max()) + interval(probe(item.path))

@@ -136,7 +136,7 @@ def views_of(item: Item, data: Data, views: Views) -> tuple[UInt8[Tensor, "v c t
             raise ValueError(f"{item.path}: {error}") from error
         return np.unique(np.concatenate(times))
 
-    clip = frames_at(item.path, choose, size=data.cache or None, gray=data.channels == 1)
+    clip = frames_at(item.path, choose, gray=data.channels == 1)
     if clip.damaged:
         notes.append(f"{item.path} is damaged: {clip.damaged} packets or frames of the views")
     crops = crops_of(clip.frames, data, views.places)

@@ -73,7 +73,7 @@ def windows(
     window = span_of(data, seconds, interval) if window is None else window
     places = list(spans(seconds.tolist(), interval, window, stride))
     taken = [inside[span.first + chosen(data, seconds[span.first : span.stop], path)] for span in places]
-    source = in_order(video, np.concatenate(taken), size=data.cache or None, gray=data.channels == 1)
+    source = in_order(video, np.concatenate(taken), gray=data.channels == 1)
     held: dict[int, UInt8[Tensor, "h w c"]] = {}
     for span, indices, later in zip(places, taken, [*places[1:], None]):
         while int(indices.max()) not in held:  # frames come in order: then all of the window are there

@@ -1,0 +1,5 @@
+"""`python -m tubelet`, as `torchrun -m tubelet` needs it."""
+
+from tubelet.cli import main
+
+main()
