@@ -142,8 +142,8 @@ def coming(source: str, viewer: "Viewer") -> Iterator[Any]:
     """Frames with their times, from a pipe or a camera."""
     from tubelet.data.stream import frames_of_camera, frames_of_stream
 
-    look: dict[str, Any] = {"size": viewer.data.cache or None, "gray": viewer.data.channels == 1}
-    return frames_of_stream(sys.stdin.buffer, **look) if source == "-" else frames_of_camera(int(source), **look)
+    gray = viewer.data.channels == 1
+    return frames_of_stream(sys.stdin.buffer, gray=gray) if source == "-" else frames_of_camera(int(source), gray=gray)
 
 
 def live_predictions(viewer: "Viewer", clips: "Iterator[Window]", a: Any, finished: Any) -> int:
