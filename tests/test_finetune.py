@@ -233,3 +233,26 @@ def test_an_unreadable_video_is_no_error_of_labels(films, tmp_path):
     (tmp_path / "train" / "red" / "bad.mp4").write_bytes(b"not a video")
     folder = finetune(tuning(epochs=3), tmp_path / "train", tmp_path / "out", quiet=True)
     assert "bad.mp4" in (folder / "notes.txt").read_text()
+
+
+def test_another_cut_into_parts_or_another_label_is_another_run(films, tmp_path):
+    run = tuning(epochs=6, batch=4, save_every=1)
+    shutil.copytree(films / "train", tmp_path / "train")
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "\n".join(f"{item.path},{item.label}" for item in find(tmp_path / "train"))
+    )
+    finetune(run, tmp_path / "list.csv", tmp_path / "run", quiet=True, limit=3)
+    parts = replace(run, training=replace(run.training, accumulate=2))
+    with pytest.raises(ValueError, match=r"training.accumulate: 1 -> 2"):
+        finetune(parts, tmp_path / "list.csv", tmp_path / "run", quiet=True, resume=True)
+    text = (tmp_path / "list.csv").read_text()
+    (tmp_path / "list.csv").write_text(text.replace("0.mp4,red", "0.mp4,blue"))
+    with pytest.raises(ValueError, match="not the same ones"):
+        finetune(run, tmp_path / "list.csv", tmp_path / "run", quiet=True, resume=True)
+
+
+def test_validation_videos_that_are_trained_on_are_named(films, tmp_path, capsys):
+    shutil.copytree(films / "more", tmp_path / "more")
+    shutil.copy(films / "train" / "red" / "1.mp4", tmp_path / "more" / "red" / "other_name.mp4")
+    finetune(tuning(epochs=1), films / "train", tmp_path / "run", validation=tmp_path / "more", quiet=True)
+    assert "1 videos to train on are in the validation data too" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tubelet.config import Run, differences, to_json
 from tubelet.data.labels import Labels, listed
 from tubelet.data.sources import Item, find
+from tubelet.data.split import overlap
 from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.methods.supervised import Supervised, SupervisedLearner
@@ -52,7 +53,11 @@ def finetune(
         init = Initial.of(run, run.method.init, new_head)
     measure = None
     if validation is not None:
-        measure = validator(run, find(validation), pick_device(run.training.device))
+        held = find(validation)
+        measure = validator(run, held, pick_device(run.training.device))
+        if twice := overlap(items, held):
+            names = "; ".join(f"{one.path} and {other.path}" for one, other in twice[:3])
+            say(f"note: {len(twice)} videos to train on are in the validation data too, as files or as copies: {names}")
 
     def prepare(method: Method) -> None:
         assert isinstance(method, SupervisedLearner)

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from tubelet.types import Batch, Draws, Grid, Loss, Method
 class Supervised:
     """Learn labels."""
 
+    draws_by_part: ClassVar[bool] = True  # clips are mixed within a part of a step: other parts, another run
     labels: Literal["class", "classes", "shares", "values"] = "class"
     """What the labels are, see `data.labels`; taken from there when a run begins."""
     init: str | None = None

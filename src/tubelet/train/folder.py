@@ -45,7 +45,8 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
         return None  # it failed before anything was saved: whatever the settings are now, it begins anew
     before: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
     lines = differences(json.loads(to_json(before)), json.loads(to_json(run)))
-    other = [line for line in lines if line.split(":")[0] not in FREE]
+    fixed = {"training.accumulate"} if getattr(run.method, "draws_by_part", False) else set()
+    other = [line for line in lines if line.split(":")[0] not in FREE or line.split(":")[0] in fixed]
     if other:
         raise ValueError(
             f"{folder} holds another run; these settings differ from its own:\n  "
@@ -56,7 +57,7 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """What a resumed run must find again: how many videos, in which order, with which names, sizes and parts.
+    """What a resumed run must find again: how many videos, in which order, with which names, sizes, parts and labels.
 
     A folder may have moved: only the names of the files count, not where they are.
     """
@@ -64,7 +65,8 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     for item in dataset.items:
         size = item.path.stat().st_size if item.path.is_file() else "missing"  # a link to nowhere, which will be noted
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
-        digest.update(f"{item.path.name} {size}{part}\n".encode())
+        label = "" if dataset.labels is None else f" {item.label}"
+        digest.update(f"{item.path.name} {size}{part}{label}\n".encode())
     return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
 
 
@@ -79,7 +81,7 @@ def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
     if before != data:
         raise ValueError(
             f"{folder} was trained on {before['videos']} videos of {card['data']}; {source} has {data['videos']}, "
-            "and not the same ones (names and sizes are compared; a file that was mended or removed counts "
+            "and not the same ones (names, sizes and labels are compared; a file that was mended or removed counts "
             "too). Resume with the videos as they were, or start anew with another --out"
         )
 
