@@ -209,3 +209,13 @@ def test_what_does_not_fit_into_memory(items, run, encoder, monkeypatch):
 def test_paths_and_items_alike(items, run):
     clip = middle_clips([items[0].path], run.data)
     assert torch.equal(clip, middle_clips([Item(Path(items[0].path))], run.data))
+
+
+def test_cells_hold_what_changes_where_and_when(items, run, encoder):
+    grid = encoder.grid
+    found = features(encoder, items[:2], run.data, (1, 0), pooled=(grid.T, 1, 2)).values
+    tokens = features(encoder, items[:2], run.data, (1, 0), pooled=False).values.astype(np.float32)
+    where = tokens.reshape(-1, 2, grid.T, grid.H, 2, grid.W // 2, tokens.shape[2])
+    change = where - where.mean(axis=2, keepdims=True)
+    expected = np.moveaxis(change.mean(axis=(3, 5)), -1, 2).reshape(len(found), 2, -1)
+    np.testing.assert_allclose(found, expected, atol=5e-3)  # tokens are kept in float16

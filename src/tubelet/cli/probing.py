@@ -51,6 +51,9 @@ class Common:
     block: tuple[int, ...] = ()
     """Blocks to read out, 1 is the first, 0 the output after the last norm. Default: linear and knn try every block
     and choose (the last ones of masked autoencoders serve the decoder), attentive takes 0."""
+    cells: tuple[int, int, int] | None = None
+    """Linear and knn: what changes in so many cells of time, height and width, instead of mean tokens, which do not
+    tell where and when."""
     random_too: bool = False
     """Also an encoder of the same shape with random weights: without it the numbers say little."""
     cache: Path | None = None
@@ -190,7 +193,7 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
             videos,
             blocks,
             lambda network: make(network, device),
-            pooled=pooled,
+            pooled=(a.cells or True) if pooled else False,
             cache=a.cache,
             device=device,
             seed=a.seed,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from tubelet.data.sources import Item
 from tubelet.data.transforms import CentreCrop
 from tubelet.data.video import VideoError
 from tubelet.nn.attention import Attention
+from tubelet.nn.patches import changes
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 
+Pooled = bool | tuple[int, int, int]  # mean tokens, all tokens, or cells of time, height and width
 FORMAT = 1  # of the files in a cache; another number, and older ones are never used
 
 # ---------------------------------------------------------------------------- clips
@@ -90,7 +93,7 @@ def features(
     data: Data,
     blocks: Sequence[int] = (0,),
     *,
-    pooled: bool = True,
+    pooled: Pooled = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     batch: int = 16,
@@ -99,8 +102,9 @@ def features(
     """Features of the middle clip of every video, from a frozen encoder; the encoder itself is left as it is.
 
     A block's number counts from 1 and means its output without the encoder's last norm; 0 is the encoder's own output.
-    With `pooled`, the mean token of each block, in float32; otherwise all tokens, block after block, in float16. With
-    a folder as `cache` they are read from there if weights, clips, files (name, size, time) and choices are the same.
+    With `pooled`, the mean token of each block, in float32, or with numbers of cells what changes in each of these
+    (`patches.changes`); otherwise all tokens, block after block, in float16. With a folder as `cache` they are read
+    from there if weights, clips, files (name, size, time) and choices are the same.
 
     Raises:
         ValueError: no such block, not one video, features that are not finite (names the video), not enough memory.
@@ -114,7 +118,8 @@ def features(
             f"blocks {list(numbers)} cannot be used: the encoder has {depth}; name some of 1 to {depth}, "
             "or 0 for its output after the last norm, each once"
         )
-    shape = (len(items), len(numbers) * (1 if pooled else encoder.grid.tokens), encoder.embed.out_features)
+    width = encoder.embed.out_features * (prod(pooled) if isinstance(pooled, tuple) else 1)
+    shape = (len(items), len(numbers) * (1 if pooled else encoder.grid.tokens), width)
     kind = np.dtype(np.float32 if pooled else np.float16)
     if cache is None:
         fits(shape, kind)
@@ -149,7 +154,7 @@ def compute(
     data: Data,
     blocks: tuple[int, ...],
     values: Float[np.ndarray, "clips m d"],
-    pooled: bool,
+    pooled: Pooled,
     device: torch.device | str,
     batch: int,
     progress: Callable[[int, int], object] | None,
@@ -172,7 +177,11 @@ def compute(
                 notes.append(f"{items[row].path} is damaged: {result[1]} packets or frames of the clip")
         if clips:
             tokens = outputs(encoder, inputs(torch.stack(clips).to(device), encoder.grid.patch), blocks)
-            found = torch.stack([part.mean(1) for part in tokens], 1) if pooled else torch.cat(tokens, 1)
+            if isinstance(pooled, tuple):
+                tokens = [changes(part, encoder.grid, pooled) for part in tokens]
+            elif pooled:
+                tokens = [part.mean(1) for part in tokens]
+            found = torch.stack(tokens, 1) if pooled else torch.cat(tokens, 1)
             with np.errstate(over="ignore"):  # what is too large for float16 is named below
                 values[before : len(kept)] = found.float().cpu().numpy()
             for place in range(before, len(kept)):
@@ -235,7 +244,7 @@ def fits(shape: tuple[int, ...], kind: np.dtype) -> None:
         )
 
 
-def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[int, ...], pooled: bool) -> str:
+def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[int, ...], pooled: Pooled) -> str:
     """A name for features that changes with anything that they depend on: weights, clips, files, choices."""
     heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
     choices = [FORMAT, blocks, pooled, encoder.grid, heads, to_json(data.clip), data.size, data.channels]

@@ -127,7 +127,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer on mean tokens, for every block, learning rate and weight decay at once.
+    """A linear layer on pooled tokens, for every block, learning rate and weight decay at once.
 
     With `norm`, a batch norm without weights before it, whose running statistics are part of the probe.
     """
@@ -154,8 +154,8 @@ class Linear:
         batch = min(self.batch, clips)
         norm = "batch norm and " if self.norm else ""
         return (
-            f"{norm}linear layer on mean tokens, {self.rule}, {steps_of(self, clips)} steps of {batch} clips, rates x "
-            f"{batch}/256"
+            f"{norm}linear layer on pooled tokens, {self.rule}, {steps_of(self, clips)} steps of {batch} clips, "
+            f"rates x {batch}/256"
         )
 
     def fit(self, clips: Clips, settings: Sequence[Setting], seed: int) -> Predict:

@@ -16,7 +16,7 @@ from tubelet.data.labels import Labels, listed, natural
 from tubelet.data.sources import Item
 from tubelet.data.split import overlap, split
 from tubelet.evaluate import results
-from tubelet.evaluate.features import features
+from tubelet.evaluate.features import Pooled, features
 from tubelet.evaluate.probes import Clips, Predict, Probe, Setting
 from tubelet.nn.vit import ViT
 
@@ -103,7 +103,7 @@ def read_out(
     blocks: Sequence[int],
     make: Callable[[ViT], Probe],
     *,
-    pooled: bool = True,
+    pooled: Pooled = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,

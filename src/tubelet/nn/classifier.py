@@ -3,11 +3,11 @@
 from math import prod
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tubelet.nn.attention import EPS
+from tubelet.nn.patches import changes
 from tubelet.nn.vit import ViT
 
 
@@ -55,6 +55,4 @@ class Classifier(nn.Module):
         tokens = self.encoder(patches)
         if self.cells is None:
             return self.norm(tokens.mean(dim=1))
-        grid = self.encoder.grid
-        where = self.norm(tokens).transpose(1, 2).unflatten(2, (grid.T, grid.H, grid.W))
-        return F.adaptive_avg_pool3d(where - where.mean(dim=2, keepdim=True), self.cells).flatten(1)
+        return changes(self.norm(tokens), self.encoder.grid, self.cells)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -80,6 +81,15 @@ def sinusoid_of_axes(grid: Grid, width: int) -> Float[Tensor, "n d"]:
         shape = [columns if place == 3 else size if place == axis else 1 for place in range(4)]
         tables.append(np.broadcast_to(table.reshape(shape), (grid.T, grid.H, grid.W, columns)))
     return torch.from_numpy(np.concatenate(tables, axis=3).reshape(grid.tokens, width)).float()
+
+
+def changes(tokens: Float[Tensor, "b n d"], grid: Grid, cells: tuple[int, int, int]) -> Float[Tensor, "b f"]:
+    """What changes where and when: tokens less their mean over time, averaged in so many cells of time, height, width.
+
+    For "b f", f counts channels, then cells. A film that stands still gives zeros.
+    """
+    where = tokens.transpose(1, 2).unflatten(2, (grid.T, grid.H, grid.W))
+    return F.adaptive_avg_pool3d(where - where.mean(dim=2, keepdim=True), cells).flatten(1)
 
 
 def positions(kind: Position, grid: Grid, width: int) -> Float[Tensor, "n d"]:
