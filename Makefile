@@ -8,7 +8,7 @@ BIN := .venv/bin
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check format clean
+.PHONY: demo test check results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
@@ -21,6 +21,10 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# the tables of docs/results.md from filmed videos; interrupt it and repeat: what is done is not done again
+results: .venv/installed-dev
+	$(BIN)/python benchmarks/gestures.py --videos "$(VIDEOS)"
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

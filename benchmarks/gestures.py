@@ -22,53 +22,42 @@ from pathlib import Path
 import torch
 from table import provenance, save
 
-from tubelet.config import Optim, Run, Training
+from tubelet.config import Run, preset
 from tubelet.data.datasets import Data
-from tubelet.data.sampling import Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.split import fraction, write_list
-from tubelet.data.transforms import MultiScaleCrop, RandomResizedCrop
-from tubelet.evaluate.probes import RECIPES, Attentive, Linear, Neighbours
+from tubelet.data.video import probe
+from tubelet.evaluate.probes import RECIPES, Attentive, Neighbours
 from tubelet.evaluate.probing import read_out
 from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.finetune import completed, finetune
-from tubelet.masks.random_masks import Random
-from tubelet.methods.masked import Masked
-from tubelet.methods.mixing import Mix
-from tubelet.methods.supervised import Supervised
-from tubelet.nn.decoder import Decoder
-from tubelet.nn.vit import Encoder, ViT
-from tubelet.targets import Pixels
+from tubelet.nn.vit import ViT
 from tubelet.train.checkpoint import load_classifier, load_encoder
 from tubelet.train.log import metrics, say
 from tubelet.train.loop import train
 
-SIZE, STEPS, BATCH = (32, 40), 12000, 16
-ENCODER = Encoder(width=128, depth=4, heads=4, hidden=512, patch=(2, 8, 8), position="axes")
+STEPS, FEW_STEPS, TUNING_STEPS = 15000, 6000, 400
+SECONDS = 3.4  # of a gesture clip, the median
 FRACTIONS = (0.25, 0.5, 1.0)
 VIEWS = Views(3, 1)
+CELLS, HEADS = (8, 2, 2), 4
 
 
-def pretraining(videos: int, seed: int) -> Run:
-    """A tenth of every clip seen, the rest imagined; hidden anywhere, see docs/log.md."""
-    return Run(
-        encoder=ENCODER,
-        method=Masked(Random(0.9), Pixels("none"), Decoder(96, 2, 3, position="axes"), predict=0.25),
-        data=Data(clip=Segments(16), size=SIZE, crop=MultiScaleCrop((1.0, 0.875, 0.75)), cache=96),
-        optim=Optim(base_lr=0.016, min_lr=0.0, warmup=20),
-        training=Training(epochs=STEPS * BATCH / videos, batch=BATCH, save_every=100, threads=1, workers=0, seed=seed),
-    )
+def pretraining(videos: int, seed: int, steps: int = STEPS) -> Run:
+    """As the preset says, as long as asked."""
+    run = preset("videomae-few-cpu")
+    return replace(run, training=replace(run.training, epochs=steps * run.training.batch / videos, seed=seed))
 
 
 def tuning(videos: int, seed: int, init: Path | None) -> Run:
-    """The same with weights and without."""
-    return Run(
-        encoder=replace(ENCODER, drop_path=0.1),
-        method=Supervised(init=None if init is None else str(init), cells=(8, 4, 5), mix=Mix(0.2, 1.0, 0.5), dropout=0.5),
-        data=Data(clip=Segments(16), size=SIZE, crop=RandomResizedCrop((0.5, 1.0)), cache=96),
-        optim=Optim(base_lr=8e-3, min_lr=1e-5, warmup=5, betas=(0.9, 0.999), layer_decay=0.75),
-        training=Training(epochs=800 * BATCH / videos, batch=BATCH, save_every=50, threads=1, workers=0, seed=seed),
+    """The same with weights and without, and as many steps with few labels as with all."""
+    run = preset("finetune-few-cpu")
+    epochs = TUNING_STEPS * run.training.batch / videos
+    return replace(
+        run,
+        method=replace(run.method, init=None if init is None else str(init)),
+        training=replace(run.training, epochs=epochs, seed=seed),
     )
 
 
@@ -103,21 +92,29 @@ def gestures(videos: Path) -> list[tuple[str, Item]]:
         ]
 
 
+def middle(item: Item) -> Item:
+    """The middle of a longer video, as long as a gesture clip usually is."""
+    spare = max(probe(item.path).duration - SECONDS, 0.0)
+    return replace(item, label=None, start=round(spare / 2, 3), end=round(spare / 2 + SECONDS, 3))
+
+
 def lists(videos: Path, folder: Path) -> dict[str, Path]:
     """Lists of what is pre-trained on, trained on, tested on."""
     clips = gestures(videos)
     labelled = [item for split, item in clips if split == "train"]
     unlabelled = [replace(item, label=None) for split, item in clips if split != "test"]
-    everyday = find(videos / "everyday" / "clips.csv")
+    everyday = [middle(item) for item in find(videos / "everyday" / "clips.csv")]
     found = {
         "unlabelled": unlabelled,
-        "everyday": [replace(item, label=None) for item in everyday],
+        "everyday": everyday,
+        "few": fraction(unlabelled, len(everyday) / len(unlabelled)),
         "test": [item for split, item in clips if split == "test"],
         "all": [item for split, item in clips if split != "unlabelled"],
         **{f"train-{round(100 * share)}": fraction(labelled, share) for share in FRACTIONS},
     }
     for name, items in found.items():
-        write_list(folder / f"{name}.csv", items)
+        if not (folder / f"{name}.csv").exists():
+            write_list(folder / f"{name}.csv", items)
     return {name: folder / f"{name}.csv" for name in found}
 
 
@@ -128,13 +125,96 @@ def untrained(seed: int) -> ViT:
     return run.method.build(run.encoder, run.grid(), 3).encoder.eval()
 
 
-def frozen(results: Results, name: str, seed: int, encoder: ViT, data: Data, all_: Path) -> None:
-    """Read-outs by leave-groups-out over all labelled clips."""
-    for kind, probe, blocks, pooled in (
-        ("linear", Linear(*RECIPES["adamw"]) if False else None, range(5), True),
+def frozen(results: Results, name: str, seed: int, encoder: ViT, data: Data, labelled: list[Item]) -> None:
+    """Read-outs by leave-groups-out over all labelled clips; settings chosen inside each fold."""
+    few = {"lrs": (1e-3, 1e-2, 0.1), "decays": (0.0, 1.0), "epochs": 60, "warmup": 6}
+    linear, depth = replace(RECIPES["adamw"], **few), len(encoder.blocks)
+    attentive = Attentive(HEADS, lrs=(3e-4, 1e-3, 3e-3), decays=(0.01, 0.4), epochs=60, batch=32)
+    every = (*range(1, depth + 1), 0)
+    for kind, recipe, blocks, pooled in (
+        ("linear on mean tokens", linear, every, True),
+        ("linear on cells", linear, (depth // 2, depth - 1, depth), CELLS),
+        ("attentive", attentive, (0,), False),
+        ("knn on mean tokens", Neighbours((1, 5, 20, 200)), every, True),
+        ("knn on cells", Neighbours((1, 5, 20, 200)), (depth // 2, depth - 1, depth), CELLS),
     ):
-        pass
+        key = (f"{kind}, {name}", seed)
+        if key not in results:
+            found = read_out(encoder, data, {"training": labelled}, blocks, lambda _: recipe, pooled=pooled, seed=seed)  # noqa: B023
+            results.add(*key, top1=round(found.outcome.scores["top1"], 2), clips=len(labelled), how=found.outcome.how)
+
+
+def tuned(results: Results, name: str, seed: int, init: Path | None, lists: dict[str, Path], share: float) -> None:
+    """Fine-tuning on a share of the labels, and its accuracy on groups 13 to 16."""
+    key = (f"{name}, {share:.0%} of labels", seed)
+    if key in results:
+        return
+    items = find(lists[f"train-{round(100 * share)}"])
+    folder = results.folder.parent / f"{name.replace(' ', '-')}-{round(100 * share)}-{seed}"
+    run = completed(tuning(len(items), seed, init), items)
+    finetune(run, lists[f"train-{round(100 * share)}"], folder, resume=folder.exists(), quiet=True)
+    network, run = load_classifier(folder)
+    found = numbers(multi_view(Viewer(network, run.data, run.encoder.patch), find(lists["test"]), VIEWS), resamples=0)
+    lines = metrics(folder)
+    results.add(
+        *key,
+        top1=round(found["top1"].value, 2),
+        clips=len(find(lists["test"])),
+        trained_on=len(items),
+        steps=len(lines),
+        seconds=round(sum(line["seconds"] for line in lines), 1),
+        loss=round(lines[-1]["loss"], 4),
+    )
+
+
+def pretrained(folder: Path, videos: Path, seed: int, steps: int = STEPS) -> Path:
+    """A pre-training, unless it is there; goes on with one that was interrupted."""
+    run = pretraining(len(find(videos)), seed, steps)
+    if len(metrics(folder)) < steps if (folder / "metrics.jsonl").exists() else True:
+        say(f"pre-training {folder}")
+        train(run, videos, folder, resume=folder.exists(), quiet=True)
+    return folder
+
+
+def table(rows: list[dict[str, object]]) -> Iterator[str]:
+    """Mean and spread over seeds, as Markdown."""
+    yield "| what | top-1, mean | lowest and highest seed | clips |\n|---|---|---|---|"
+    for name in dict.fromkeys(str(row["name"]) for row in rows):
+        found = [float(str(row["top1"])) for row in rows if row["name"] == name]
+        clips = next(row["clips"] for row in rows if row["name"] == name)
+        yield f"| {name} | {statistics.mean(found):.1f} | {min(found):.1f}, {max(found):.1f} | {clips} |"
 
 
 def main() -> None:
-    raise SystemExit
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/gestures"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", default="0/1", help="i/n: only each n-th seed, from the i-th on")
+    args = parser.parse_args()
+    part, parts = map(int, args.part.split("/"))
+    torch.set_num_threads(1)
+    results, found = Results(args.out / "results"), lists(args.videos, args.out / "lists")
+    labelled = find(found["all"])
+    for seed in args.seeds[part::parts]:
+        own = pretrained(args.out / f"pretrained-{seed}", found["unlabelled"], seed)
+        encoder, run = load_encoder(own)
+        for share in (1.0, 0.5, 0.25):
+            tuned(results, "from scratch", seed, None, found, share)
+            tuned(results, "pre-trained", seed, own, found, share)
+        frozen(results, "pre-trained", seed, encoder, run.data, labelled)
+        frozen(results, "random encoder", seed, untrained(seed), run.data, labelled)
+        everyday = pretrained(args.out / f"everyday-{seed}", found["everyday"], seed, FEW_STEPS)
+        tuned(results, "pre-trained on everyday clips", seed, everyday, found, 1.0)
+        few = pretrained(args.out / f"few-{seed}", found["few"], seed, FEW_STEPS)
+        tuned(results, "pre-trained on as many gesture clips", seed, few, found, 1.0)
+    rows = results.rows()
+    print("\n".join(table(rows)))
+    seeds = {name: {row["seed"] for row in rows if row["name"] == name} for name in {row["name"] for row in rows}}
+    if all(done >= set(args.seeds) for done in seeds.values()):
+        names = dict.fromkeys(key for row in rows for key in row)
+        save(__file__, [{name: row.get(name) for name in names} for row in rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -62,7 +62,11 @@ def test_overview_names_every_verb(capsys):
     assert run([]) == 2
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "picture mask", "picture reconstruction", "picture curves"])
+KINDS = ["picture mask", "picture reconstruction", "picture curves", "picture space"]
+KINDS += ["probe linear", "probe attentive", "probe knn"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *KINDS])
 def test_help_of_every_verb_has_an_example(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     assert f"tubelet {verb}" in capsys.readouterr().out.replace("\n", " ")
@@ -285,3 +289,68 @@ def test_two_demos_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tubelet.demo.demo", lambda out, *_, **__: begun.append(out) or out.mkdir(parents=True))
     assert run(["demo"]) == run(["demo"]) == 0
     assert [path.name for path in begun] == ["demo", "demo-2"]
+
+
+# ---------------------------------------------------------------------------- from labels to answers
+
+
+def test_split_finetune_test_predict_probe_embed_one_after_the_other(preset, capsys, tmp_path):
+    videos = make(tmp_path / "made", 16, workers=1)  # two of each class
+    assert run(["pretrain", preset, "--data", str(videos), "--out", "runs/a", "--quiet"]) == 0
+    assert run(["split", str(videos / "labels.csv"), "--out", "lists", "--shares", "0.5", "0.5", "0"]) == 0
+    tuning = ["finetune", "finetune-few-cpu", "--data", "lists/train.csv", "--validation", "lists/val.csv"]
+    few = [
+        "--data.size",
+        "32",
+        "32",
+        "--training.epochs",
+        "4",
+        "--training.batch",
+        "4",
+        "--training.precision",
+        "float32",
+    ]
+    clip = ["--data.clip.frames", "8", "--method.cells", "4", "2", "2", "--quiet"]
+    text = error(capsys, [*tuning, "--weights", "runs/a", *few, *clip], 2)
+    assert "position" in text
+    assert "--as-weights" in text
+    assert run([*tuning, "--weights", "runs/a", "--as-weights", "--out", "runs/b", *few, *clip, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert Path(told["model"]).is_file()
+    assert Path(told["best_model"]).is_file()
+    assert told["best"] >= told["validation_top1"]
+    again = error(capsys, [*tuning, "--weights", "runs/a", "--as-weights", "--out", "runs/b", *few, *clip], 2)
+    assert "add --resume" in again
+
+    assert run(["test", "--weights", "runs/b", "--data", "lists/val.csv", "--views", "1x1", "--json"]) == 0
+    tested = json.loads(capsys.readouterr().out)
+    assert tested["numbers"]["top1"]["value"] == pytest.approx(told["validation_top1"])
+    assert run(["predict", str(videos / "videos"), "--weights", "runs/b", "--json"]) in (0, 1)
+    capsys.readouterr()
+    assert run(["embed", "lists/val.csv", "--weights", "runs/b", "--out", "features.npy"]) == 0
+    assert Path("features.npy").is_file()
+    capsys.readouterr()
+    probe = [
+        "probe",
+        "knn",
+        "--weights",
+        "runs/a",
+        "--data",
+        "lists/train.csv",
+        "--test",
+        "lists/val.csv",
+        "--block",
+        "0",
+    ]
+    assert run([*probe, "--k", "5", "--json"]) == 0
+
+
+def test_fine_tuning_refuses_what_it_cannot_learn(videos, capsys, tmp_path):
+    one = tmp_path / "one" / "up"
+    one.mkdir(parents=True)
+    (one / "a.mp4").write_bytes(b"")
+    assert "one class" in error(capsys, ["finetune", "finetune-few-cpu", "--data", str(tmp_path / "one")], 2)
+    bare = error(capsys, ["finetune", "finetune-few-cpu", "--data", str(one)], 2)
+    assert "no label" in bare
+    wrong = error(capsys, ["finetune", "videomae-demo", "--data", str(videos)], 2)
+    assert "finetune-" in wrong

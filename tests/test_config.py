@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tubelet.config import Optim, Run, Training, differences, from_json, numbers, preset, to_json
+from tubelet.data.augment import RandAugment
 from tubelet.data.datasets import Data
-from tubelet.data.sampling import Dense
+from tubelet.data.sampling import Dense, Spread
 from tubelet.masks.random_masks import Tube
 from tubelet.methods import PRESETS
 from tubelet.methods.masked import Masked
@@ -29,7 +30,7 @@ def test_every_preset_survives_json_and_fits_its_grid(name):
     run = preset(name)
     again = from_json(to_json(run))
     assert again == run
-    assert type(again.method.mask) is type(run.method.mask)
+    assert type(again.method) is type(run.method)
     assert isinstance(again.data.size, tuple)
     assert run.grid().tokens > 0
     assert numbers(run, 10_000).lr > 0
@@ -180,3 +181,42 @@ def test_differences_are_lines_with_the_whole_path():
     smaller = json.loads(to_json(replace(a_run(), data=Data(clip=Dense(16, stride=4), size=(64, 64)))))
     assert differences(old, smaller) == ["data.size: [224, 224] -> [64, 64]"]
     assert differences({"a": 1}, {"b": 2}) == ["a: 1 -> None", "b: None -> 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "repeats", "base_lr", "decay", "epochs", "drop_path", "dropout", "warmup", "flip"),
+    [  # the released scripts of VideoMAE; table 6 of MGM (arXiv:2308.12962) for HMDB51 and Diving48
+        ("finetune-k400-s", "s", 384, 2, 5e-4, 0.75, 150, 0.1, 0.0, 5, 0.5),
+        ("finetune-k400-b", "b", 384, 2, 5e-4, 0.75, 75, 0.1, 0.0, 5, 0.5),
+        ("finetune-k400-l", "l", 128, 2, 2e-3, 0.75, 35, 0.1, 0.0, 5, 0.5),
+        ("finetune-k400-h", "h", 512, 2, 1e-3, 0.75, 50, 0.2, 0.5, 5, 0.5),
+        ("finetune-ssv2-s", "s", 384, 2, 1e-3, 0.7, 40, 0.1, 0.0, 5, 0.0),
+        ("finetune-ssv2-b", "b", 384, 2, 5e-4, 0.75, 30, 0.1, 0.0, 5, 0.0),
+        ("finetune-ucf101-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.5, 5, 0.5),
+        ("finetune-hmdb51-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
+        ("finetune-diving48-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
+    ],
+)
+def test_fine_tuning_presets_are_the_released_recipes(
+    name, size, batch, repeats, base_lr, decay, epochs, drop_path, dropout, warmup, flip
+):
+    run = preset(name)
+    assert replace(run.encoder, drop_path=0.0, checkpoint=False) == SIZES[size]
+    assert (run.training.batch, run.data.repeats, run.training.epochs) == (batch, repeats, epochs)
+    assert (run.optim.base_lr, run.optim.layer_decay, run.optim.warmup) == (base_lr, decay, warmup)
+    assert (run.optim.betas, run.optim.weight_decay, run.optim.clip) == ((0.9, 0.999), 0.05, None)
+    assert run.optim.min_lr == (1e-5 if dropout else 1e-6)
+    assert (run.encoder.drop_path, run.method.dropout, run.data.flip) == (drop_path, dropout, flip)
+    assert (run.method.smoothing, run.method.mix.mixup, run.method.mix.cutmix) == (0.1, 0.8, 1.0)
+    assert (run.method.mix.probability, run.method.mix.switch, run.method.erase.probability) == (1.0, 0.5, 0.25)
+    assert run.data.augment == RandAugment.parse("rand-m7-n4-mstd0.5-inc1")
+    assert (run.data.crop.scale, run.data.crop.ratio) == ((0.08, 1.0), (0.75, 4 / 3))
+    assert (run.method.average, run.method.tune, run.method.lora, run.method.cells) == (0.0, "all", 0, None)
+    assert str(run.data.clip) == ("16 frames, one from each part" if "ssv2" in name else str(Spread(16, stride=4)))
+
+
+def test_larger_clips_have_half_the_stride_and_the_paper_s_cost():
+    for name, tokens in (("finetune-k400-l-320", 6400), ("finetune-k400-h-320", 6400), ("finetune-ssv2-l-32", 3136)):
+        assert preset(name).grid().tokens == tokens
+    assert preset("finetune-k400-l-320").data.clip == Spread(32, stride=2)
+    assert numbers(preset("finetune-k400-b"), 240_436).lr == pytest.approx(7.5e-4)

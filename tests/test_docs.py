@@ -1,13 +1,16 @@
 """Every Python block in README and docs runs, and every command in them is one that tubelet has."""
 
+import io
 import re
 import shlex
+from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tubelet.cli import VERBS
+from tubelet.cli import VERBS, run
 from tubelet.config import preset
 from tubelet.data.synthetic import make
 from tubelet.methods import PRESETS
@@ -36,6 +39,15 @@ def test_python_blocks_run(page, code, tmp_path, monkeypatch):
     exec(compile(code.replace("epochs=200", "epochs=4"), str(page), "exec"), {})
 
 
+@cache
+def helped(*verb: str) -> str:
+    """What --help says, wide enough that no flag is broken over lines."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        assert run([*verb, "--help"]) == 0
+    return text.getvalue()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_real(page):
     for block in blocks(page, "sh"):
@@ -43,8 +55,12 @@ def test_commands_are_real(page):
             words = shlex.split(line, comments=True)
             if words[:1] == ["tubelet"]:
                 assert words[1] in VERBS, line
-                if words[1] in ("pretrain", "plan"):
+                if words[1] in ("pretrain", "plan", "finetune"):
                     assert words[2] in PRESETS or "/" in words[2] or ":" in words[2], line
+                kind = words[2:3] if words[1] in ("probe", "picture") else []
+                known = helped(words[1], *kind)
+                for flag in (word for word in words if word.startswith("--")):
+                    assert re.search(rf"{flag}[\s,]", known), f"{flag} in: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -63,9 +79,9 @@ def test_table_of_encoders_is_what_plan_counts():
     )
     assert len(rows) == 6
     for size, frames, side, parameters, gmacs in rows:
-        run = preset(f"videomae-k400-{size.lower()}")
-        clip = replace(run.data.clip, frames=int(frames))
-        counted = plan(replace(run, data=replace(run.data, clip=clip, size=(int(side), int(side)))))
+        made = preset(f"videomae-k400-{size.lower()}")
+        clip = replace(made.data.clip, frames=int(frames))
+        counted = plan(replace(made, data=replace(made.data, clip=clip, size=(int(side), int(side)))))
         assert f"{counted.parameters['encoder']:,}" == parameters
         assert f"{counted.gmacs['encoder of all tokens']:.2f}" == gmacs
 

@@ -29,6 +29,8 @@ _HOMES = {
     "reconstruct": "tubelet.pictures:reconstruct",
     "save_picture": "tubelet.pictures:save",
     "write_report": "tubelet.report:write_report",
+    "finetune": "tubelet.finetune:finetune",
+    "load_classifier": "tubelet.train.checkpoint:load_classifier",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -10,7 +10,7 @@ from tubelet.cli.arguments import nearest, parse
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.evaluate.probes import Probe
-    from tubelet.evaluate.probing import ReadOut, Tried
+    from tubelet.evaluate.probing import ProbeResult, Tried
     from tubelet.evaluate.results import Number
     from tubelet.nn.vit import ViT
 
@@ -217,7 +217,7 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     return 0
 
 
-def print_tables(kind: str, a: Common, found: dict[str, "ReadOut"], scores: dict[str, dict[str, "Number"]]) -> None:
+def print_tables(kind: str, a: Common, found: dict[str, "ProbeResult"], scores: dict[str, dict[str, "Number"]]) -> None:
     """Scores, what was chosen, and the sweep, on stdout."""
     first = found["trained"]
     tested, unread = len(first.results.read), len(first.results.unread)

@@ -85,7 +85,7 @@ def scores(
 
 
 @dataclass(frozen=True)
-class ReadOut:
+class ProbeResult:
     """What a probe of an encoder said about videos."""
 
     outcome: Outcome
@@ -108,7 +108,7 @@ def read_out(
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: Callable[[str], Callable[[int, int], object]] | None = None,
-) -> ReadOut:
+) -> ProbeResult:
     """What a probe says about `videos["test"]`, or without these about each group of `videos["training"]` in turn.
 
     `videos["validation"]`, if there, are what the setting is chosen on. `progress` gets a name for a piece of work, and
@@ -136,7 +136,7 @@ def read_out(
         results.Row(n, str(i.path), i.start, i.end, i.label, outputs.get(n), found[tested].problems.get(n))
         for n, i in enumerate(videos[tested])
     ]
-    return ReadOut(
+    return ProbeResult(
         outcome,
         results.Results(Labels("class", outcome.names), table, "1x1"),
         {name: list(each.problems.values()) for name, each in found.items()},

@@ -11,6 +11,7 @@ PRESETS = {
     "videomae-hmdb51-b": "tubelet.methods.videomae:hmdb51_b",
     "videomae-small-gpu": "tubelet.methods.videomae:small_gpu",
     "videomae-small-cpu": "tubelet.methods.videomae:small_cpu",
+    "videomae-few-cpu": "tubelet.methods.videomae:few_cpu",
     "videomae-demo": "tubelet.methods.videomae:demo",
     "finetune-k400-s": "tubelet.methods.recipes:k400_s",
     "finetune-k400-b": "tubelet.methods.recipes:k400_b",
@@ -27,4 +28,5 @@ PRESETS = {
     "finetune-diving48-b": "tubelet.methods.recipes:diving48_b",
     "finetune-small-gpu": "tubelet.methods.recipes:small_gpu",
     "finetune-small-cpu": "tubelet.methods.recipes:small_cpu",
+    "finetune-few-cpu": "tubelet.methods.recipes:few_cpu",
 }
