@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets"},
     {"config"},
     {"methods", "train", "evaluate"},
-    {"convert", "pictures", "plan", "report", "doctor", "finetune", "space", "charts", "overlay"},
+    {"convert", "page", "pictures", "plan", "report", "doctor", "finetune", "space", "charts", "overlay"},
     {"cli", "demo"},
     {"__main__"},
 ]
@@ -30,6 +30,7 @@ ALLOWED = {
     ("config", "methods"),  # config.preset reads the list of names, which is strings
     ("methods", "evaluate"),
     ("report", "pictures"),  # a report shows pictures
+    ("report", "page"),
     ("cli", "demo"),
 }
 

@@ -317,7 +317,7 @@ def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
 # ---------------------------------------------------------------------------- 3. curves
 
 LABELS = {
-    "loss": "loss (mean squared error)",
+    "loss": "loss",
     "lr": "learning rate",
     "gradient_norm": "gradient norm",
     "clips_per_second": "clips per second",

@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from PIL import Image
 
+from tubelet.page import PAGE
 from tubelet.pictures import BLUE, GRAPHITE, curves
 from tubelet.train.checkpoint import atomically, void
 from tubelet.train.log import duration, metrics
@@ -26,11 +26,10 @@ SMALL = 0.02  # a lead below this share of the scale is called small
 
 
 def write_report(folder: Path | str) -> Path:
-    """`folder`/report.html, one self-contained page.
+    """`folder`/report.html, one self-contained page, of what is there of run.json, metrics.jsonl, notes.txt, pictures/.
 
-    Reads what of run.json, metrics.jsonl, notes.txt, pictures/ and results.json is there. results.json is a list of
-    {"name", "trained", "untrained", "one_frame", "chance", "unit", "explanation"}; values may be null or left out, and
-    "better": "lower" turns the reading round (for errors).
+    And of results.json: a list of {"name", "trained", "untrained", "one_frame", "chance", "unit", "explanation"}; some
+    values may be null or left out, "better": "lower" turns the reading round (for errors).
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -45,11 +44,12 @@ def write_report(folder: Path | str) -> Path:
     sections = [  # title, what there is, what to say if there is nothing
         ("What it imagines", imagined(folder), "No pictures yet: pictures/ is empty."),
         ("How it learnt", learned(folder, lines), "No step is done yet."),
-        ("What it knows", results and READ_OUT + results, UNREAD),
+        ("What it knows", results and READ_OUT + results, MEASURE if taught(card) else UNREAD),
         ("What was run", settings(card), "No run.json here."),
         ("Notes from the reader", notes(folder), "None: no video had to be repeated, repaired or left out."),
         ("What to do next", commands(what_next(folder, card, lines)), ""),
     ]
+    sections = sections[taught(card) :]  # labels are not imagined
     body = "".join(f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections)
     name = escape(folder.resolve().name)
     page = PAGE.substitute(title=name, lead=lead(card, lines), tiles=tiles(card, lines), body=body)
@@ -79,6 +79,11 @@ def dig(tree: Any, path: str, default: Any = None) -> Any:
 
 
 # ---------------------------------------------------------------------------- summary and headline numbers
+
+
+def taught(card: dict[str, Any]) -> bool:
+    """Whether the run learns labels."""
+    return str(dig(card, "run.method.class")).endswith(":Supervised")
 
 
 def progress(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> float:
@@ -111,10 +116,9 @@ def lead(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
     if len(lines) == 1:
         outcome = "it made its first step, so its error has not had time to fall"
     time = duration(sum(line["seconds"] for line in lines))
-    text = (
-        f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and was asked to imagine what it could "
-    )
-    text += f"not see. In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
+    task = "was taught their labels" if taught(card) else "was asked to imagine what it could not see"
+    text = f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and {task}. "
+    text += f"In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
     if not finished(card, lines):
         text += f" The run is <strong>not complete</strong>: {100 * progress(card, lines):.0f} % is done."
     return text
@@ -201,6 +205,7 @@ def learned(folder: Path, lines: Sequence[dict[str, float]]) -> str:
 # ---------------------------------------------------------------------------- read-outs
 
 BARS = {"trained": "trained", "untrained": "untrained", "one_frame": "one frame", "chance": "guessing"}
+MEASURE = "Measure it on videos that it was not taught: tubelet test --weights RUN --data LABELLED --views 5x3."
 UNREAD = "Nothing was read out of this encoder, so what it understands is not known: a low loss alone does not tell."
 READ_OUT = (
     "<p><em>Trained</em> is this run's encoder, <em>untrained</em> the same network with random weights, <em>one "
@@ -271,7 +276,7 @@ def settings(card: dict[str, Any]) -> str:
         "command": f"<code>{escape(shlex.join([Path(argv[0]).name, *argv[1:]]))}</code>" if argv else "?",
         "clips": escape(clip),
         "encoder": escape(encoder),
-        "hidden": escape(f"{mask}, ratio {dig(run, 'method.mask.ratio', '?')}"),
+        **({} if taught(card) else {"hidden": escape(f"{mask}, ratio {dig(run, 'method.mask.ratio', '?')}")}),
         "machine": escape(f"{made.get('gpu') or made.get('processor', '?')}, {made.get('cores', '?')} cores"),
         "versions": escape(", ".join(f"{k} {made[k]}" for k in ("tubelet", "torch", "python", "system") if k in made)),
         "started": escape(str(made.get("date", "?")).replace("T", " ")),
@@ -309,10 +314,12 @@ def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, floa
     if argv and not finished(card, lines):
         again = [Path(argv[0]).name, *(word for word in argv[1:] if word != "--resume"), "--resume"]
         steps.append(("Go on where it stopped", shlex.join(again)))
-    if lines:
+    if lines and taught(card):
+        steps.append(("See what it says about a video of yours", f"tubelet predict my_video.mp4 --weights {at}"))
+    elif lines:
         look = f"tubelet picture reconstruction --weights {at} --data my_video.mp4"
         steps.append(("See what it imagines of a video of yours", look))
-    if card:
+    if card and not taught(card):
         steps.append(("Train the same on other videos", f"tubelet pretrain {at}/run.json --data my_videos/"))
     return steps or [("Train on your own videos", "tubelet pretrain videomae-small-cpu --data my_videos/")]
 
@@ -320,81 +327,3 @@ def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, floa
 def commands(steps: Sequence[tuple[str, str]]) -> str:
     """Commands to copy: one click selects a whole one."""
     return "".join(f"<p>{escape(what)}</p><pre><code>{escape(command)}</code></pre>" for what, command in steps)
-
-
-PAGE = Template(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title · tubelet</title>
-<style>
-:root { --paper: #fbfaf7; --card: #f2f0ea; --ink: #22252b; --faint: #666b75; --line: #e1ded6; --accent: #24709f; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #121316; --card: #1c1e23; --ink: #e4e2dd; --faint: #9a9da5; --line: #2c2f36; --accent: #6db1dc; }
-}
-* { box-sizing: border-box; } html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 17px/1.6 system-ui, "Segoe UI", sans-serif; }
-main { max-width: 880px; margin: 0 auto; padding: 72px 24px 96px; }
-.eyebrow { color: var(--accent); font-size: 14px; letter-spacing: .04em; margin: 0 0 8px; }
-h1, h2, .lead, .tiles b { font-family: ui-serif, "Iowan Old Style", Charter, Georgia, serif; font-weight: 500; }
-h1 { font-size: clamp(32px, 6vw, 52px); line-height: 1.1; margin: 0 0 20px; overflow-wrap: anywhere; }
-h2 { font-size: 28px; line-height: 1.2; margin: 0 0 20px; } h3 { font-size: 17px; margin: 0 0 4px; }
-p { margin: 0 0 14px; max-width: 66ch; }
-.lead { font-size: clamp(19px, 2.6vw, 23px); line-height: 1.5; max-width: 40em; }
-.faint, .caption { color: var(--faint); }
-.caption { font-size: 14px; line-height: 1.5; margin: 8px 0 0; }
-section { margin-top: 72px; }
-.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: 28px 24px; margin-top: 40px; }
-.tiles { padding-top: 28px; border-top: 1px solid var(--line); }
-.tiles b { display: block; font-size: 27px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--faint); font-size: 14px; line-height: 1.35; display: block; }
-figure { margin: 0 0 36px; }
-img { display: block; max-width: 100%; height: auto; border-radius: 10px; }
-details, details > * + * { margin-top: 12px; } summary { cursor: pointer; color: var(--accent); font-size: 15px; }
-.curves svg { display: block; width: 100%; height: auto; color: var(--ink); }
-.curves svg text { font-family: system-ui, "Segoe UI", sans-serif !important; }
-article { margin: 32px 0; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 16px; margin: 14px 0; align-items: center; }
-dt { color: var(--faint); font-size: 15px; }
-dd { margin: 0; display: flex; align-items: center; gap: 10px; padding-right: 7em; }
-dd i { height: 16px; min-width: 2px; border-radius: 3px; background: var(--faint); opacity: .45; flex: none; }
-dd b { font-weight: 500; font-size: 15px; margin-right: -7em; white-space: nowrap; }
-dd.trained i { background: var(--accent); opacity: 1; }
-.verdict { border-left: 3px solid var(--accent); padding-left: 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 15px; }
-th, td { text-align: left; vertical-align: top; padding: 8px 0; border-bottom: 1px solid var(--line); }
-td, p, ul { overflow-wrap: anywhere; }
-th { font-weight: 400; color: var(--faint); padding-right: 24px; width: 8em; }
-.small { font-size: 13px; } .small th { width: 50%; }
-code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-pre { background: var(--card); border-radius: 8px; padding: 12px 16px; margin: 0 0 20px; white-space: pre-wrap; }
-pre code { user-select: all; }
-ul { padding-left: 20px; margin: 0; font-size: 15px; } li { margin-bottom: 4px; }
-@media (max-width: 640px) {
-  main { padding: 40px 18px 64px; } section { margin-top: 52px; }
-  .tiles { grid-template-columns: 1fr 1fr; } .tiles b { font-size: 23px; }
-  .wide { overflow-x: auto; } .wide > img, .wide > svg { min-width: 680px; max-width: none; }
-}
-@media (min-width: 641px) { .narrow { display: none; } }
-@media print {
-  body { font-size: 11pt; } main { padding: 0; max-width: none; } section { margin-top: 28pt; }
-  figure, article, .curves, pre, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  img { max-height: 60vh; width: auto; }
-}
-</style>
-</head>
-<body>
-<main>
-<p class="eyebrow">tubelet · learned from video without labels</p>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-$tiles
-$body</main>
-</body>
-</html>
-"""
-)

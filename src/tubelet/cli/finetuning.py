@@ -62,7 +62,7 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.finetune import as_weights, balanced, completed, finetune
     from tubelet.methods.supervised import Supervised
     from tubelet.plan import plan, render
-    from tubelet.report import ends
+    from tubelet.report import ends, write_report
     from tubelet.train.log import duration, metrics, say, show
 
     run, items = on(a.run, a.device), find(a.data)
@@ -93,6 +93,7 @@ def finetune_verb(args: list[str]) -> int:
     result: dict[str, Any] = {
         "run": str(folder),
         "model": str(folder / "model.safetensors"),
+        "report": str(write_report(folder)),
         "steps": int(lines[-1]["step"]),
         "first_loss": first,
         "last_loss": last,
@@ -112,5 +113,5 @@ def finetune_verb(args: list[str]) -> int:
         print(
             f"validation {name}: {result[score]:.1f} at the end, best {result['best']:.1f} (step {result['best_step']})"
         )
-    print(f"model  {result['model']}\n\nnext: tubelet test --weights {folder} --data LABELLED --views 5x3")
+    print(f"model   {result['model']}\nreport  {result['report']}\n\nnext: tubelet test --weights {folder} --data LABELLED --views 5x3")
     return 0

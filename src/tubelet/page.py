@@ -1,0 +1,80 @@
+"""The frame of a report: its HTML and its looks, without the content."""
+
+from string import Template
+
+PAGE = Template(
+    """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title · tubelet</title>
+<style>
+:root { --paper: #fbfaf7; --card: #f2f0ea; --ink: #22252b; --faint: #666b75; --line: #e1ded6; --accent: #24709f; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #121316; --card: #1c1e23; --ink: #e4e2dd; --faint: #9a9da5; --line: #2c2f36; --accent: #6db1dc; }
+}
+* { box-sizing: border-box; } html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 17px/1.6 system-ui, "Segoe UI", sans-serif; }
+main { max-width: 880px; margin: 0 auto; padding: 72px 24px 96px; }
+.eyebrow { color: var(--accent); font-size: 14px; letter-spacing: .04em; margin: 0 0 8px; }
+h1, h2, .lead, .tiles b { font-family: ui-serif, "Iowan Old Style", Charter, Georgia, serif; font-weight: 500; }
+h1 { font-size: clamp(32px, 6vw, 52px); line-height: 1.1; margin: 0 0 20px; overflow-wrap: anywhere; }
+h2 { font-size: 28px; line-height: 1.2; margin: 0 0 20px; } h3 { font-size: 17px; margin: 0 0 4px; }
+p { margin: 0 0 14px; max-width: 66ch; }
+.lead { font-size: clamp(19px, 2.6vw, 23px); line-height: 1.5; max-width: 40em; }
+.faint, .caption { color: var(--faint); }
+.caption { font-size: 14px; line-height: 1.5; margin: 8px 0 0; }
+section { margin-top: 72px; }
+.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: 28px 24px; margin-top: 40px; }
+.tiles { padding-top: 28px; border-top: 1px solid var(--line); }
+.tiles b { display: block; font-size: 27px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--faint); font-size: 14px; line-height: 1.35; display: block; }
+figure { margin: 0 0 36px; }
+img { display: block; max-width: 100%; height: auto; border-radius: 10px; }
+details, details > * + * { margin-top: 12px; } summary { cursor: pointer; color: var(--accent); font-size: 15px; }
+.curves svg { display: block; width: 100%; height: auto; color: var(--ink); }
+.curves svg text { font-family: system-ui, "Segoe UI", sans-serif !important; }
+article { margin: 32px 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 16px; margin: 14px 0; align-items: center; }
+dt { color: var(--faint); font-size: 15px; }
+dd { margin: 0; display: flex; align-items: center; gap: 10px; padding-right: 7em; }
+dd i { height: 16px; min-width: 2px; border-radius: 3px; background: var(--faint); opacity: .45; flex: none; }
+dd b { font-weight: 500; font-size: 15px; margin-right: -7em; white-space: nowrap; }
+dd.trained i { background: var(--accent); opacity: 1; }
+.verdict { border-left: 3px solid var(--accent); padding-left: 14px; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; }
+th, td { text-align: left; vertical-align: top; padding: 8px 0; border-bottom: 1px solid var(--line); }
+td, p, ul { overflow-wrap: anywhere; }
+th { font-weight: 400; color: var(--faint); padding-right: 24px; width: 8em; }
+.small { font-size: 13px; } .small th { width: 50%; }
+code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+pre { background: var(--card); border-radius: 8px; padding: 12px 16px; margin: 0 0 20px; white-space: pre-wrap; }
+pre code { user-select: all; }
+ul { padding-left: 20px; margin: 0; font-size: 15px; } li { margin-bottom: 4px; }
+@media (max-width: 640px) {
+  main { padding: 40px 18px 64px; } section { margin-top: 52px; }
+  .tiles { grid-template-columns: 1fr 1fr; } .tiles b { font-size: 23px; }
+  .wide { overflow-x: auto; } .wide > img, .wide > svg { min-width: 680px; max-width: none; }
+}
+@media (min-width: 641px) { .narrow { display: none; } }
+@media print {
+  body { font-size: 11pt; } main { padding: 0; max-width: none; } section { margin-top: 28pt; }
+  figure, article, .curves, pre, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  img { max-height: 60vh; width: auto; }
+}
+</style>
+</head>
+<body>
+<main>
+<p class="eyebrow">tubelet · learned from video without labels</p>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+$tiles
+$body</main>
+</body>
+</html>
+"""
+)
