@@ -141,7 +141,8 @@ def frozen(results: Results, name: str, seed: int, encoder: ViT, data: Data, lab
         key = (f"{kind}, {name}", seed)
         if key not in results:
             found = read_out(encoder, data, {"training": labelled}, blocks, lambda _: recipe, pooled=pooled, seed=seed)  # noqa: B023
-            results.add(*key, top1=round(found.outcome.scores["top1"], 2), clips=len(labelled), how=found.outcome.how)
+            top1, how = round(found.outcome.scores["top1"], 2), found.outcome.chosen
+            results.add(*key, top1=top1, clips=len(labelled), how=how)
 
 
 def tuned(results: Results, name: str, seed: int, init: Path | None, lists: dict[str, Path], share: float) -> None:
@@ -204,6 +205,7 @@ def main() -> None:
             tuned(results, "pre-trained", seed, own, found, share)
         frozen(results, "pre-trained", seed, encoder, run.data, labelled)
         frozen(results, "random encoder", seed, untrained(seed), run.data, labelled)
+    for seed in args.seeds[part::parts]:
         everyday = pretrained(args.out / f"everyday-{seed}", found["everyday"], seed, FEW_STEPS)
         tuned(results, "pre-trained on everyday clips", seed, everyday, found, 1.0)
         few = pretrained(args.out / f"few-{seed}", found["few"], seed, FEW_STEPS)

@@ -29,7 +29,7 @@ HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 ALLOWED = {
     ("config", "methods"),  # config.preset reads the list of names, which is strings
     ("methods", "evaluate"),
-    ("report", "pictures"),  # a report shows pictures
+    ("report", "charts"),  # a report shows curves
     ("report", "page"),
     ("cli", "demo"),
 }

@@ -354,3 +354,23 @@ def test_fine_tuning_refuses_what_it_cannot_learn(videos, capsys, tmp_path):
     assert "no label" in bare
     wrong = error(capsys, ["finetune", "videomae-demo", "--data", str(videos)], 2)
     assert "finetune-" in wrong
+
+
+def test_short_flags_change_the_recipe(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{path},{n}|{-n}" for n, path in enumerate(sorted((videos / "videos").rglob("*.mp4")))]
+    (tmp_path / "values.csv").write_text("path,label\n" + "\n".join(rows))
+    tune = ["finetune", "finetune-few-cpu", "--training.epochs", "1", "--training.batch", "4", "--quiet", "--out"]
+    assert run([*tune, "a", "--data", "values.csv", "--labels", "values"]) == 0
+    assert "values are not mixed" in capsys.readouterr().err
+    recipe = ["--erase", "0.5", "--mixup", "0", "--cutmix", "0", "--augment", "rand-m5-n1-mstd0.5-inc1"]
+    assert run([*tune, "b", "--data", str(videos), *recipe]) == 0
+    card = json.loads(Path("b/run.json").read_text())["run"]
+    assert card["method"]["mix"] is None
+    assert card["method"]["erase"]["probability"] == 0.5
+    assert card["data"]["augment"]["magnitude"] == 5
+    capsys.readouterr()
+    assert run(["test", "--weights", "b", "--data", str(videos), "--views", "1x1"]) == 0
+    assert "8 of 8 videos were trained on" in capsys.readouterr().err
+    assert "learns labels" in error(capsys, ["pretrain", "finetune-few-cpu", "--data", str(videos)], 2)
+    assert "--weights, which were not given" in error(capsys, [*tune, "c", "--data", str(videos), "--new-head"], 2)

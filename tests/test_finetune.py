@@ -166,7 +166,7 @@ def test_values_are_learnt_in_their_own_units(films, tmp_path):
         for n in range(4)
     ]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    run = tuning(Supervised(labels="values"), epochs=60)
+    run = tuning(Supervised(labels="values"), epochs=40)
     folder = finetune(run, tmp_path / "list.csv", tmp_path / "values", validation=tmp_path / "list.csv", quiet=True)
     _, run = load_classifier(folder)
     assert run.data.labels.offset == pytest.approx((1050, -1))
@@ -256,3 +256,43 @@ def test_validation_videos_that_are_trained_on_are_named(films, tmp_path, capsys
     shutil.copy(films / "train" / "red" / "1.mp4", tmp_path / "more" / "red" / "other_name.mp4")
     finetune(tuning(epochs=1), films / "train", tmp_path / "run", validation=tmp_path / "more", quiet=True)
     assert "1 videos to train on are in the validation data too" in capsys.readouterr().err
+
+
+def test_a_head_of_another_kind_is_begun_afresh_only_when_asked(films, tuned):
+    run = completed(tuning(), find(films / "train"))
+    cells = replace(run, method=replace(run.method, cells=(2, 1, 1)))
+    several = replace(run, data=replace(run.data, labels=replace(run.data.labels, kind="classes")))
+    for other in (cells, several):
+        with pytest.raises(ValueError, match=r"of another kind.*--new-head"):
+            Initial.of(other, str(tuned), new_head=False)
+        assert Initial.of(other, str(tuned), new_head=True).new == ("head",)
+
+
+def test_the_average_begins_at_the_loaded_weights(films, pretrained, tmp_path):
+    method = Supervised(init=str(pretrained), average=0.99, tune="head")
+    folder = finetune(tuning(method, epochs=1, batch=4), films / "train", tmp_path / "run", quiet=True)
+    loaded = load_encoder(pretrained)[0].state_dict()
+    kept = load_encoder(folder)[0].state_dict()
+    assert all(torch.equal(kept[name], loaded[name]) for name in kept)
+
+
+def test_odd_parts_cannot_be_mixed_and_nothing_is_begun(films, tmp_path):
+    with pytest.raises(ValueError, match=r"mixed in pairs.*has 3"):
+        finetune(tuning(epochs=4, batch=6, accumulate=2), films / "train", tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_teacher_is_where_the_student_is(films, tuned, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tubelet.finetune.pick_device", lambda name: asked.append(name) or torch.device("cpu"))
+    moved = []
+    monkeypatch.setattr("torch.nn.Module.to", lambda self, *to: moved.append((type(self).__name__, *to)) or self)
+    finetune(tuning(Supervised(teacher=str(tuned)), epochs=1), films / "train", tmp_path / "run", quiet=True)
+    assert ("Classifier", torch.device("cpu")) in moved
+
+
+def test_other_validation_videos_are_another_run(films, tmp_path):
+    run = tuning(epochs=6, batch=4, save_every=1)
+    finetune(run, films / "train", tmp_path / "run", validation=films / "more", quiet=True, limit=3)
+    with pytest.raises(ValueError, match=r"method.validation: .*more -> None"):
+        finetune(run, films / "train", tmp_path / "run", quiet=True, resume=True)

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 import tubelet.pictures
+from tubelet.charts import curves
 from tubelet.masks.random_masks import Frame, Random, Tube
 from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.vit import Encoder
-from tubelet.pictures import PAPER, Strip, curves, mask_strip, reconstruct, reconstruct_run, save, save_gif, save_png
+from tubelet.pictures import PAPER, Strip, mask_strip, reconstruct, reconstruct_run, save, save_gif, save_png
 from tubelet.targets import Pixels
 from tubelet.types import Batch, Draws, Grid, TokenMask
 

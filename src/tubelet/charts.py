@@ -1,15 +1,18 @@
-"""Pictures of what a test found."""
+"""Numbers as pictures: the curves of a run, the confusion matrix of a test."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from tubelet.evaluate.results import Results, confusion
 from tubelet.train.checkpoint import atomically
+from tubelet.train.log import metrics
 
 INK = "#33373f"
+BLUE, GRAPHITE = "#3b82c4", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
 READABLE = 25  # classes: above this, squares are too small for numbers
 NAMED = 60  # and above this, lines for names
 
@@ -59,3 +62,106 @@ def confusion_picture(results: Results, out: Path) -> Path:
         bar.outline.set_visible(False)
         atomically(out, partial(figure.savefig, format="png", dpi=160, metadata={"Software": "tubelet"}))
     return out
+
+
+# ---------------------------------------------------------------------------- curves
+
+LABELS = {
+    "loss": "loss",
+    "lr": "learning rate",
+    "gradient_norm": "gradient norm",
+    "clips_per_second": "clips per second",
+    "data_wait": "waiting for data (share of the time)",
+}
+
+
+def curves(folder: Path, out: Path) -> list[Path]:
+    """`out` as PNG and as SVG: loss, learning rate, gradient norm, speed and waiting for data of a run over its steps.
+
+    And, where there are some, what was measured on validation data.
+
+    Raises:
+        FileNotFoundError: no metrics.jsonl in `folder`.
+        ValueError: not one step is done yet.
+        SaveError: the disk refuses.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    lines = metrics(folder)
+    if not lines:
+        raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
+    step = np.array([line["step"] for line in lines])
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(8, 6.4), layout="constrained")
+        checked = next((name for line in lines for name in line if name.startswith("validation_")), None)
+        mosaic = figure.subplot_mosaic("av;bc;de" if checked else "aa;bc;de", height_ratios=[2, 1, 1])
+        if checked:
+            measured(mosaic.pop("v"), lines, checked)
+        panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde")))
+        for name, axes in panels.items():
+            axes.set_title(LABELS[name], loc="left", fontsize=9)
+            curve(axes, step, np.array([float(line[name]) for line in lines]), smooth=name != "lr")
+        for name in ("loss", "gradient_norm"):
+            logarithmic(panels[name])
+        for name in ("loss", "clips_per_second", "data_wait"):
+            panels[name].set_xlabel("step")
+        panels["lr"].yaxis.set_major_formatter("{x:g}")
+        panels["clips_per_second"].set_ylim(bottom=0)
+        panels["data_wait"].set_ylim(0, 1)
+        panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
+        written = []
+        for kind in ("png", "svg"):
+            path = out.with_suffix(f".{kind}")
+            about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
+            look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
+            atomically(path, partial(figure.savefig, **look))
+            written.append(path)
+    return written
+
+
+def measured(axes: Any, lines: list[dict[str, float]], name: str) -> None:
+    """Draws what was measured on validation data, the best of it marked."""
+    found = [(line["step"], line[name]) for line in lines if name in line]
+    best = max(found, key=lambda pair: pair[1])
+    axes.plot(*zip(*found), color=BLUE, linewidth=1.5, marker="o", markersize=3)
+    axes.plot(*best, color=BLUE, marker="o", markersize=8, fillstyle="none")
+    title = name.removeprefix("validation_").replace("_", " ").replace("top1", "top-1")
+    axes.set_title(f"validation {title}, best {best[1]:.3g} at step {best[0]:g}", loc="left", fontsize=9)
+    axes.set_xlabel("step")
+    axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool) -> None:
+    """Draws values faintly and their running mean over 2 % of the steps, both thinned to about 2000 points."""
+    at, half = np.arange(len(values)), len(values) // 100 if smooth else 0
+    before = np.minimum(half, at)  # no further to the right, or the first steps would look better than they were
+    after = np.minimum(before, len(values) - 1 - at)
+    total = np.concatenate([[0], values.cumsum()])
+    mean = (total[at + after + 1] - total[at - before]) / (before + after + 1)
+    thin = slice(None, None, max(1, len(step) // 2000))
+    if half:
+        axes.plot(step[thin], values[thin], color=BLUE, alpha=0.3, linewidth=0.7)
+    point: dict[str, Any] = {"marker": "o", "markersize": 4} if len(step) < 3 else {}
+    axes.plot(step[thin], mean[thin], color=BLUE, linewidth=1.5, **point)
+    axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
+    axes.tick_params(length=3)
+    axes.margins(x=0.01)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def logarithmic(axes: Any) -> None:
+    """Turns the vertical axis logarithmic if the values span a factor of five or more; labels stay plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if values.min() > 0 and values.max() >= 5 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)

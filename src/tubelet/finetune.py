@@ -18,7 +18,7 @@ from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.classifier import Classifier
 from tubelet.train.checkpoint import load_classifier, weights_of
 from tubelet.train.log import say
-from tubelet.train.loop import pick_device, train
+from tubelet.train.loop import pick_device, pick_workers, train
 from tubelet.types import Method
 
 FREE = ("drop_path", "checkpoint")  # of an encoder's shape: they may differ from those of the weights
@@ -29,6 +29,7 @@ def finetune(
     data: Path | str,
     out: Path | str,
     *,
+    items: Sequence[Item] | None = None,
     validation: Path | str | None = None,
     new_head: bool = False,
     resume: bool = False,
@@ -39,14 +40,16 @@ def finetune(
     """Trains `run` (a fine-tuning preset) on the labelled videos of `data` and returns the run folder `out`.
 
     It starts from the weights of the run `run.method.init`, or from scratch. The classes are those of `data`, unless
-    `run.data.labels` names them. The folder gets model.safetensors (the last weights) and, with `validation` data,
-    best.safetensors. `new_head` allows a head that was trained for other classes to be replaced.
+    `run.data.labels` names them. `items` are the videos of `data`, where they have been looked for already. The folder
+    gets model.safetensors (the last weights) and, with `validation` data, best.safetensors. `new_head` allows a head
+    that was trained for other classes to be replaced.
 
     Raises:
         ValueError, FileNotFoundError: labels, weights or settings that cannot be used.
     """
-    items = find(data)
+    items = find(data) if items is None else items
     run = completed(run, items)
+    run = replace(run, method=replace(run.method, validation=None if validation is None else str(validation)))
     assert run.data.labels is not None
     init = None
     if run.method.init is not None and not (resume and (Path(out) / "checkpoints" / "last.pt").is_file()):
@@ -65,13 +68,16 @@ def finetune(
             lines = init.into(method.network)
             if not quiet:
                 say("\n".join(lines))
+            if method.averaged is not None:
+                method.averaged.load_state_dict(method.network.state_dict())
         if run.method.teacher is not None:
-            method.teacher = [teacher_of(run)]
+            method.teacher = [teacher_of(run).to(pick_device(run.training.device))]
 
     return train(
         run,
         data,
         out,
+        items=items,
         prepare=prepare,
         validate=measure,
         resume=resume,
@@ -94,7 +100,7 @@ def validator(run: Run, items: Sequence[Item], device: torch.device) -> Callable
     def measure(method: Method) -> dict[str, float]:
         assert isinstance(method, SupervisedLearner)
         viewer = Viewer(method.tested, run.data, run.encoder.patch, device=device, batch=run.training.batch)
-        found = numbers(multi_view(viewer, items, Views(1, 1)), resamples=0)
+        found = numbers(multi_view(viewer, items, Views(1, 1), workers=pick_workers(run)), resamples=0)
         names = [first, *(name for name in found if name != first)]
         return {f"validation_{name}": found[name].value for name in names}
 
@@ -131,6 +137,12 @@ def completed(run: Run, items: Sequence[Item]) -> Run:
                 f"{len(empty)} of {len(labels.names)} classes have no video to train on: {listed(empty)}; add some, or "
                 "leave these classes out"
             )
+    clips = run.training.batch // run.training.accumulate * run.data.repeats
+    if run.method.mix is not None and clips % 2:
+        raise ValueError(
+            f"clips are mixed in pairs, but a step (or part of one) has {clips}: use an even --training.batch, or "
+            "--mixup 0 --cutmix 0"
+        )
     outputs = len(labels.names)
     if run.method.outputs not in (0, outputs):
         raise ValueError(f"--method.outputs {run.method.outputs}, but there are {outputs}: {listed(labels.names)}")
@@ -186,8 +198,13 @@ class Initial:
             kept = {f"encoder.{name}": value for name, value in state.items() if not name.startswith("norm.")}
             return cls(file, kept, ("encoder.norm",), ("norm", "head"), tuple(notes))
         classes = before.data.labels.names if before.data.labels else ()
-        if classes == run.data.labels.names:
+        if before.data.labels == run.data.labels and before.method.cells == run.method.cells:
             return cls(file, state, (), (), tuple(notes))
+        if not new_head and classes == run.data.labels.names:
+            raise ValueError(
+                f"the head of {file} is of another kind: {described(before)}, this run's: {described(run)}; add "
+                "--new-head to begin with a fresh one"
+            )
         if not new_head:
             raise ValueError(
                 f"the head of {file} knows {len(classes)} other classes ({listed(classes, 4)}) than the "
@@ -222,6 +239,14 @@ class Initial:
         ]
 
 
+def described(run: Run) -> str:
+    """What a head reads and says, for messages."""
+    labels = run.data.labels
+    assert labels is not None
+    scale = f" x {labels.unit} + {labels.offset}" if labels.kind == "values" else ""
+    return f"{labels.kind}{scale}, {'mean token' if run.method.cells is None else f'cells {run.method.cells}'}"
+
+
 def shape(run: Run) -> str:
     """Clip size for messages."""
     return f"{run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]}"
@@ -242,8 +267,8 @@ def teacher_of(run: Run) -> Classifier:
     """
     network, theirs = load_classifier(run.method.teacher)
     assert run.data.labels is not None
-    if theirs.data.labels is None or theirs.data.labels.names != run.data.labels.names:
-        raise ValueError(f"the teacher {run.method.teacher} knows other classes than these videos have")
+    if theirs.data.labels != run.data.labels:
+        raise ValueError(f"the teacher {run.method.teacher} knows other classes or another kind than these")
     if shape(theirs) != shape(run) or theirs.encoder.patch != run.encoder.patch:
         raise ValueError(
             f"the teacher {run.method.teacher} sees clips of {shape(theirs)} in cubes of {theirs.encoder.patch}, this "

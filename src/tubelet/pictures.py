@@ -1,4 +1,4 @@
-"""What a model sees and imagines, as pictures: strips (PNG), moving panels (GIF), and the curves of a run.
+"""What a model sees and imagines, as pictures: strips (PNG) and moving panels (GIF).
 
 Strips keep pixels crisp: small frames are enlarged by whole factors, never blurred.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -22,13 +22,11 @@ from tubelet.evaluate.features import middle_clips
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import patchify, put, take, unpatchify
 from tubelet.train.checkpoint import atomically, load, read
-from tubelet.train.log import metrics
 from tubelet.types import Batch, Draws, Grid, Target, TokenMask
 
 PAPER, INK, FAINT = (24, 26, 31), (226, 225, 221), (150, 153, 160)  # dark: looks right on light and on dark pages
 CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 RATIOS = (0.75, 0.9, 0.95)
-BLUE, GRAPHITE = "#3b82c4", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
 
 # ---------------------------------------------------------------------------- 1. what is imagined
 
@@ -312,87 +310,3 @@ def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
         draw.text((margin, y - margin // 2), text, FAINT, font)
         y += line
     return image
-
-
-# ---------------------------------------------------------------------------- 3. curves
-
-LABELS = {
-    "loss": "loss",
-    "lr": "learning rate",
-    "gradient_norm": "gradient norm",
-    "clips_per_second": "clips per second",
-    "data_wait": "waiting for data (share of the time)",
-}
-
-
-def curves(folder: Path, out: Path) -> list[Path]:
-    """`out` as PNG and as SVG: loss, learning rate, gradient norm, speed and waiting for data of a run over its steps.
-
-    Raises:
-        FileNotFoundError: no metrics.jsonl in `folder`.
-        ValueError: not one step is done yet.
-        SaveError: the disk refuses.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    lines = metrics(folder)
-    if not lines:
-        raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
-    step = np.array([line["step"] for line in lines])
-    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
-    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(8, 6.4), layout="constrained")
-        panels = dict(zip(LABELS, figure.subplot_mosaic("aa;bc;de", height_ratios=[2, 1, 1]).values()))
-        for name, axes in panels.items():
-            axes.set_title(LABELS[name], loc="left", fontsize=9)
-            curve(axes, step, np.array([float(line[name]) for line in lines]), smooth=name != "lr")
-        for name in ("loss", "gradient_norm"):
-            logarithmic(panels[name])
-        for name in ("loss", "clips_per_second", "data_wait"):
-            panels[name].set_xlabel("step")
-        panels["lr"].yaxis.set_major_formatter("{x:g}")
-        panels["clips_per_second"].set_ylim(bottom=0)
-        panels["data_wait"].set_ylim(0, 1)
-        panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
-        written = []
-        for kind in ("png", "svg"):
-            path = out.with_suffix(f".{kind}")
-            about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
-            look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
-            atomically(path, partial(figure.savefig, **look))
-            written.append(path)
-    return written
-
-
-def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool) -> None:
-    """Draws values faintly and their running mean over 2 % of the steps, both thinned to about 2000 points."""
-    at, half = np.arange(len(values)), len(values) // 100 if smooth else 0
-    before = np.minimum(half, at)  # no further to the right, or the first steps would look better than they were
-    after = np.minimum(before, len(values) - 1 - at)
-    total = np.concatenate([[0], values.cumsum()])
-    mean = (total[at + after + 1] - total[at - before]) / (before + after + 1)
-    thin = slice(None, None, max(1, len(step) // 2000))
-    if half:
-        axes.plot(step[thin], values[thin], color=BLUE, alpha=0.3, linewidth=0.7)
-    point: dict[str, Any] = {"marker": "o", "markersize": 4} if len(step) < 3 else {}
-    axes.plot(step[thin], mean[thin], color=BLUE, linewidth=1.5, **point)
-    axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
-    axes.tick_params(length=3)
-    axes.margins(x=0.01)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def logarithmic(axes: Any) -> None:
-    """Turns the vertical axis logarithmic if the values span a factor of five or more; labels stay plain numbers."""
-    from matplotlib.ticker import LogLocator
-
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
-    if values.min() > 0 and values.max() >= 5 * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-        axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)

@@ -92,6 +92,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     shown = settings(run, rates, counted) | {
         "mask": "none" if not mask else share(mask, grid),
         **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
+        **({"teacher": f"{run.method.teacher}, not counted"} if getattr(run.method, "teacher", None) else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
@@ -263,7 +264,14 @@ def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ..
     again = ", recomputed" if e.checkpoint else ""
     rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
     if outputs := getattr(run.method, "outputs", 0):
-        rows.append(Stage("head", f"mean of all tokens, norm, Linear {e.width} to {outputs}", str(outputs)))
+        read = (
+            f"changes in {'x'.join(map(str, run.method.cells))} cells"
+            if run.method.cells
+            else "mean of all tokens, norm"
+        )
+        rows.append(
+            Stage("head", f"{read}, Linear {e.width * prod(run.method.cells or (1,))} to {outputs}", str(outputs))
+        )
     d = getattr(run.method, "decoder", None)
     if d is None or not mask:
         return rows

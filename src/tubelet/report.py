@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from tubelet.charts import BLUE, GRAPHITE, curves
 from tubelet.page import PAGE
-from tubelet.pictures import BLUE, GRAPHITE, curves
 from tubelet.train.checkpoint import atomically, void
 from tubelet.train.log import duration, metrics
 

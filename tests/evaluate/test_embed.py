@@ -65,12 +65,12 @@ def items(tmp_path_factory) -> list[Item]:
 
 
 def by_hand(encoder: ViT, run: Run, path: Path, indices: list[int]) -> torch.Tensor:
-    """All tokens of the clip of these frames: decoded, cropped by numpy, embedded alone."""
-    frames = frames_at(path, indices).frames.numpy()
-    _, height, width, _ = frames.shape
-    left = (width - height) // 2
-    square = torch.from_numpy(frames[:, :, left : left + height].copy()).permute(0, 3, 1, 2)
-    small = F.interpolate(square, run.data.size, mode="bilinear", antialias=True).permute(1, 0, 2, 3)
+    """All tokens of the clip of these frames: decoded, scaled to the short side, cut in the middle, embedded alone."""
+    frames = frames_at(path, indices).frames.permute(0, 3, 1, 2)
+    side, (height, width) = run.data.size[0], frames.shape[2:]
+    whole = F.interpolate(frames, (side, width * side // height), mode="bilinear", antialias=True)
+    left = (whole.shape[3] - side) // 2
+    small = whole[..., left : left + side].permute(1, 0, 2, 3)
     with torch.no_grad():
         return encoder(inputs(small[None], encoder.grid.patch))[0]
 

@@ -85,7 +85,7 @@ def test_average_precision_by_a_loop_over_thresholds():
             precision += (hit - before) / total * hit / taken.sum()
             before = hit
         wanted.append(precision)
-    assert found["mean_average_precision"].value == pytest.approx(np.mean(wanted))
+    assert found["mean_average_precision"].value == pytest.approx(100 * np.mean(wanted))
     assert [share for _, _, share in by_class(results(list(zip(labels, outputs.tolist())), Labels("classes", NAMES)))][
         :2
     ] == pytest.approx([100 * w for w in wanted])
@@ -97,7 +97,7 @@ def test_average_precision_is_scikit_learns():
     outputs, truth = np.round(rng.random((80, 3)), 1), rng.random((80, 3)) < 0.3
     labels = ["|".join(name for name, there in zip(NAMES, row) if there) for row in truth]
     found = numbers(results(list(zip(labels, outputs.tolist())), Labels("classes", NAMES)), resamples=2)
-    assert found["mean_average_precision"].value == pytest.approx(metrics.average_precision_score(truth, outputs))
+    assert found["mean_average_precision"].value == pytest.approx(100 * metrics.average_precision_score(truth, outputs))
 
 
 def test_values():
@@ -124,7 +124,7 @@ def test_intervals_hold_what_they_claim():
     assert one.high == pytest.approx(one.value + error, abs=0.8)
     assert numbers(results(rows)) == numbers(results(rows))
     assert numbers(results(rows), seed=1)["top1"] != one
-    assert numbers(results([("fall", [1.0, 0.0, 0.0])] * 5))["top1"].low == 100
+    assert numbers(results([("fall", [1.0, 0.0, 0.0])] * 5))["top1"].low == pytest.approx(56.55, abs=0.01)  # Wilson
 
 
 def test_shared_classes_only(four):
@@ -191,3 +191,12 @@ def test_words_and_picture(tmp_path, four):
     assert [line.split()[0] for line in lines_for_people(many, {})[2:]] == list(names[1:11])  # only c0 is right
     path = confusion_picture(four, tmp_path / "confusion.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("right", [0, 8])
+def test_all_or_none_right_is_no_certainty(right):
+    outputs = [0.9, 0.1] if right else [0.1, 0.9]
+    rows = [Row(n, f"{n}.mp4", None, None, "a", outputs) for n in range(8)]
+    found = numbers(Results(Labels("class", ("a", "b")), rows, "1x1"))["top1"]
+    wilson = pytest.importorskip("scipy.stats").binomtest(right, 8).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((100 * wilson.low, 100 * wilson.high), abs=0.01)

@@ -199,3 +199,40 @@ def test_a_teacher_is_imitated_and_not_taught():
 def test_settings_that_cannot_be_used(setting, words):
     with pytest.raises(ValueError, match=words):
         replace(BASE, **setting).build(ENCODER, GRID, 3)
+
+
+def test_the_average_begins_with_weights_that_do_not_learn():
+    method = learner(replace(BASE, average=0.9, tune="head"))
+    before = copy.deepcopy(method.averaged.state_dict())
+    with torch.no_grad():
+        for parameter in method.network.parameters():
+            parameter.add_(1)
+    method.after_step(5, 9)
+    moved = {name for name, value in method.averaged.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias", "norm.weight", "norm.bias"}
+
+
+def test_shares_are_smoothed_too_and_several_classes_are_not():
+    shares = torch.rand(4, 5).softmax(1)
+    method, given = learner(replace(BASE, labels="shares", smoothing=0.5)), batch(shares)
+    torch.testing.assert_close(mean(method, given), F.cross_entropy(logits(method, given), shares / 2 + 0.1))
+    given = batch((torch.rand(4, 5) < 0.5).float())
+    plain, smooth = (learner(replace(BASE, labels="classes", smoothing=share)) for share in (0.0, 0.5))
+    torch.testing.assert_close(mean(plain, given), mean(smooth, given))
+
+
+def test_several_classes_are_imitated_one_by_one():
+    given, teacher = batch((torch.rand(4, 5) < 0.5).float()), learner(BASE).network.requires_grad_(False)
+    method = learner(replace(BASE, labels="classes", teacher="x", teacher_share=1.0, temperature=2.0))
+    with torch.no_grad():
+        method.network.head.weight.normal_()
+    method.teacher = [teacher]
+    p, q = (torch.sigmoid(x.double() / 2) for x in (teacher(inputs(given.video, GRID.patch)), logits(method, given)))
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(mean(method, given).double(), 4 * divergence.mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", [{"tune": "head"}, {"freeze": 1}])
+def test_lora_and_frozen_parts_contradict(other):
+    with pytest.raises(ValueError, match="leaves the whole encoder as it is"):
+        replace(BASE, lora=2, **other).build(ENCODER, GRID, 3)

@@ -3,11 +3,14 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, with_preset
+
+if TYPE_CHECKING:  # or help would import torch
+    from tubelet.config import Run
 
 
 def finetune_verb(args: list[str]) -> int:
@@ -39,6 +42,14 @@ def finetune_verb(args: list[str]) -> int:
         """The head of --weights knows other classes: begin with a fresh one."""
         as_weights: bool = False
         """Take the encoder's shape from --weights instead of the preset."""
+        augment: str | None = None
+        """RandAugment as it is usually written, rand-m7-n4-mstd0.5-inc1, or none; default as the preset says."""
+        erase: float | None = None
+        """Probability of a box of noise; 0: none."""
+        mixup: float | None = None
+        """Parameter of the Beta distribution of faded pairs; 0: none."""
+        cutmix: float | None = None
+        """The same for boxes cut into the other clip; 0: none."""
         balance: bool = False
         """Weigh classes so that each counts alike, however many videos it has."""
         out: Path | None = None
@@ -65,22 +76,26 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.report import ends, write_report
     from tubelet.train.log import duration, metrics, say, show
 
+    if (a.new_head or a.as_weights) and not a.weights:
+        raise ValueError("--new-head and --as-weights are about --weights, which were not given")
     run, items = on(a.run, a.device), find(a.data)
     if isinstance(run.method, Supervised):
-        method = replace(run.method, init=a.weights or run.method.init)
-        run = replace(run, method=replace(method, labels=a.labels) if a.labels else method)
-        if a.as_weights and method.init:
-            run = as_weights(run, method.init)
+        run = changed(run, a)
+        if a.as_weights and run.method.init:
+            run = as_weights(run, run.method.init)
     run = balanced(run, items) if a.balance else completed(run, items)
     assert run.data.labels is not None
     if not a.quiet:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
         say(f"{len(run.data.labels.names)} classes: {listed(run.data.labels.names)}")
+        if run.method.init is None:
+            say("from scratch: no --weights")
     out = a.out or Path("runs") / named(a.preset)
     folder = finetune(
         run,
         a.data,
         out,
+        items=items,
         validation=a.validation,
         new_head=a.new_head,
         resume=a.resume,
@@ -103,7 +118,8 @@ def finetune_verb(args: list[str]) -> int:
         score = next(name for name in measured[-1] if name.startswith("validation_"))
         best = max(measured, key=lambda line: line[score])
         result |= {score: measured[-1][score], "best": best[score], "best_step": int(best["step"])}
-        result["best_model"] = str(folder / "best.safetensors")
+        if (folder / "best.safetensors").exists():  # no number: never
+            result["best_model"] = str(folder / "best.safetensors")
     if a.json:
         print(json.dumps(result))
         return 0
@@ -111,7 +127,32 @@ def finetune_verb(args: list[str]) -> int:
     if measured:
         name = score.removeprefix("validation_").replace("_", " ")
         print(
-            f"validation {name}: {result[score]:.1f} at the end, best {result['best']:.1f} (step {result['best_step']})"
+            f"validation {name}: {result[score]:.3g} at the end, best {result['best']:.3g} (step {result['best_step']})"
         )
-    print(f"model   {result['model']}\nreport  {result['report']}\n\nnext: tubelet test --weights {folder} --data LABELLED --views 5x3")
+        if run.method.labels == "class":
+            print(f"guessing one class of {len(run.data.labels.names)}: {100 / len(run.data.labels.names):.3g}")
+    print(f"model   {result['model']}\nreport  {result['report']}")
+    print(f"\nnext: tubelet test --weights {folder} --data LABELLED --views 5x3")
     return 0
+
+
+def changed(run: "Run", a: Any) -> "Run":
+    """The run with what the short flags say."""
+    from tubelet.data.augment import RandAugment
+    from tubelet.methods.mixing import Erasing, Mix
+    from tubelet.train.log import say
+
+    method = replace(run.method, init=a.weights or run.method.init, labels=a.labels or run.method.labels)
+    mixup, cutmix = (
+        given if given is not None else getattr(method.mix, name, 0.0)
+        for name, given in (("mixup", a.mixup), ("cutmix", a.cutmix))
+    )
+    if method.labels == "values" and (mixup or cutmix):
+        say("values are not mixed: --mixup 0 --cutmix 0")
+        mixup = cutmix = 0.0
+    mix = replace(method.mix or Mix(), mixup=mixup, cutmix=cutmix) if mixup or cutmix else None
+    erase = method.erase if a.erase is None else Erasing(a.erase) if a.erase else None
+    data = run.data
+    if a.augment is not None:
+        data = replace(data, augment=None if a.augment == "none" else RandAugment.parse(a.augment))
+    return replace(run, data=data, method=replace(method, mix=mix, erase=erase))

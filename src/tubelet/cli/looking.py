@@ -130,7 +130,7 @@ def picture_curves(args: list[str]) -> int:
         """PNG to write (the SVG beside it); default pictures/curves.png of the run."""
 
     a = parse(Curves, args, "picture curves")
-    from tubelet.pictures import curves
+    from tubelet.charts import curves
 
     out = a.out or a.run / "pictures" / "curves.png"
     if out.suffix != ".png":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tubelet.cli.arguments import parse
 
 if TYPE_CHECKING:
+    from tubelet.data.sources import Item
     from tubelet.evaluate.results import Results
     from tubelet.evaluate.views import Viewer
 
@@ -35,7 +36,7 @@ def test_verb(args: list[str]) -> int:
         weights: Path | None = None
         """A fine-tuned run, or a file of it (best.safetensors)."""
         data: str | None = None
-        """Labelled videos: class folders, a list, or a layout (see tubelet check --help)."""
+        """Labelled videos: class folders, a list, or a data set as in ucf101:DIR:test:1 (docs/recipes.md)."""
         views: str = "5x3"
         """Clips x crops per video."""
         average: Literal["probabilities", "scores"] = "probabilities"
@@ -78,11 +79,30 @@ def test_verb(args: list[str]) -> int:
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: results are JSON lines; name a .jsonl")
     views, items = Views.parse(a.views), find(a.data)
+    noted(trained_on(a.weights, items))
     with joined() as (rank, _):
         viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch)
         progress = Counter("testing", a.quiet)
         results = multi_view(viewer, items, views, workers=a.workers, progress=progress)
     return told(results, out, a.classes, a.seed, a.json, write=True) if rank == 0 else 0
+
+
+def trained_on(weights: Path, items: "Sequence[Item]") -> list[str]:
+    """A note where videos to test on were trained on, or where that cannot be told."""
+    from tubelet.config import read_card
+    from tubelet.data.sources import find
+    from tubelet.data.split import overlap
+
+    card = (weights if weights.is_dir() else weights.parent) / "run.json"
+    if not card.is_file():
+        return []
+    source = read_card(card).get("data", "")
+    try:
+        twice = overlap(find(source), items)
+    except (ValueError, OSError):
+        return [f"whether videos were trained on cannot be told: {source} is not there any more"]
+    names = "; ".join(f"{other.path}" for _, other in twice[:3])
+    return [f"{len(twice)} of {len(items)} videos were trained on (the same file or a copy): {names}"] * bool(twice)
 
 
 def word(text: str) -> str:

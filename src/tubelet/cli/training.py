@@ -48,6 +48,8 @@ def pretrain(args: list[str]) -> int:
 
     a = with_preset(Pretrain, args, "pretrain")
     run = on(a.run, a.device)
+    if hasattr(run.method, "outputs"):
+        raise ValueError(f"{a.preset} learns labels: tubelet finetune {a.preset} --weights RUN --data {a.data}")
     from tubelet.data.datasets import Dataset
     from tubelet.data.sources import find
     from tubelet.evaluate.features import readable
@@ -141,7 +143,7 @@ def list_verb(args: list[str]) -> int:
 
     @dataclass(frozen=True)
     class List:
-        """List the presets that pretrain and plan take.
+        """List the presets that pretrain, finetune and plan take.
 
         tubelet list
         """

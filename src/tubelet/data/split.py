@@ -67,7 +67,14 @@ def checked(found: dict[str, list[Item]]) -> None:
     """
     for part, items in found.items():
         if not items:
-            raise ValueError(f"{part} would be empty: the groups are too large or too few for its share")
+            every = [item for each in found.values() for item in each]
+            classes, groups = Counter(item.label for item in every), any(item.group for item in every)
+            why = (
+                "the groups are too large or too few"
+                if groups
+                else f"{min(classes.values())} clips of a class are too few"
+            )
+            raise ValueError(f"{part} would be empty: {why} for its share; try larger --shares for it, as 0.6 0.2 0.2")
     if "train" in found:
         known = {item.label for item in found["train"]}
         lost = sorted({str(item.label) for items in found.values() for item in items if item.label not in known})

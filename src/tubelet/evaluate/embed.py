@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tubelet.data.cache import cores
@@ -20,11 +20,10 @@ from tubelet.data.datasets import Data, clip_of
 from tubelet.data.index import warn_damaged
 from tubelet.data.sampling import rate
 from tubelet.data.sources import Item
-from tubelet.data.transforms import CentreCrop
 from tubelet.data.video import Video, VideoError, probe
 from tubelet.evaluate import feature_files
 from tubelet.evaluate.feature_files import Row, Table, Writer, beside, read, stem_of, to_parquet
-from tubelet.evaluate.features import outputs
+from tubelet.evaluate.features import centred, outputs
 from tubelet.evaluate.windows import windows
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.patches import patchify
@@ -180,7 +179,7 @@ def clips_of(item: Item, data: Data, ways: Embedding = Embedding()) -> Iterator[
         return
     video = probe(item.path)
     window, stride = seconds_of(ways.window, video), seconds_of(ways.stride, video)
-    cut = partial(centre, data=data)
+    cut = partial(centred, size=data.size)
     try:
         for found in windows(video.path, data, window, stride, start=item.start, end=item.end, prepare=cut):
             yield Shown(found.frames.permute(3, 0, 1, 2), found.start, found.end)
@@ -230,17 +229,12 @@ def middle(item: Item, data: Data) -> Shown:
     except ValueError as error:  # too short, and the sampler says that this is an error
         raise VideoError(str(error)) from error
     end = float(clip.seconds.max()) + interval(probe(item.path))
-    return Shown(centre(clip.frames, data).permute(3, 0, 1, 2), float(clip.seconds.min()), end)
+    return Shown(centred(clip.frames, data.size).permute(3, 0, 1, 2), float(clip.seconds.min()), end)
 
 
 def interval(video: Video) -> float:
     """Seconds from one frame to the next, on average."""
     return 1 / (rate(video.seconds) or video.fps)
-
-
-def centre(frames: UInt8[Tensor, "t h w c"], data: Data) -> UInt8[Tensor, "t y x c"]:
-    """Frames cut at their centre and resized to those of a clip."""
-    return CentreCrop()(frames, data.size, np.random.default_rng(0))  # a centre crop draws nothing
 
 
 def seconds_of(length: str | None, video: Video) -> float | None:

@@ -20,7 +20,7 @@ from tubelet.config import to_json
 from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Data, clip_of
 from tubelet.data.sources import Item
-from tubelet.data.transforms import CentreCrop
+from tubelet.data.transforms import Place, covering
 from tubelet.data.video import VideoError
 from tubelet.nn.attention import Attention
 from tubelet.nn.patches import changes
@@ -61,9 +61,16 @@ def middle_clip(item: Item, data: Data) -> tuple[UInt8[Tensor, "c t h w"], int]:
     Raises:
         VideoError: it cannot be read.
     """
-    unused = np.random.default_rng(0)  # a centre crop draws nothing
-    clip = clip_of(item, data.clip, gray=data.channels == 1)
-    return CentreCrop()(clip.frames, data.size, unused).permute(3, 0, 1, 2), clip.damaged
+    try:
+        clip = clip_of(item, data.clip, gray=data.channels == 1)
+    except ValueError as error:  # too short, and the sampler says that this is an error
+        raise VideoError(str(error)) from error
+    return centred(clip.frames, data.size).permute(3, 0, 1, 2), clip.damaged
+
+
+def centred(frames: UInt8[Tensor, "t h w c"], size: tuple[int, int]) -> UInt8[Tensor, "t y x c"]:
+    """The middle of every frame, just as the one centred view of a test sees it."""
+    return Place()(covering(frames, size), size)
 
 
 # ---------------------------------------------------------------------------- features

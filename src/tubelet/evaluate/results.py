@@ -117,7 +117,8 @@ def numbers(results: Results, seed: int = 0, resamples: int | None = None) -> di
     """The numbers of a test with their 95 % intervals, by name; accuracies in percent.
 
     Intervals are percentiles over `resamples` draws (default 1000; 200 for several classes at once) of as many videos
-    with replacement. They tell how much depends on which videos were tested, not on which seed was trained.
+    with replacement; where all or none are right, draws do not differ, and it is Wilson's interval. They tell how much
+    depends on which videos were tested, not on which seed was trained.
 
     Raises:
         ValueError: as `Results.outputs` and `Results.truth`.
@@ -135,7 +136,11 @@ def numbers(results: Results, seed: int = 0, resamples: int | None = None) -> di
     for name, measure in measures.items():
         finite = [value for value in drawn[name] if math.isfinite(value)]  # or no positive of any class was drawn
         low, high = np.percentile(finite, [2.5, 97.5]) if finite else (math.nan, math.nan)
-        found[name] = Number(measure(np.ones(count)), float(low), float(high))
+        value = measure(np.ones(count))
+        if name in ("top1", "top5") and value in (0.0, 100.0):  # every draw is alike, but not every video would be
+            other = 100 * 1.96**2 / (count + 1.96**2)  # Wilson's interval
+            low, high = (0.0, other) if value == 0 else (100 - other, 100.0)
+        found[name] = Number(value, float(low), float(high))
     return found
 
 
@@ -149,7 +154,10 @@ def measures_of(labels: Labels, outputs: Table, truth: Table) -> Iterator[tuple[
         )
     elif labels.kind == "classes":
         rankings = [Ranking.of(column, true) for column, true in zip(outputs.T, truth.T)]
-        yield "mean_average_precision", lambda weights: mean_of(one.average_precision(weights) for one in rankings)
+        yield (
+            "mean_average_precision",
+            lambda weights: 100 * mean_of(one.average_precision(weights) for one in rankings),
+        )
     else:
         target = truth.argmax(1)
         place = ranks(outputs, target)
@@ -291,7 +299,7 @@ def lines_for_people(results: Results, found: dict[str, Number], classes: bool =
     count = len(results.read)
     lines = [f"{count} videos, {results.views} views, {len(results.labels.names)} outputs; in brackets 95 % intervals"]
     for name, number in found.items():
-        percent = " %" if name in ("top1", "top5", "mean_class_accuracy") else ""
+        percent = " %" if name in ("top1", "top5", "mean_class_accuracy", "mean_average_precision") else ""
         digits = 2 if percent else 4
         lines.append(
             f"  {names.get(name, name.replace('_', ' ')):<24}{number.value:.{digits}f}{percent}"

@@ -39,10 +39,12 @@ class Supervised:
     """What the labels are, see `data.labels`; taken from there when a run begins."""
     init: str | None = None
     """Run whose weights it starts from, pre-trained or fine-tuned; none: from scratch."""
+    validation: str | None = None
+    """Labelled videos to measure on while training; they choose the best weights."""
     outputs: int = 0
     """Classes or values; 0: taken from the videos to train on when a run begins."""
     smoothing: float = 0.1
-    """Share of every label that is spread over all classes."""
+    """Share of every label that is spread over all classes (of one class a video, or shares of classes)."""
     mix: Mix | None = None
     """Clips mixed in pairs, and their labels."""
     erase: Erasing | None = None
@@ -98,6 +100,10 @@ class Supervised:
             raise ValueError(
                 "values are regressed: --method.mix, --method.teacher and --method.class-weights are for classes"
             )
+        if self.lora and (self.tune == "head" or self.freeze):
+            raise ValueError(
+                "--method.lora leaves the whole encoder as it is; leave out --method.tune head and --method.freeze"
+            )
         return SupervisedLearner(self, encoder, grid, channels)
 
 
@@ -129,7 +135,7 @@ class SupervisedLearner(Method):
         config = self.config
         torch.manual_seed(draws.seed())  # dropout and stochastic depth: the same again after a resume
         video, labels = batch.video.float() / 255, batch.labels
-        if config.labels == "class":
+        if config.labels in ("class", "shares"):
             labels = smoothed(labels, config.smoothing)
         if config.erase and self.training:
             video = config.erase(video, draws.seed())
@@ -160,9 +166,8 @@ class SupervisedLearner(Method):
         """
         t = self.config.temperature
         if self.config.labels == "classes":
-            p = torch.sigmoid(wanted / t)
-            both = F.binary_cross_entropy_with_logits(logits / t, p, reduction="none")
-            return t * t * (both - F.binary_cross_entropy(p, p, reduction="none")).mean(1)
+            p, cross = torch.sigmoid(wanted / t), F.binary_cross_entropy_with_logits
+            return t * t * (cross(logits / t, p, reduction="none") - cross(wanted / t, p, reduction="none")).mean(1)
         student, teacher = F.log_softmax(logits / t, dim=1), F.log_softmax(wanted / t, dim=1)
         return t * t * (teacher.exp() * (teacher - student)).sum(1)
 
@@ -170,8 +175,10 @@ class SupervisedLearner(Method):
         """The running average follows; from the start of a run faster, so that it forgets the first weights."""
         if self.averaged is not None:
             decay = min(self.config.average, (1 + step) / (10 + step))
+            pairs = zip(self.averaged.parameters(), self.network.parameters())
+            behind, ahead = zip(*(pair for pair in pairs if pair[1].requires_grad))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+                torch._foreach_lerp_(list(behind), list(ahead), 1 - decay)
 
     def exported(self) -> dict[str, dict[str, Tensor]]:
         """The network to use: averaged, if it is, and with LoRA folded in."""

@@ -6,7 +6,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from tubelet.config import Run, checked, numbers
 from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Failures, batches
-from tubelet.data.sources import find
+from tubelet.data.sources import Item, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
 from tubelet.train.log import Counter, Log, board_writer, say
@@ -44,6 +44,7 @@ def train(
     source: Path | str,
     out: Path | str,
     *,
+    items: Sequence[Item] | None = None,
     prepare: Callable[[Method], object] | None = None,
     validate: Callable[[Method], dict[str, float]] | None = None,
     resume: bool = False,
@@ -54,10 +55,10 @@ def train(
     """Trains `run` on the videos of `source` and returns the run folder `out`.
 
     The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors (or model.safetensors).
-    `prepare` is called with the fresh module (to load weights into it). `validate` measures it every
-    `training.validate_every` epochs and at the end; what the first of its numbers is highest for is kept as
-    best.safetensors. `limit` stops after so many steps as a kill would, but saved (the schedule stays that of the whole
-    run).
+    `items` are the videos of `source`, where they have been looked for already. `prepare` is called with the fresh
+    module (to load weights into it). `validate` measures it every `training.validate_every` epochs and at the end; what
+    the first of its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill
+    would, but saved (the schedule stays that of the whole run).
 
     Raises:
         ValueError, FileNotFoundError: settings or data that cannot be used.
@@ -69,7 +70,7 @@ def train(
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
     grid, device = run.grid(), pick_device(run.training.device)
     precision = pick_precision(run.training.precision, device)
-    dataset = Dataset(find(source), run.data, run.training.seed)
+    dataset = Dataset(find(source) if items is None else items, run.data, run.training.seed)
     plan, data = numbers(run, len(dataset)), fingerprint(dataset)
     if changed is not None:
         same_data(folder, data, source)
