@@ -325,7 +325,7 @@ def test_split_finetune_test_predict_probe_embed_one_after_the_other(preset, cap
     assert run(["test", "--weights", "runs/b", "--data", "lists/val.csv", "--views", "1x1", "--json"]) == 0
     tested = json.loads(capsys.readouterr().out)
     assert tested["numbers"]["top1"]["value"] == pytest.approx(told["validation_top1"])
-    assert run(["predict", str(videos / "videos"), "--weights", "runs/b", "--json"]) in (0, 1)
+    assert run(["predict", str(videos), "--weights", "runs/b", "--json"]) == 0
     capsys.readouterr()
     assert run(["embed", "lists/val.csv", "--weights", "runs/b", "--out", "features.npy"]) == 0
     assert Path("features.npy").is_file()
@@ -358,7 +358,7 @@ def test_fine_tuning_refuses_what_it_cannot_learn(videos, capsys, tmp_path):
 
 def test_short_flags_change_the_recipe(videos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rows = [f"{path},{n}|{-n}" for n, path in enumerate(sorted((videos / "videos").rglob("*.mp4")))]
+    rows = [f"{path},{n}|{-n}" for n, path in enumerate(sorted(videos.rglob("*.mp4")))]
     (tmp_path / "values.csv").write_text("path,label\n" + "\n".join(rows))
     tune = ["finetune", "finetune-few-cpu", "--training.epochs", "1", "--training.batch", "4", "--quiet", "--out"]
     assert run([*tune, "a", "--data", "values.csv", "--labels", "values"]) == 0
