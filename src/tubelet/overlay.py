@@ -13,15 +13,18 @@ from tubelet.data.video import probe
 from tubelet.data.writing import write
 from tubelet.evaluate.predict import Prediction, pieces
 
-GROUND, INK, FAINT = (16, 18, 22, 190), (240, 240, 236, 255), (168, 172, 180, 255)
-BAR, TRACK = (86, 156, 230, 255), (255, 255, 255, 46)
+GROUND, INK, FAINT = (16, 18, 22, 235), (240, 240, 236, 255), (168, 172, 180, 255)
+BAR, TRACK = (86, 156, 230, 255), (66, 70, 78, 255)
+WIDE = 320  # pixels: smaller frames are enlarged by whole factors, or the words would not be readable
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
 def overlay(
     video: Path | str, predictions: Sequence[Prediction], labels: Labels, out: Path | str, top: int = 3
 ) -> Path:
-    """`out`, the video at its own size and average rate, with the `top` classes and their probabilities on each frame.
+    """`out`, the video with the `top` classes and their probabilities on each frame.
+
+    At its own size (small ones enlarged) and average rate.
 
     Raises:
         VideoError: the video cannot be read, or `out` cannot be written.
@@ -36,7 +39,8 @@ def drawn(video: Path | str, predictions: Sequence[Prediction], labels: Labels, 
     index = probe(video)
     where, turn, tick = pieces(predictions), 0, 0
     panel, shown = None, -1
-    source = in_order(index, np.arange(index.frames))
+    factor = -(-WIDE // index.width)
+    source = ((at, frame.repeat(factor, 0).repeat(factor, 1)) for at, frame in in_order(index, np.arange(index.frames)))
     number, frame = next(source)
     for tick in range(index.frames):
         time = tick / index.fps
