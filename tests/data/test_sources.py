@@ -287,3 +287,9 @@ def test_filmed_lists(real):
     videos = find(real / "gestures" / "clips.csv")
     assert {item.path for item in videos} == {item.path for item in find(real / "gestures")}
     assert all(item.label == item.path.parent.name for item in videos if item.label)
+
+
+def test_semicolons_of_a_spreadsheet_separate_columns(tmp_path):
+    (tmp_path / "a clip, wide.mp4").write_bytes(b"x")
+    (tmp_path / "list.csv").write_text("file;label\na clip, wide.mp4;run\n")
+    assert [(item.path.name, item.label) for item in find(tmp_path / "list.csv")] in ([("a clip, wide.mp4", "run")],)

@@ -22,6 +22,7 @@ END_COLUMNS = ("end", "end_seconds", "end_time", "time_end")
 GROUP_COLUMNS = ("group", "subject", "person", "actor", "performer", "participant")
 PART_COLUMNS = ("split", "subset", "part")
 PARTS = {"train": ("train", "training"), "val": ("val", "validation", "validate", "valid"), "test": ("test", "testing")}
+MARKS = ("\t", ",", ";")  # between columns; spreadsheets write ; where , is in decimal numbers
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
     if not rows:
         raise ValueError(f"{path} names no videos; expected one path a line, and a label if you like")
     first = rows[0][1]
-    separator = next((mark for mark in ("\t", ",") if mark in first), None)
+    separator = next((mark for mark in MARKS if mark in first), None)
     names = split(first, separator)
     places = None if (root / names[0]).exists() else header(path, names, columns, part)
     for number, line in rows[1:] if places else rows:
@@ -260,7 +261,7 @@ def readings(line: str) -> list[list[str]]:
 
     VideoMAE and its kin cut at every blank, and so cannot read a path that has one.
     """
-    ways = [split(line, mark) for mark in ("\t", ",") if mark in line]
+    ways = [split(line, mark) for mark in MARKS if mark in line]
     line = line.strip()
     if line.startswith(('"', "'")) and line.count(line[0]) >= 2:
         name, _, rest = line[1:].partition(line[0])

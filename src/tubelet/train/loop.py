@@ -103,6 +103,8 @@ def train(
             log.note(start, changed or [])
             if resume and changed is None:
                 log.say(f"nothing to resume in {folder}: begun from the start")
+            if start >= plan.steps:
+                log.say(f"{folder} has all of its {plan.steps} steps already: nothing is left to do")
             clock = time.perf_counter()
             for step, batch in enumerate(chain(first, stream), start):
                 waited = time.perf_counter() - clock
