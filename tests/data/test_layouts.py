@@ -279,3 +279,19 @@ def test_class_maps_are_the_published_ones():
     assert HMDB14_UCF7["kick_ball"] is None
     assert list(UCF14_HMDB7)[7] == "Punch"
     assert list(HMDB14_UCF7)[13] == "walk"
+
+
+def test_all_classes_of_both_domain_pairs():
+    """The lists of PATAN (Xu et al. 2021), shared classes first; the directions share different ones."""
+    there = "RockClimbingIndoor/climb Diving/dive Fencing/fencing GolfSwing/golf HandstandWalking/handstand"
+    there += (
+        " SoccerPenalty/kick_ball PullUps/pullup Punch PushUps Biking HorseRiding Basketball Archery WalkingWithDog"
+    )
+    back = "shoot_bow/Archery shoot_ball/Basketball ride_bike/Biking dive/Diving fencing/Fencing golf/GolfSwing"
+    back += " handstand/HandstandWalking ride_horse pullup punch pushup climb kick_ball walk"
+    for text, classes in ((there, UCF14_HMDB7), (back, HMDB14_UCF7)):
+        assert [(ours, theirs or "") for ours, theirs in classes.items()] == [
+            tuple((name + "/").split("/")[:2]) for name in text.split()
+        ]
+        assert len(classes) == 14
+        assert len([theirs for theirs in classes.values() if theirs]) == 7
