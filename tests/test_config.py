@@ -192,6 +192,7 @@ def test_differences_are_lines_with_the_whole_path():
         ("finetune-k400-h", "h", 512, 2, 1e-3, 0.75, 50, 0.2, 0.5, 5, 0.5),
         ("finetune-ssv2-s", "s", 384, 2, 1e-3, 0.7, 40, 0.1, 0.0, 5, 0.0),
         ("finetune-ssv2-b", "b", 384, 2, 5e-4, 0.75, 30, 0.1, 0.0, 5, 0.0),
+        ("finetune-ssv2-h", "h", 128, 2, 5e-4, 0.8, 20, 0.2, 0.0, 5, 0.0),  # VideoMAE V2's script
         ("finetune-ucf101-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.5, 5, 0.5),
         ("finetune-hmdb51-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
         ("finetune-diving48-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
