@@ -17,9 +17,9 @@ from tubelet.types import Batch, Draws, Grid
 ODD = Encoder(width=60, depth=3, heads=5, hidden=100, patch=(3, 8, 8))
 
 
-def pair(shape: Encoder, decoder: Decoder, frames: int, side: int, target: Pixels, ratio: float, kind=Tube):
-    """Theirs and ours with the same noise in *every* tensor, so that nothing dropped goes unseen."""
-    config = VideoMAEConfig(
+def config_of(shape: Encoder, frames: int, side: int, **more) -> VideoMAEConfig:
+    """Their config of our encoder."""
+    return VideoMAEConfig(
         image_size=side,
         patch_size=shape.patch[1],
         num_frames=frames,
@@ -28,11 +28,21 @@ def pair(shape: Encoder, decoder: Decoder, frames: int, side: int, target: Pixel
         num_hidden_layers=shape.depth,
         num_attention_heads=shape.heads,
         intermediate_size=shape.hidden,
+        layer_norm_eps=1e-6,
+        **more,
+    )
+
+
+def pair(shape: Encoder, decoder: Decoder, frames: int, side: int, target: Pixels, ratio: float, kind=Tube):
+    """Theirs and ours with the same noise in *every* tensor, so that nothing dropped goes unseen."""
+    config = config_of(
+        shape,
+        frames,
+        side,
         decoder_hidden_size=decoder.width,
         decoder_num_hidden_layers=decoder.depth,
         decoder_num_attention_heads=decoder.heads,
         decoder_intermediate_size=decoder.hidden,
-        layer_norm_eps=1e-6,
         use_mean_pooling=False,  # as every pre-training checkpoint: keeps the final norm
         norm_pix_loss=target.normalise == "videomae",
     )
@@ -83,18 +93,7 @@ def test_loss_logits_and_gradients_equal_transformers(case):
 
 @pytest.mark.parametrize(("shape", "frames", "side"), [(SIZES["s"], 16, 224), (ODD, 9, 40)], ids=["vit-s", "odd"])
 def test_classifier_and_its_gradients_equal_transformers(shape, frames, side):
-    config = VideoMAEConfig(
-        image_size=side,
-        patch_size=shape.patch[1],
-        num_frames=frames,
-        tubelet_size=shape.patch[0],
-        hidden_size=shape.width,
-        num_hidden_layers=shape.depth,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.hidden,
-        layer_norm_eps=1e-6,
-        num_labels=7,
-    )
+    config = config_of(shape, frames, side, num_labels=7)
     theirs = VideoMAEForVideoClassification(config).eval()
     theirs.fc_norm.eps = 1e-6  # transformers leaves this one at PyTorch's 1e-5
     noise = torch.Generator().manual_seed(0)

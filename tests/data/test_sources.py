@@ -7,9 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from tubelet.data.sources import Item, find, scan
 
@@ -134,9 +136,6 @@ def test_columns_of_any_name(tmp_path):
 
 
 def test_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     tree(tmp_path, "a.mp4", "b.mp4")
     rows = {"file": ["a.mp4", "b.mp4"], "label": [3, None], "start": [0.5, None], "subject": ["eva", "adam"]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
@@ -292,4 +291,4 @@ def test_filmed_lists(real):
 def test_semicolons_of_a_spreadsheet_separate_columns(tmp_path):
     (tmp_path / "a clip, wide.mp4").write_bytes(b"x")
     (tmp_path / "list.csv").write_text("file;label\na clip, wide.mp4;run\n")
-    assert [(item.path.name, item.label) for item in find(tmp_path / "list.csv")] in ([("a clip, wide.mp4", "run")],)
+    assert [(item.path.name, item.label) for item in find(tmp_path / "list.csv")] == [("a clip, wide.mp4", "run")]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pyarrow import parquet
 from safetensors.torch import save as to_safetensors
 from scipy.spatial.distance import cdist
 
@@ -19,9 +20,9 @@ from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, probe, write
 from tubelet.evaluate import embed as module
 from tubelet.evaluate import feature_files
-from tubelet.evaluate.embed import Embedding, clips_of, embed, embedded, example, features_of, mark_of, middle, parsed
+from tubelet.evaluate.embed import Embedding, clips_of, embed, embedded, example, features_of, middle, parsed
 from tubelet.evaluate.feature_files import Row, Table, read, to_parquet
-from tubelet.evaluate.features import middle_clips
+from tubelet.evaluate.features import mark_of, middle_clips
 from tubelet.evaluate.localisation import localisation
 from tubelet.evaluate.similar import nearest, overlapping, row_at
 from tubelet.methods.supervised import Supervised
@@ -184,7 +185,6 @@ def test_all_files_hold_the_same(encoder, run, items, tmp_path):
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_parquet_holds_the_same(encoder, run, items, tmp_path, tokens):
-    parquet = pytest.importorskip("pyarrow.parquet")
     embed(encoder, items, run.data, tmp_path / "f.npy", Embedding(tokens=tokens), batch=2)
     made = embed(encoder, items, run.data, tmp_path / "f.parquet", Embedding(tokens=tokens), batch=2)
     table = parquet.read_table(tmp_path / "f.parquet")
@@ -203,7 +203,6 @@ def test_parquet_holds_the_same(encoder, run, items, tmp_path, tokens):
 
 
 def test_parquet_in_parts(tmp_path, monkeypatch):
-    pytest.importorskip("pyarrow")
     values = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float16)
     rows = [Row(f"{number}.mp4", "a" if number % 3 else None, number, number + 1) for number in range(100)]
     monkeypatch.setattr(feature_files, "pieces", lambda table: [(0, 40), (40, 80), (80, 100)])

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from rigged import COLOURS, DATA, PATCH, film, plain, viewer
+from scipy import ndimage
 
 from tubelet.data.labels import Labels
 from tubelet.data.sampling import Dense
@@ -17,11 +19,11 @@ from tubelet.data.sources import Item
 from tubelet.data.stream import frames_of_stream
 from tubelet.data.video import frames_at, probe
 from tubelet.data.writing import write
+from tubelet.evaluate.features import centred
 from tubelet.evaluate.predict import (
     Found,
     Prediction,
     Segment,
-    centred,
     overall,
     pieces,
     predict,
@@ -46,7 +48,7 @@ def three(tmp_path_factory):
 
 def along(path, data=DATA, **how) -> list[Prediction]:
     """Predictions of the rigged network along a file."""
-    return list(predict(viewer(data), windows(path, data, **how, prepare=centred(data)), str(path)))
+    return list(predict(viewer(data), windows(path, data, **how, prepare=partial(centred, size=data.size)), str(path)))
 
 
 def made(rows: list[list[float]], length: float = 1.0, stride: float = 1.0) -> list[Prediction]:
@@ -62,7 +64,7 @@ def test_a_test_of_one_view_is_the_prediction_of_the_middle_window(tmp_path, fra
     write(path, np.random.default_rng(0).integers(0, 255, (frames, 36, 64, 3), np.uint8), 10)
     looked = Viewer(lambda patches: net(patches).mean(1), DATA, PATCH)
     (row,) = multi_view(looked, [Item(path, "red")], Views(1, 1)).rows
-    found = list(predict(looked, windows(path, DATA, None, stride, prepare=centred(DATA)), ""))
+    found = list(predict(looked, windows(path, DATA, None, stride, prepare=partial(centred, size=DATA.size)), ""))
     middle = [one for one in found if one.start == pytest.approx((frames - 8) // 2 / 10)]
     assert len(found) > 1
     assert list(middle[0].outputs) == row.outputs  # bit for bit
@@ -75,7 +77,7 @@ def test_colours_are_found_where_they_are(three):
     assert found[-1].end == pytest.approx(6)
     assert all(a.end == b.start for a, b in pairwise(found))
     with open(three, "rb") as file:
-        clips = windows_of_stream(frames_of_stream(file), DATA, stride=0.2, prepare=centred(DATA))
+        clips = windows_of_stream(frames_of_stream(file), DATA, stride=0.2, prepare=partial(centred, size=DATA.size))
         streamed = list(predict(viewer(), clips, "stream"))
     assert [one.outputs for one in streamed] == [one.outputs for one in along(three, stride=0.2)]
 
@@ -96,7 +98,6 @@ def test_smoothing_over_windows_by_a_loop(width):
 
 
 def test_smoothing_over_seconds_is_scipys():
-    ndimage = pytest.importorskip("scipy.ndimage")
     table = np.random.default_rng(0).random((40, 3))
     found = np.array([one.outputs for one in smoothed(made(table.tolist(), stride=0.5), 1.0, "gauss")])
     wanted = ndimage.gaussian_filter1d(table, 2.0, axis=0, truncate=8.0)

@@ -11,7 +11,7 @@ from tubelet.config import preset
 from tubelet.data.sources import Item
 from tubelet.data.video import write
 from tubelet.evaluate.features import middle_clips, readable
-from tubelet.evaluate.read_out import ReadOut, frozen, labels_of
+from tubelet.evaluate.read_out import ReadOut, frozen
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_shuffled_labels_are_chance(colours, run):
 def test_labels_must_be_there(colours, run):
     encoder = run.encoder.build(run.grid(), 3)
     with pytest.raises(ValueError, match="have no label"):
-        labels_of([*colours, Item(colours[0].path, None)])
+        ReadOut(steps=1)(encoder, run.data, [*colours, Item(colours[0].path, None)], colours)
     with pytest.raises(ValueError, match="none of the videos to fit on has: blue"):
         ReadOut(steps=1)(encoder, run.data, colours[:1], colours[1:2])
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn import metrics
 
 from tubelet.charts import confusion_picture
 from tubelet.data.labels import Labels
@@ -92,7 +94,6 @@ def test_average_precision_by_a_loop_over_thresholds():
 
 
 def test_average_precision_is_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(2)
     outputs, truth = np.round(rng.random((80, 3)), 1), rng.random((80, 3)) < 0.3
     labels = ["|".join(name for name, there in zip(NAMES, row) if there) for row in truth]
@@ -198,5 +199,5 @@ def test_all_or_none_right_is_no_certainty(right):
     outputs = [0.9, 0.1] if right else [0.1, 0.9]
     rows = [Row(n, f"{n}.mp4", None, None, "a", outputs) for n in range(8)]
     found = numbers(Results(Labels("class", ("a", "b")), rows, "1x1"))["top1"]
-    wilson = pytest.importorskip("scipy.stats").binomtest(right, 8).proportion_ci(method="wilson")
+    wilson = binomtest(right, 8).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((100 * wilson.low, 100 * wilson.high), abs=0.01)

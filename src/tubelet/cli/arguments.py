@@ -1,7 +1,7 @@
 """Command-line arguments as dataclasses: their fields are the flags, their docstrings the help."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -14,6 +14,25 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """' Did you mean X?' or nothing."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def chosen(kinds: Mapping[str, Callable[[list[str]], int]], args: list[str], verb: str) -> int:
+    """Carries out the kind of a verb that stands first, or lists the kinds.
+
+    Raises:
+        ValueError: no such kind; names the nearest and all.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, kinds))
+        print(
+            f"usage: tubelet {verb} KIND ...\n\n"
+            + "\n".join(f"  {kind:<{width}}  {(act.__doc__ or '').splitlines()[0]}" for kind, act in kinds.items())
+            + f"\n\n  tubelet {verb} KIND --help says more, with an example."
+        )
+        return 0 if args else 2
+    if args[0] not in kinds:
+        raise ValueError(f"no {verb} {args[0]!r}.{nearest(args[0], kinds)} There are: {', '.join(kinds)}")
+    return kinds[args[0]](args[1:])
 
 
 def parse(kind: type[T], args: Sequence[str], verb: str, default: T | None = None) -> T:

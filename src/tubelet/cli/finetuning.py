@@ -76,6 +76,8 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.report import ends, write_report
     from tubelet.train.log import duration, metrics, say, show
 
+    if a.weights and not Path(a.weights).exists():
+        raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights) and not a.weights:
         raise ValueError("--new-head and --as-weights are about --weights, which were not given")
     run, items = on(a.run, a.device), find(a.data)

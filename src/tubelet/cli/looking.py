@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tubelet.cli.arguments import nearest, parse
+from tubelet.cli.arguments import chosen, parse
 from tubelet.cli.embedding import picture_space
 
 
@@ -17,16 +17,7 @@ def picture(args: list[str]) -> int:
         "curves": picture_curves,
         "space": picture_space,
     }
-    if not args or args[0] in ("-h", "--help"):
-        print(
-            "usage: tubelet picture KIND ...\n\n"
-            + "\n".join(f"  {kind:<15} {(function.__doc__ or '').splitlines()[0]}" for kind, function in kinds.items())
-            + "\n\n  tubelet picture KIND --help says more, with an example."
-        )
-        return 0 if args else 2
-    if args[0] not in kinds:
-        raise ValueError(f"no picture {args[0]!r}.{nearest(args[0], kinds)} There are: {', '.join(kinds)}")
-    return kinds[args[0]](args[1:])
+    return chosen(kinds, args, "picture")
 
 
 def picture_mask(args: list[str]) -> int:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +66,8 @@ def predict_verb(args: list[str]) -> int:
 
     a = parse(Predict, args, "predict")
     from tubelet.data.video import VideoError
-    from tubelet.evaluate.predict import Found, centred, predict, segments, smoothed
+    from tubelet.evaluate.features import centred
+    from tubelet.evaluate.predict import Found, predict, segments, smoothed
     from tubelet.evaluate.windows import windows, windows_of_stream
     from tubelet.overlay import overlay
     from tubelet.train.log import say
@@ -82,7 +84,7 @@ def predict_verb(args: list[str]) -> int:
     if a.top < 1:
         raise ValueError(f"--top {a.top}: at least one class")
     viewer = viewer_of(a.weights, a.device, a.precision)
-    labels, crop = viewer.labels, centred(viewer.data)
+    labels, crop = viewer.labels, partial(centred, size=viewer.data.size)
 
     def finished(path: str, predictions: "list[Prediction]") -> Found:
         amount, kind = (a.smooth, "mean") if a.smooth_seconds is None else (a.smooth_seconds, "gauss")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tubelet.cli.arguments import nearest, parse
+from tubelet.cli.arguments import chosen, parse
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.evaluate.probes import Probe
@@ -22,16 +22,7 @@ def probe(args: list[str]) -> int:
         "attentive": probe_attentive,
         "knn": probe_knn,
     }
-    if not args or args[0] in ("-h", "--help"):
-        print(
-            "usage: tubelet probe KIND ...\n\n"
-            + "\n".join(f"  {kind:<10} {(function.__doc__ or '').splitlines()[0]}" for kind, function in kinds.items())
-            + "\n\n  tubelet probe KIND --help says more, with an example."
-        )
-        return 0 if args else 2
-    if args[0] not in kinds:
-        raise ValueError(f"no probe {args[0]!r}.{nearest(args[0], kinds)} There are: {', '.join(kinds)}")
-    return kinds[args[0]](args[1:])
+    return chosen(kinds, args, "probe")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from tubelet.data.cache import cores
-from tubelet.data.datasets import Data, clip_of
+from tubelet.data.datasets import Data
 from tubelet.data.index import warn_damaged
 from tubelet.data.sampling import rate
 from tubelet.data.sources import Item
 from tubelet.data.video import Video, VideoError, probe
 from tubelet.evaluate import feature_files
 from tubelet.evaluate.feature_files import Row, Table, Writer, beside, read, stem_of, to_parquet
-from tubelet.evaluate.features import centred, outputs
+from tubelet.evaluate.features import MiddleClip, centred, mark_of, middle_clip, outputs
+from tubelet.evaluate.features import read as read_middle
 from tubelet.evaluate.windows import windows
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.patches import patchify
@@ -156,15 +155,6 @@ def finite(values: Float[np.ndarray, "b ..."], rows: Sequence[Row]) -> None:
             )
 
 
-def mark_of(network: nn.Module) -> str:
-    """A short name that only these weights have."""
-    mark = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        mark.update(name.encode())
-        mark.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return mark.hexdigest()[:16]
-
-
 # ---------------------------------------------------------------------------- videos to clips
 
 
@@ -193,20 +183,15 @@ def in_turn(items: Sequence[Item], data: Data, ways: Embedding) -> Iterator[Iter
         yield from (clips_of(item, data, ways) for item in items)
         return
 
-    def coming(job: Future[Shown]) -> Iterator[Shown]:
-        yield job.result()
+    def coming(item: Item, clip: MiddleClip | VideoError | OSError) -> Iterator[Shown]:
+        if isinstance(clip, Exception):
+            raise clip
+        yield shown(item, clip)
 
-    with ThreadPoolExecutor(cores()) as pool:  # FFmpeg lets go of the interpreter
-        waiting: deque[Future[Shown]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(middle, item, data))
-                if len(waiting) > 2 * cores():
-                    yield coming(waiting.popleft())
-            while waiting:
-                yield coming(waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    done = 0
+    for clips in read_middle(items, data, 2 * cores()):
+        yield from (coming(item, clip) for item, clip in zip(items[done:], clips))
+        done += len(clips)
 
 
 def readable(clips: Iterator[Shown], complain: Callable[[str], object]) -> Iterator[Shown]:
@@ -223,13 +208,14 @@ def middle(item: Item, data: Data) -> Shown:
     Raises:
         VideoError: as `clips_of`.
     """
-    try:
-        clip = clip_of(item, data.clip, gray=data.channels == 1)
-        warn_damaged(item.path, clip.damaged)
-    except ValueError as error:  # too short, and the sampler says that this is an error
-        raise VideoError(str(error)) from error
+    return shown(item, middle_clip(item, data))
+
+
+def shown(item: Item, clip: MiddleClip) -> Shown:
+    """A middle clip with the seconds that it covers."""
+    warn_damaged(item.path, clip.damaged)
     end = float(clip.seconds.max()) + interval(probe(item.path))
-    return Shown(centred(clip.frames, data.size).permute(3, 0, 1, 2), float(clip.seconds.min()), end)
+    return Shown(clip.video, float(clip.seconds.min()), end)
 
 
 def interval(video: Video) -> float:

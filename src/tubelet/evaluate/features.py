@@ -10,11 +10,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from tubelet.config import to_json
 from tubelet.data.cache import cores, free_memory
@@ -52,11 +53,19 @@ def middle_clips(videos: Sequence[Path | Item], data: Data) -> UInt8[Tensor, "b 
         VideoError: one of them cannot be read.
     """
     items = (video if isinstance(video, Item) else Item(video) for video in videos)
-    return torch.stack([middle_clip(item, data)[0] for item in items])
+    return torch.stack([middle_clip(item, data).video for item in items])
 
 
-def middle_clip(item: Item, data: Data) -> tuple[UInt8[Tensor, "c t h w"], int]:
-    """The clip in the middle of one video, and how many of its packets or frames are damaged.
+class MiddleClip(NamedTuple):
+    """The clip in the middle of one video."""
+
+    video: UInt8[Tensor, "c t h w"]
+    seconds: Float[Tensor, " t"]  # presentation times
+    damaged: int  # packets or frames
+
+
+def middle_clip(item: Item, data: Data) -> MiddleClip:
+    """The clip in the middle of one video, or of the part of it that is meant.
 
     Raises:
         VideoError: it cannot be read.
@@ -65,7 +74,7 @@ def middle_clip(item: Item, data: Data) -> tuple[UInt8[Tensor, "c t h w"], int]:
         clip = clip_of(item, data.clip, gray=data.channels == 1)
     except ValueError as error:  # too short, and the sampler says that this is an error
         raise VideoError(str(error)) from error
-    return centred(clip.frames, data.size).permute(3, 0, 1, 2), clip.damaged
+    return MiddleClip(centred(clip.frames, data.size).permute(3, 0, 1, 2), clip.seconds, clip.damaged)
 
 
 def centred(frames: UInt8[Tensor, "t h w c"], size: tuple[int, int]) -> UInt8[Tensor, "t y x c"]:
@@ -178,10 +187,10 @@ def compute(
             if isinstance(result, Exception):
                 problems[row] = str(result)
                 continue
-            clips.append(result[0])
+            clips.append(result.video)
             kept.append(row)
-            if result[1]:
-                notes.append(f"{items[row].path} is damaged: {result[1]} packets or frames of the clip")
+            if result.damaged:
+                notes.append(f"{items[row].path} is damaged: {result.damaged} packets or frames of the clip")
         if clips:
             tokens = outputs(encoder, inputs(torch.stack(clips).to(device), encoder.grid.patch), blocks)
             if isinstance(pooled, tuple):
@@ -213,12 +222,10 @@ def outputs(encoder: ViT, patches: Float[Tensor, "b n q"], blocks: Sequence[int]
     return [found[block] if block else encoder.norm(found[depth]) for block in blocks]
 
 
-def read(
-    items: Sequence[Item], data: Data, batch: int
-) -> Iterator[list[tuple[UInt8[Tensor, "c t h w"], int] | VideoError | OSError]]:
+def read(items: Sequence[Item], data: Data, batch: int) -> Iterator[list[MiddleClip | VideoError | OSError]]:
     """Middle clips, or why there is none, `batch` at a time; the next are read in threads while these are worked on."""
 
-    def one(item: Item) -> tuple[Tensor, int] | VideoError | OSError:
+    def one(item: Item) -> MiddleClip | VideoError | OSError:
         try:
             return middle_clip(item, data)
         except (VideoError, OSError) as error:
@@ -251,14 +258,20 @@ def fits(shape: tuple[int, ...], kind: np.dtype) -> None:
         )
 
 
+def mark_of(network: nn.Module) -> str:
+    """A short name that only these weights, and these fixed positions, have."""
+    mark = hashlib.sha256()
+    for name, tensor in sorted([*network.state_dict().items(), *network.named_buffers()], key=lambda pair: pair[0]):
+        mark.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        mark.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return mark.hexdigest()[:16]
+
+
 def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[int, ...], pooled: Pooled) -> str:
     """A name for features that changes with anything that they depend on: weights, clips, files, choices."""
     heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
     choices = [FORMAT, blocks, pooled, encoder.grid, heads, to_json(data.clip), data.size, data.channels]
-    digest = hashlib.sha256(repr(choices).encode())
-    for name, tensor in [*encoder.state_dict().items(), ("position", encoder.position)]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest = hashlib.sha256(f"{choices} {mark_of(encoder)}".encode())
     for item in items:
         try:
             state = item.path.stat()

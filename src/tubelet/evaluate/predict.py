@@ -12,10 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from tubelet.data.datasets import Data
 from tubelet.data.labels import Labels
-from tubelet.evaluate.views import Viewer, crops_of
-from tubelet.evaluate.windows import Prepare, Window
+from tubelet.evaluate.views import Viewer
+from tubelet.evaluate.windows import Window
 
 Table = Float[np.ndarray, "windows x"]
 
@@ -43,11 +42,6 @@ class Segment:
     end: float
     label: str
     probability: float  # mean over its windows
-
-
-def centred(data: Data) -> Prepare:
-    """The crop of predictions: the middle, as in a test with one place."""
-    return lambda frames: crops_of(frames, data, 1)[0]
 
 
 def predict(viewer: Viewer, windows: Iterable[Window], where: str) -> Iterator[Prediction]:

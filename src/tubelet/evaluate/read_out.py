@@ -16,12 +16,12 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from tubelet.data.datasets import Data, Dataset
+from tubelet.data.labels import Labels
 from tubelet.data.loader import batches
 from tubelet.data.sources import Item
 from tubelet.evaluate.features import middle_clips
-from tubelet.nn.patches import patchify
 from tubelet.nn.vit import ViT
-from tubelet.targets import normalise
+from tubelet.targets import inputs
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ReadOut:
         Raises:
             ValueError: an item without a label, or a label to test on that is not there to fit on.
         """
-        classes = labels_of(fit)
-        unknown = set(labels_of(test)) - set(classes)
+        classes = Labels.of(fit).names
+        unknown = set(Labels.of(test).names) - set(classes)
         if unknown:
             raise ValueError(f"labels to test on that none of the videos to fit on has: {', '.join(sorted(unknown))}")
         torch.manual_seed(seed)
@@ -73,7 +73,10 @@ class ReadOut:
 
 
 class Classifier(nn.Module):
-    """Encoder, mean over all tokens, linear layer (which starts at zero)."""
+    """Encoder with its own last norm, mean over all tokens, linear layer (which starts at zero).
+
+    Unlike `nn.classifier`, no fresh norm: 60 steps are too few to learn one.
+    """
 
     def __init__(self, encoder: ViT, classes: int) -> None:
         super().__init__()
@@ -84,8 +87,7 @@ class Classifier(nn.Module):
 
     def forward(self, video: UInt8[Tensor, "b c t h w"]) -> Tensor:
         """Logits "b x"."""
-        patches = patchify(video, self.encoder.grid.patch).float() / 255
-        return self.head(self.encoder(normalise(patches, video.shape[1])).mean(dim=1))
+        return self.head(self.encoder(inputs(video, self.encoder.grid.patch)).mean(dim=1))
 
 
 def frozen(video: UInt8[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
@@ -98,15 +100,3 @@ def frozen(video: UInt8[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
 def predictions(model: Classifier, video: UInt8[Tensor, "b c t h w"]) -> Int[Tensor, " b"]:
     """The likeliest class of every clip."""
     return torch.cat([model(part).argmax(dim=1) for part in video.split(64)])
-
-
-def labels_of(items: Sequence[Item]) -> list[str]:
-    """The different labels, sorted.
-
-    Raises:
-        ValueError: an item has none.
-    """
-    bare = [str(item.path) for item in items if item.label is None]
-    if bare:
-        raise ValueError(f"{len(bare)} videos have no label, the first is {bare[0]}; put videos into class folders")
-    return sorted({str(item.label) for item in items})
