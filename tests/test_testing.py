@@ -24,6 +24,7 @@ from tubelet.evaluate.results import from_lines, numbers
 from tubelet.evaluate.views import Views, multi_view
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
+from tubelet.train.loop import train
 
 NAMES = ("down", "left", "right", "up")
 
@@ -72,6 +73,32 @@ def test_it_prints_what_the_library_finds(tuned, videos, tmp_path, capsys):
     words = capsys.readouterr().out
     assert f"top-1                   {said['numbers']['top1']['value']:.2f} %" in words
     assert "only the 4 classes that the test set has" in words
+
+
+def test_results_of_other_videos_are_not_replaced(tuned, videos, tmp_path, capsys):
+    test = ["test", "--weights", str(tuned), "--views", "1x1", "--out", str(tmp_path / "found.jsonl"), "--quiet"]
+    assert tubelet([*test, "--data", str(videos / "known.csv")]) == 0
+    before = (tmp_path / "found.jsonl").read_bytes()
+    assert tubelet([*test, "--data", str(videos / "known.csv")]) == 0  # the same again may be
+    (tmp_path / "known.csv").write_text((videos / "known.csv").read_text().splitlines()[0])
+    capsys.readouterr()
+    assert tubelet([*test, "--data", str(tmp_path / "known.csv")]) == 2
+    assert "something else than results of these videos" in capsys.readouterr().err
+    assert (tmp_path / "found.jsonl").read_bytes() == before
+
+
+def test_weights_of_an_interrupted_run_are_named(videos, tmp_path, capsys):
+    run = preset("videomae-demo")
+    encoder = replace(run.encoder, width=32, depth=1, heads=2, hidden=64)
+    data = replace(run.data, clip=Dense(8, stride=1), size=(32, 32))
+    run = replace(run, encoder=encoder, data=data, training=replace(run.training, epochs=3.0, batch=16))
+    train(run, videos, tmp_path / "run", limit=1, quiet=True)
+    embed = ["embed", str(videos / "up"), "--weights", str(tmp_path / "run"), "--out"]
+    assert tubelet([*embed, str(tmp_path / "early.npy")]) == 0
+    assert "is of a run that has done 1 of its 3 steps" in capsys.readouterr().err
+    train(run, videos, tmp_path / "run", resume=True, quiet=True)
+    assert tubelet([*embed, str(tmp_path / "whole.npy")]) == 0
+    assert "steps" not in capsys.readouterr().err
 
 
 def test_a_corrupt_video_is_reported_and_nothing_else_changes(tuned, videos, tmp_path, capsys):

@@ -89,9 +89,12 @@ def embed_verb(args: list[str]) -> int:
 def loaded(weights: Path, device: str) -> tuple[Any, Any]:
     """The network of a run, on a device, and the run: with its head if it was fine-tuned, else the encoder."""
     from tubelet.train.checkpoint import load_classifier, load_encoder, weights_of
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import noted
     from tubelet.train.loop import pick_device
 
     state, _, _ = weights_of(weights)
+    noted(unfinished(weights))
     network, run = load_classifier(weights) if "head.weight" in state else load_encoder(weights)
     return network.to(pick_device(device)), run
 

@@ -74,7 +74,8 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.methods.supervised import Supervised
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
-    from tubelet.train.log import duration, metrics, say, show
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import duration, metrics, noted, say, show
 
     if a.weights and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
@@ -92,6 +93,8 @@ def finetune_verb(args: list[str]) -> int:
         say(f"{len(run.data.labels.names)} classes: {listed(run.data.labels.names)}")
         if run.method.init is None:
             say("from scratch: no --weights")
+    if run.method.init is not None:
+        noted(unfinished(Path(run.method.init)))
     out = a.out or Path("runs") / named(a.preset)
     folder = finetune(
         run,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from tubelet.cli.arguments import parse
-from tubelet.cli.testing import noted, viewer_of
+from tubelet.cli.testing import viewer_of
 
 if TYPE_CHECKING:
     from tubelet.data.labels import Labels
@@ -70,7 +70,7 @@ def predict_verb(args: list[str]) -> int:
     from tubelet.evaluate.predict import Found, predict, segments, smoothed
     from tubelet.evaluate.windows import windows, windows_of_stream
     from tubelet.overlay import overlay
-    from tubelet.train.log import say
+    from tubelet.train.log import noted, say
 
     live = len(a.paths) == 1 and (a.paths[0] == "-" or (a.paths[0].isdigit() and not Path(a.paths[0]).exists()))
     items = [] if live else expanded(a.paths)

@@ -161,12 +161,14 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     from tubelet.evaluate.probing import read_out
     from tubelet.evaluate.results import numbers, to_lines
     from tubelet.train.checkpoint import atomically, load_encoder, void
-    from tubelet.train.log import Counter, say
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import Counter, noted, say
     from tubelet.train.loop import pick_device
 
     if a.leave_groups_out == (a.test is not None) or (a.leave_groups_out and a.validation is not None):
         raise ValueError("give --test (with --validation or without), or --leave-groups-out without both")
     encoder, run = load_encoder(a.weights)
+    noted(unfinished(a.weights))
     device = str(pick_device(a.device))
     sources = {"training": a.data, "validation": a.validation, "test": a.test}
     videos = {name: find(source) for name, source in sources.items() if source is not None}

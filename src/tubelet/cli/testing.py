@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tubelet.evaluate.results import Results
     from tubelet.evaluate.views import Viewer
 
-SHOWN = 5  # notes
-
 
 def test_verb(args: list[str]) -> int:
     """Numbers on labelled videos: tubelet test --weights RUN --data DIR"""
@@ -67,7 +65,7 @@ def test_verb(args: list[str]) -> int:
     from tubelet.evaluate.results import from_lines
     from tubelet.evaluate.views import Views, multi_view
     from tubelet.nn.collective import joined
-    from tubelet.train.log import Counter
+    from tubelet.train.log import Counter, noted
 
     if a.results is not None:
         if a.weights or a.data:
@@ -80,6 +78,8 @@ def test_verb(args: list[str]) -> int:
         raise ValueError(f"--out {out}: results are JSON lines; name a .jsonl")
     views, items = Views.parse(a.views), find(a.data)
     noted(trained_on(a.weights, items))
+    if out.exists():
+        only_of(out, items)
     with joined() as (rank, _):
         viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch)
         progress = Counter("testing", a.quiet)
@@ -105,6 +105,22 @@ def trained_on(weights: Path, items: "Sequence[Item]") -> list[str]:
     return [f"{len(twice)} of {len(items)} videos were trained on (the same file or a copy): {names}"] * bool(twice)
 
 
+def only_of(path: Path, items: "Sequence[Item]") -> None:
+    """Results are replaced by those of the same videos only.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    from tubelet.evaluate.results import from_lines
+
+    try:
+        before = [(Path(row.path).absolute(), row.start, row.end) for row in from_lines(path).rows]
+    except ValueError:
+        before = []
+    if before != [(item.path.absolute(), item.start, item.end) for item in items]:
+        raise ValueError(f"{path} holds something else than results of these videos; name another file: --out")
+
+
 def word(text: str) -> str:
     """A source as part of a file name.
 
@@ -121,11 +137,14 @@ def viewer_of(weights: Path, device: str, precision: str, average: Any = "probab
     from tubelet.evaluate.views import Viewer
     from tubelet.nn.collective import whoami
     from tubelet.train.checkpoint import load_classifier
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import noted
     from tubelet.train.loop import pick_device
 
     if batch < 1:
         raise ValueError(f"--batch {batch}: at least one clip")
     classifier, run = load_classifier(weights)
+    noted(unfinished(weights))
     if device == "auto" and whoami()[1] > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     place = pick_device(device)
@@ -143,7 +162,7 @@ def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, 
     from tubelet.charts import confusion_picture
     from tubelet.evaluate.results import by_class, lines_for_people, numbers, to_lines, unread_lines
     from tubelet.train.checkpoint import atomically, void
-    from tubelet.train.log import say
+    from tubelet.train.log import noted, say
 
     if write:
         atomically(out, lambda file: void(file.write(to_lines(results).encode())))
@@ -192,13 +211,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def noted(notes: Sequence[str]) -> None:
-    """Says what the reader had to do, the first few in full."""
-    from tubelet.train.log import say
-
-    for note in notes[:SHOWN]:
-        say(f"note: {note}")
-    if len(notes) > SHOWN:
-        say(f"note: and {len(notes) - SHOWN} more like these")

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 import tubelet
-from tubelet.config import Run, differences, from_json, read_card, to_json
+from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.train.checkpoint import atomically, void
+from tubelet.train.log import metrics
 
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
 FREE = (
@@ -102,6 +103,19 @@ def begin(folder: Path, run: Run, source: Path | str, data: dict[str, Any]) -> N
     }
     text = json.dumps(card, indent=1).encode()
     atomically(folder / "run.json", lambda file: void(file.write(text)))
+
+
+def unfinished(weights: Path) -> list[str]:
+    """A note where the run that `weights` (its folder or a file of it) are of was stopped before its end."""
+    folder = weights if weights.is_dir() else weights.parent
+    if not (folder / "run.json").is_file() or not (folder / "metrics.jsonl").is_file():
+        return []  # weights by themselves
+    card = read_card(folder / "run.json")
+    done = int(metrics(folder)[-1]["step"])
+    steps = numbers(from_json(json.dumps(card["run"])), card["fingerprint"]["places"]).steps
+    if done >= steps:
+        return []
+    return [f"{weights} is of a run that has done {done} of its {steps} steps; go on with it: --resume"]
 
 
 def machine() -> dict[str, Any]:

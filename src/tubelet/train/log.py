@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -121,6 +121,14 @@ class Log:
 def say(text: str) -> None:
     """A line for people, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def noted(notes: Sequence[str]) -> None:
+    """Says what the reader had to do, the first few in full."""
+    for note in notes[:SHOWN]:
+        say(f"note: {note}")
+    if len(notes) > SHOWN:
+        say(f"note: and {len(notes) - SHOWN} more like these")
 
 
 def show(renderable: RenderableType) -> None:
