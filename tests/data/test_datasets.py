@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tubelet.data import cache
 from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note, clip_of, part_of
-from tubelet.data.loader import Failures, batches
+from tubelet.data.loader import Batches, Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, Crop, RandomResizedCrop, Window
@@ -356,6 +356,7 @@ def test_too_many_bad_files_stop_with_their_names():
 def test_a_worker_that_dies_is_reported_with_its_file(clips):
     stream = batches(Dataset(find(clips), SMALL), 2, 0, 10_000, 2)
     next(stream)
+    next(stream)  # one from each, so both have begun
     victim = active_children()[-1].pid
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
@@ -363,6 +364,15 @@ def test_a_worker_that_dies_is_reported_with_its_file(clips):
     with pytest.raises(VideoError, match=rf"died while at .*\.mp4 \(process {victim}\)\. If memory ran out"):
         list(stream)
     stream.close()
+
+
+def test_only_the_worker_that_died_is_blamed(clips):
+    source = Batches(Dataset(find(clips), SMALL), 2)
+    source.reading = torch.tensor([[27814, 0], [-1, -1]])
+    told = source.obituary("DataLoader worker (pid(s) 27815) exited unexpectedly")
+    assert "before it had begun" in told
+    assert ".mp4" not in told
+    assert ".mp4 (process 27814)" in source.obituary("DataLoader worker (pid 27814) exited unexpectedly")
 
 
 @dataclass(frozen=True)

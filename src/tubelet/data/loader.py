@@ -1,6 +1,7 @@
 """Batches of a `Dataset`, in order, made in worker processes; what the reader had to do, counted."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -141,9 +142,11 @@ class Batches:
     def obituary(self, message: str) -> str:
         """Which file the worker was reading that torch says has died."""
         assert self.reading is not None
-        rows = [(pid, self.dataset.item(at)) for pid, at in self.reading.tolist() if at >= 0]
-        died = [(pid, item) for pid, item in rows if str(pid) in message] or rows
-        files = ", ".join(f"{self.dataset.items[item].path} (process {pid})" for pid, item in died)
+        named = {int(number) for number in re.findall(r"\d+", message)}
+        read = [(pid, self.dataset.item(at)) for pid, at in self.reading.tolist() if at >= 0 and pid in named]
+        files = ", ".join(f"{self.dataset.items[item].path} (process {pid})" for pid, item in read)
+        if not read:
+            return f"a process that reads videos died before it had begun to read; is memory short? ({message.strip()})"
         return (
             f"a process that reads videos died while at {files}. If memory ran out, use fewer --training.workers; "
             f"otherwise the file may crash the decoder: try `tubelet check FILE --level decode`. ({message.strip()})"
