@@ -5,10 +5,10 @@ Axis letters, one legend for the whole library:
     b clips in the batch   k crops per video (b counts all of them)   c channels (3 unless said)
     t h w  frames, height, width in pixels   n tokens of the grid = T*H*W, ordered (T H W)   v visible   p to predict
     q values per patch = pt*ph*pw*c   y values to predict per token   d encoder width   e decoder width
-    x output classes
+    x output classes   my mx  blocks of a motion field, down and across   *b  leading axes, if any
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -60,12 +60,56 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """Where things were and will be: displacements between neighbouring frames of a clip, one for every block.
+
+    The same type from codec vectors and from optical flow, so a mask never asks where it came from. Both directions
+    lie on frame t's own blocks of `block` x `block` pixels, counted from its top left corner (the last of a row or
+    column may hang over the edge); x to the right, then y down, in pixels of the frames that they lie beside.
+
+    A block without a vector (key frame, intra block, the first frame's past, the last one's future) is missing, which
+    is not zero: `had` and `has` say so, and what stands in its place is 0 and must not be read.
+    """
+
+    to_previous: Float[Tensor, "*b 2 t my mx"]  # to where the content of frame t's blocks was in frame t-1
+    to_next: Float[Tensor, "*b 2 t my mx"]  # to where it is in frame t+1
+    had: Bool[Tensor, "*b t my mx"]  # True where `to_previous` is known
+    has: Bool[Tensor, "*b t my mx"]  # True where `to_next` is known
+    block: int = 8  # pixels
+    exact: bool = True  # False where a codec vector may span more or fewer frames than is told
+
+    def each(self, act: Callable[[Tensor], Tensor]) -> "Motion":
+        """The same after `act` on each of its tensors."""
+        to_previous, to_next, had, has = map(act, (self.to_previous, self.to_next, self.had, self.has))
+        return replace(self, to_previous=to_previous, to_next=to_next, had=had, has=has)
+
+    def to(self, device: torch.device) -> "Motion":
+        """The same on `device`."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def __getitem__(self, clips: slice) -> "Motion":
+        """Some clips of a batch."""
+        return self.each(lambda tensor: tensor[clips])
+
+    @classmethod
+    def batch(cls, parts: Sequence["Motion"]) -> "Motion":
+        """The fields of several parts of a batch, one after the other; exact if all are."""
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        fields = [joined(name) for name in ("to_previous", "to_next", "had", "has")]
+        return cls(fields[0], fields[1], fields[2], fields[3], parts[0].block, all(part.exact for part in parts))
+
+
+@dataclass(frozen=True)
 class Clip:
     """Frames drawn from one video, in time order."""
 
     frames: UInt8[Tensor, "t h w c"]
     seconds: Float[Tensor, " t"]  # presentation times
     damaged: int = 0  # packets that the decoder had to skip, or frames that it had to make up
+    motion: Motion | None = None  # between these frames, in pixels of theirs; only where it was asked for
 
 
 @dataclass(frozen=True)
@@ -78,11 +122,14 @@ class Batch:
     paths: tuple[str, ...] = ()  # one per video, for messages
     notes: tuple[str, ...] = ()  # what the reader had to do: short videos repeated, damaged packets, files replaced
     labels: Float[Tensor, "b x"] | None = None  # one-hot, shares, several hot, or values
+    motion: Motion | None = None  # with the leading axis b
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, video=self.video.to(device, non_blocking=True), ids=self.ids.to(device), labels=labels)
+        motion = None if self.motion is None else self.motion.to(device)
+        video = self.video.to(device, non_blocking=True)
+        return replace(self, video=video, ids=self.ids.to(device), labels=labels, motion=motion)
 
     def clips(self, start: int, stop: int) -> "Batch":
         """Clips `start` to `stop`, on video borders: one part of a batch that is accumulated."""
@@ -93,6 +140,7 @@ class Batch:
             k,
             self.paths[start // k : stop // k],
             labels=None if self.labels is None else self.labels[start:stop],
+            motion=None if self.motion is None else self.motion[start:stop],
         )
 
 
