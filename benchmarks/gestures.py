@@ -15,7 +15,7 @@ import argparse
 import csv
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,14 +34,16 @@ from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.finetune import completed, finetune
 from tubelet.nn.vit import ViT
 from tubelet.train.checkpoint import load_classifier, load_encoder
+from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics, say
 from tubelet.train.loop import train
 
-STEPS, FEW_STEPS, TUNING_STEPS = 15000, 6000, 400
+STEPS, FEW_STEPS, TUNING_STEPS = 36000, 6000, 400
 SECONDS = 3.4  # of a gesture clip, the median
 FRACTIONS = (0.25, 0.5, 1.0)
 VIEWS = Views(3, 1)
 CELLS, HEADS = (8, 2, 2), 4
+KINDS = ("linear on mean tokens", "linear on cells", "attentive", "knn on mean tokens", "knn on cells")
 
 
 def pretraining(videos: int, seed: int, steps: int = STEPS) -> Run:
@@ -50,12 +52,13 @@ def pretraining(videos: int, seed: int, steps: int = STEPS) -> Run:
     return replace(run, training=replace(run.training, epochs=steps * run.training.batch / videos, seed=seed))
 
 
-def tuning(videos: int, seed: int, init: Path | None) -> Run:
+def tuning(videos: int, seed: int, init: Path | None, size: tuple[int, int]) -> Run:
     """The same with weights and without, and as many steps with few labels as with all."""
     run = preset("finetune-few-cpu")
     epochs = TUNING_STEPS * run.training.batch / videos
     return replace(
         run,
+        data=replace(run.data, size=size),
         method=replace(run.method, init=None if init is None else str(init)),
         training=replace(run.training, epochs=epochs, seed=seed),
     )
@@ -125,7 +128,9 @@ def untrained(seed: int) -> ViT:
     return run.method.build(run.encoder, run.grid(), 3).encoder.eval()
 
 
-def frozen(results: Results, name: str, seed: int, encoder: ViT, data: Data, labelled: list[Item]) -> None:
+def frozen(
+    results: Results, name: str, seed: int, encoder: ViT, data: Data, labelled: list[Item], kinds: Sequence[str] = KINDS
+) -> None:
     """Read-outs by leave-groups-out over all labelled clips; settings chosen inside each fold."""
     few = {"lrs": (1e-3, 1e-2, 0.1), "decays": (0.0, 1.0), "epochs": 60, "warmup": 6}
     linear, depth = replace(RECIPES["adamw"], **few), len(encoder.blocks)
@@ -139,20 +144,28 @@ def frozen(results: Results, name: str, seed: int, encoder: ViT, data: Data, lab
         ("knn on cells", Neighbours((1, 5, 20, 200)), (depth // 2, depth - 1, depth), CELLS),
     ):
         key = (f"{kind}, {name}", seed)
-        if key not in results:
+        if kind in kinds and key not in results:
             found = read_out(encoder, data, {"training": labelled}, blocks, lambda _: recipe, pooled=pooled, seed=seed)  # noqa: B023
             top1, how = round(found.outcome.scores["top1"], 2), found.outcome.chosen
             results.add(*key, top1=top1, clips=len(labelled), how=how)
 
 
-def tuned(results: Results, name: str, seed: int, init: Path | None, lists: dict[str, Path], share: float) -> None:
+def tuned(
+    results: Results,
+    name: str,
+    seed: int,
+    init: Path | None,
+    lists: dict[str, Path],
+    share: float,
+    size: tuple[int, int] = (32, 40),
+) -> None:
     """Fine-tuning on a share of the labels, and its accuracy on groups 13 to 16."""
     key = (f"{name}, {share:.0%} of labels", seed)
     if key in results:
         return
     items = find(lists[f"train-{round(100 * share)}"])
     folder = results.folder.parent / f"{name.replace(' ', '-')}-{round(100 * share)}-{seed}"
-    run = completed(tuning(len(items), seed, init), items)
+    run = completed(tuning(len(items), seed, init, size), items)
     finetune(run, lists[f"train-{round(100 * share)}"], folder, resume=folder.exists(), quiet=True)
     network, run = load_classifier(folder)
     found = numbers(multi_view(Viewer(network, run.data, run.encoder.patch), find(lists["test"]), VIEWS), resamples=0)
@@ -168,10 +181,9 @@ def tuned(results: Results, name: str, seed: int, init: Path | None, lists: dict
     )
 
 
-def pretrained(folder: Path, videos: Path, seed: int, steps: int = STEPS) -> Path:
+def pretrained(folder: Path, videos: Path, run: Run) -> Path:
     """A pre-training, unless it is there; goes on with one that was interrupted."""
-    run = pretraining(len(find(videos)), seed, steps)
-    if len(metrics(folder)) < steps if (folder / "metrics.jsonl").exists() else True:
+    if not (folder / "encoder.safetensors").exists() or unfinished(folder):
         say(f"pre-training {folder}")
         train(run, videos, folder, resume=folder.exists(), quiet=True)
     return folder
@@ -196,9 +208,9 @@ def main() -> None:
     part, parts = map(int, args.part.split("/"))
     torch.set_num_threads(1)
     results, found = Results(args.out / "results"), lists(args.videos, args.out / "lists")
-    labelled = find(found["all"])
+    labelled, count = find(found["all"]), {name: len(find(found[name])) for name in ("unlabelled", "everyday", "few")}
     for seed in args.seeds[part::parts]:
-        own = pretrained(args.out / f"pretrained-{seed}", found["unlabelled"], seed)
+        own = pretrained(args.out / f"pretrained-{seed}", found["unlabelled"], pretraining(count["unlabelled"], seed))
         encoder, run = load_encoder(own)
         for share in (1.0, 0.5, 0.25):
             tuned(results, "from scratch", seed, None, found, share)
@@ -206,9 +218,11 @@ def main() -> None:
         frozen(results, "pre-trained", seed, encoder, run.data, labelled)
         frozen(results, "random encoder", seed, untrained(seed), run.data, labelled)
     for seed in args.seeds[part::parts]:
-        everyday = pretrained(args.out / f"everyday-{seed}", found["everyday"], seed, FEW_STEPS)
+        everyday = pretrained(
+            args.out / f"everyday-{seed}", found["everyday"], pretraining(count["everyday"], seed, FEW_STEPS)
+        )
         tuned(results, "pre-trained on everyday clips", seed, everyday, found, 1.0)
-        few = pretrained(args.out / f"few-{seed}", found["few"], seed, FEW_STEPS)
+        few = pretrained(args.out / f"few-{seed}", found["few"], pretraining(count["few"], seed, FEW_STEPS))
         tuned(results, "pre-trained on as many gesture clips", seed, few, found, 1.0)
     rows = results.rows()
     print("\n".join(table(rows)))

@@ -1,0 +1,175 @@
+"""Which mask teaches most at equal time? Tubes, boxes, motion: pre-trained on gestures, read out frozen, fine-tuned.
+
+    tubelet prepare /path/to/videos/gestures/clips.csv runs/gestures-prepared --short-side 128
+    python benchmarks/motion_gestures.py --videos runs/gestures-prepared/videos.csv --calibrate      on a quiet machine
+    python benchmarks/motion_gestures.py --videos runs/gestures-prepared/videos.csv [--part 0/2]
+
+Equal time, not equal steps: masks differ in how many tokens they leave visible, and motion must be read or estimated.
+Milliseconds a step of every mask are measured once, turn about in one process (--calibrate, the minimum counts), and
+each mask gets as many steps as fit into --minutes; so what else runs on the machine later changes nothing.
+
+Everything else is as in gestures.py: the same clips, splits, read-outs and fine-tuning; every training and every number
+is one run and is skipped if it is there. Writes benchmarks/motion_gestures.csv and prints the table.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from gestures import Results, frozen, pretrained, tuned
+from table import provenance, save
+
+from tubelet.config import Run, preset
+from tubelet.data.datasets import Dataset
+from tubelet.data.flow import Flow
+from tubelet.data.loader import batches
+from tubelet.data.sources import Item, find
+from tubelet.data.split import write_list
+from tubelet.data.vectors import Vectors
+from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
+from tubelet.masks.random_masks import Block, Frame, Random, Tube
+from tubelet.train.checkpoint import load_encoder
+from tubelet.train.log import say
+from tubelet.train.loop import one_step, pick_precision
+from tubelet.train.optim import adamw
+
+SIZE = (48, 64)  # 6x8 places of 8x8 pixels, 8 slots
+READ_OUTS = ("linear on cells", "knn on cells")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mask, and the motion that guides it."""
+
+    mask: Any
+    motion: Vectors | Flow | None = None
+    seeds: int = 1
+    tuned: bool = False
+
+
+CODEC, FLOW = Vectors(block=4), Flow(size=96, block=4)
+CHOICES = {
+    "tube 0.9": Choice(Tube(0.9), seeds=3, tuned=True),
+    "random 0.9": Choice(Random(0.9)),
+    "frame 0.875": Choice(Frame(0.875)),
+    "block 0.75": Choice(Block(0.75)),
+    "SMM 0.75": Choice(SimulatedBox(0.75)),
+    "MGM sparse 0.75": Choice(MotionBox(0.75, sparse=True), CODEC),
+    "MGM 0.75": Choice(MotionBox(0.75), CODEC, seeds=3, tuned=True),
+    "MGM 0.75, flow": Choice(MotionBox(0.75), FLOW),
+    "MGMAE 0.9, flow": Choice(FlowWarp(0.9), FLOW, seeds=3, tuned=True),
+}
+
+
+def run_of(choice: Choice, videos: int, seed: int, steps: int) -> Run:
+    """As videomae-few-cpu but for size, mask and motion."""
+    run = preset("videomae-few-cpu")
+    return replace(
+        run,
+        method=replace(run.method, mask=choice.mask),
+        data=replace(run.data, size=SIZE, motion=choice.motion),
+        training=replace(run.training, epochs=steps * run.training.batch / videos, seed=seed),
+    )
+
+
+def lists(videos: Path, folder: Path) -> dict[str, Path]:
+    """What is pre-trained on, fine-tuned on, tested on; as in gestures.py, from the list of prepared files."""
+    items = find(videos)
+    split = {item.path: split_of(item) for item in items}
+    found = {
+        "unlabelled": [replace(item, label=None) for item in items if split[item.path] != "test"],
+        "train-100": [item for item in items if split[item.path] == "train"],
+        "test": [item for item in items if split[item.path] == "test"],
+        "all": [item for item in items if split[item.path] != "unlabelled"],
+    }
+    for name, rows in found.items():
+        if not (folder / f"{name}.csv").exists():
+            write_list(folder / f"{name}.csv", rows)
+    return {name: folder / f"{name}.csv" for name in found}
+
+
+def split_of(item: Item) -> str:
+    """Groups 1 to 12 are trained on, 13 to 16 tested on; what has no label is only pre-trained on."""
+    if item.label is None:
+        return "unlabelled"
+    return "train" if int(item.group or 0) <= 12 else "test"
+
+
+def calibrated(videos: Path, file: Path, repeats: int = 200) -> dict[str, float]:
+    """Milliseconds a step of every mask, reading included, turn about: the minimum over blocks of ten steps."""
+    items = find(videos)
+    sides = {}
+    for name, choice in CHOICES.items():
+        run = run_of(choice, len(items), 0, 100_000)
+        dataset = Dataset(items, run.data, 0)
+        dataset.fill_cache()
+        method = run.method.build(run.encoder, run.grid(), 3).train()
+        sides[name] = (run, batches(dataset, run.training.batch, 0, 100_000), method, adamw(method, run.optim))
+    best = dict.fromkeys(sides, float("inf"))
+    device = torch.device("cpu")
+    for turn in range(repeats // 10):
+        for name, (run, stream, method, optimiser) in sides.items():
+            start = time.perf_counter()
+            for step in range(10 * turn, 10 * turn + 10):
+                one_step(method, optimiser, next(stream), step, run, device, pick_precision("auto", device))
+                optimiser.step()
+                optimiser.zero_grad()
+            best[name] = min(best[name], 100 * (time.perf_counter() - start))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"milliseconds": best, **provenance()}, indent=1))
+    return best
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Mean and every seed, as Markdown: a line a mask, a column a number."""
+    yield "| mask | linear, frozen | kNN, frozen | fine-tuned |\n|---|---|---|---|"
+    for name in CHOICES:
+        cells = []
+        for key in (f"linear on cells, {name}", f"knn on cells, {name}", f"{name}, 100% of labels"):
+            found = [float(row["top1"]) for row in rows if row["name"] == key]
+            cells.append(f"{statistics.mean(found):.1f} ({', '.join(f'{one:g}' for one in found)})" if found else "")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--videos", type=Path, required=True, help="list of the prepared gesture clips")
+    parser.add_argument("--out", type=Path, default=Path("runs/motion-gestures"))
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--part", default="0/1", help="i/n: only each n-th training, from the i-th on")
+    parser.add_argument("--calibrate", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found, file = lists(args.videos, args.out / "lists"), args.out / "calibration.json"
+    if args.calibrate:
+        print(json.dumps(calibrated(found["unlabelled"], file), indent=1))
+        return
+    speed = json.loads(file.read_text())["milliseconds"]
+    results, labelled = Results(args.out / "results"), find(found["all"])
+    videos = len(find(found["unlabelled"]))
+    part, parts = map(int, args.part.split("/"))
+    jobs = [(seed, name) for seed in range(3) for name, choice in CHOICES.items() if seed < choice.seeds]
+    for seed, name in jobs[part::parts]:
+        choice = CHOICES[name]
+        steps = int(60_000 * args.minutes / speed[name])
+        folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+        say(f"{name}, seed {seed}: {steps} steps of {speed[name]:.1f} ms")
+        pretrained(folder, found["unlabelled"], run_of(choice, videos, seed, steps))
+        encoder, run = load_encoder(folder)
+        frozen(results, name, seed, encoder, replace(run.data, motion=None), labelled, READ_OUTS)
+        if choice.tuned:
+            tuned(results, name, seed, folder, found, 1.0, size=SIZE)
+    rows = results.rows()
+    print("\n".join(table(rows)))
+    names = dict.fromkeys(key for row in rows for key in row)
+    save(__file__, [{name: row.get(name) for name in names} for row in rows])
+
+
+if __name__ == "__main__":
+    main()
