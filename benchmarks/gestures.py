@@ -115,6 +115,7 @@ def lists(videos: Path, folder: Path) -> dict[str, Path]:
         "all": [item for split, item in clips if split != "unlabelled"],
         **{f"train-{round(100 * share)}": fraction(labelled, share) for share in FRACTIONS},
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, items in found.items():
         if not (folder / f"{name}.csv").exists():
             write_list(folder / f"{name}.csv", items)

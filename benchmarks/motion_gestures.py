@@ -88,6 +88,7 @@ def lists(videos: Path, folder: Path) -> dict[str, Path]:
         "test": [item for item in items if split[item.path] == "test"],
         "all": [item for item in items if split[item.path] != "unlabelled"],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
         if not (folder / f"{name}.csv").exists():
             write_list(folder / f"{name}.csv", rows)

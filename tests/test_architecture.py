@@ -19,7 +19,8 @@ LAYERS = [
     {"masks", "targets"},
     {"config"},
     {"methods", "train", "evaluate"},
-    {"convert", "page", "pictures", "plan", "report", "doctor", "finetune", "space", "charts", "overlay"},
+    {"convert", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
+    | {"space", "charts", "overlay"},
     {"cli", "demo"},
     {"__main__"},
 ]
@@ -32,6 +33,9 @@ ALLOWED = {
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
     ("cli", "demo"),
+    ("pictures", "strips"),  # what is shown, and how it is drawn
+    ("motion_pictures", "strips"),
+    ("motion_pictures", "pictures"),
 }
 
 
@@ -46,11 +50,11 @@ def name_of(file: Path) -> str:
 
 HOMES = {
     "av": {"data/video.py", "data/writing.py", "data/stream.py", "doctor.py"},
-    "cv2": {"data/stream.py"},  # cameras, where it is installed
+    "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
-    "matplotlib": {"pictures.py", "space.py", "charts.py", "overlay.py"},
+    "matplotlib": {"strips.py", "space.py", "charts.py", "overlay.py"},
     "transformers": set(),
-    "torchvision": set(),
+    "torchvision": {"nn/raft.py"},
     "scipy": set(),
     "sklearn": {"space.py"},
     "umap": {"space.py"},

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,14 @@ from PIL import Image
 
 import tubelet.pictures
 from tubelet.charts import curves
+from tubelet.config import preset, to_json
 from tubelet.masks.random_masks import Frame, Random, Tube
 from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.vit import Encoder
-from tubelet.pictures import PAPER, Strip, mask_strip, reconstruct, reconstruct_run, save, save_gif, save_png
+from tubelet.pictures import mask_strip, reconstruct, reconstruct_run
+from tubelet.strips import PAPER, Strip, save, save_gif, save_png
 from tubelet.targets import Pixels
 from tubelet.types import Batch, Draws, Grid, TokenMask
 
@@ -221,17 +222,17 @@ def test_the_ending_says_what_is_drawn(tmp_path):
 def test_a_run_is_pictured_from_its_checkpoint(tmp_path, monkeypatch):
     model, asked = method(Pixels("none")), []
 
-    def middle_clips(videos, data):
+    def middle_batch(videos, data):
         asked.append((videos, data))
-        return video(len(videos))
+        return Batch(video(len(videos)), torch.arange(len(videos)))
 
-    monkeypatch.setattr(tubelet.pictures, "read", lambda folder: {"run": "a run", "step": 70})
+    run = preset("videomae-demo")
+    monkeypatch.setattr(tubelet.pictures, "read", lambda folder: {"run": to_json(run), "step": 70})
     monkeypatch.setattr(tubelet.pictures, "load", lambda folder: model)
-    monkeypatch.setattr(tubelet.pictures, "from_json", lambda text: SimpleNamespace(data=f"data of {text}"))
-    monkeypatch.setattr(tubelet.pictures, "middle_clips", middle_clips)
+    monkeypatch.setattr(tubelet.pictures, "middle_batch", middle_batch)
     paths = reconstruct_run(tmp_path / "run", [Path("a.mp4"), Path("b.mp4")], (0.75, 0.9))
     names = ["reconstruction_75.gif", "reconstruction_75.png", "reconstruction_90.gif", "reconstruction_90.png"]
     assert paths == [tmp_path / "run" / "pictures" / name for name in names]
-    assert asked == [([Path("a.mp4"), Path("b.mp4")], "data of a run")]
+    assert asked == [([Path("a.mp4"), Path("b.mp4")], run.data)]
     with Image.open(paths[1]) as image:
         assert image.info["Description"].startswith("run, step 70. dB:")

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from tubelet.pictures import Strip, save_gif, save_png
 from tubelet.report import finished, verdict, write_report
+from tubelet.strips import Strip, save_gif, save_png
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
 NAME = "<b>&\"'$x</b>.mp4"

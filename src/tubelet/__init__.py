@@ -22,6 +22,7 @@ _HOMES = {
     "find": "tubelet.data.sources:find",
     "probe": "tubelet.data.video:probe",
     "frames_at": "tubelet.data.video:frames_at",
+    "middle_batch": "tubelet.evaluate.features:middle_batch",
     "middle_clips": "tubelet.evaluate.features:middle_clips",
     "embed": "tubelet.evaluate.embed:embed",
     "read_features": "tubelet.evaluate.feature_files:read",

@@ -1,42 +1,26 @@
-"""What a model sees and imagines, as pictures: strips (PNG) and moving panels (GIF).
-
-Strips keep pixels crisp: small frames are enlarged by whole factors, never blurred.
-"""
+"""What masks hide and what models imagine in its place, as pictures; `strips.py` draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from tubelet.config import from_json
-from tubelet.evaluate.features import middle_clips
+from tubelet.config import Run, from_json
+from tubelet.evaluate.features import middle_batch
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import patchify, put, take, unpatchify
-from tubelet.train.checkpoint import atomically, load, read
-from tubelet.types import Batch, Draws, Grid, Target, TokenMask
+from tubelet.strips import Strip, save
+from tubelet.train.checkpoint import load, read
+from tubelet.types import Batch, Draws, Grid, Motion, Target, TokenMask
 
-PAPER, INK, FAINT = (24, 26, 31), (226, 225, 221), (150, 153, 160)  # dark: looks right on light and on dark pages
 CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 RATIOS = (0.75, 0.9, 0.95)
 
-# ---------------------------------------------------------------------------- 1. what is imagined
-
-
-@dataclass(frozen=True)
-class Strip:
-    """One clip in several versions, to be seen together."""
-
-    rows: dict[str, UInt8[Tensor, "c t h w"]]
-    heading: str = ""
+# ---------------------------------------------------------------------------- 1. clips in, clips out
 
 
 @dataclass(frozen=True)
@@ -72,12 +56,18 @@ class Reconstruction:
 
 
 def reconstruct(
-    method: MaskedAutoencoder, video: UInt8[Tensor, "b c t h w"], ratio: float | None = None, seed: int = 0
+    method: MaskedAutoencoder,
+    video: UInt8[Tensor, "b c t h w"],
+    ratio: float | None = None,
+    seed: int = 0,
+    motion: Motion | None = None,
 ) -> Reconstruction:
     """What `method` makes of clips of which `ratio` is hidden (default: as in training), on the CPU.
 
+    Masks that follow motion need that of the clips: `middle_batch` gives both.
+
     Raises:
-        ValueError: clips that are not of the method's size, or a mask without a ratio.
+        ValueError: clips that are not of the method's size, a mask without a ratio, or one that lacks motion.
     """
     grid, channels, (pt, ph, pw) = method.grid, method.channels, method.grid.patch
     got, wanted = tuple(video.shape[1:]), (channels, grid.T * pt, grid.H * ph, grid.W * pw)
@@ -89,7 +79,9 @@ def reconstruct(
             raise ValueError(f"mask {type(masker).__name__} has no ratio to change; leave the ratio out")
         masker = replace(masker, ratio=ratio)
     video = video.cpu()
-    mask: TokenMask = masker(Batch(video, torch.arange(len(video))), grid, Draws(seed, 0, range(len(video))))
+    motion = method.flow(video) if method.flow else motion and motion.to(video.device)
+    batch = Batch(video, torch.arange(len(video)), motion=motion)
+    mask: TokenMask = masker(batch, grid, Draws(seed, 0, range(len(video))))
     patches = patchify(video, grid.patch)
     device, training = next(method.parameters()).device, method.training
     method.eval()
@@ -155,10 +147,24 @@ def share(mask: TokenMask) -> str:
 
 def mask_strip(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> list[Strip]:
     """Every clip, whole and with a mask over it."""
-    grid, patches = mask.grid, patchify(video, mask.grid.patch)
-    covered = unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(grid, video.shape[1]), patches), grid)
+    grid = mask.grid
     counts = f"{grid.tokens - mask.visible.shape[1]} of {grid.tokens} cubes of {'x'.join(map(str, grid.patch))}"
-    return [Strip({"original": a, "visible": b}, f"{share(mask)} hidden · {counts}") for a, b in zip(video, covered)]
+    return masks_strip(video, {"visible": mask}, f"{share(mask)} hidden · {counts}")
+
+
+def masks_strip(video: UInt8[Tensor, "b c t h w"], masks: dict[str, TokenMask], heading: str = "") -> list[Strip]:
+    """Every clip, whole and with each of the masks over it."""
+    shown = {"original": video} | {name: curtained(video, mask) for name, mask in masks.items()}
+    return [Strip({name: clips[i] for name, clips in shown.items()}, heading) for i in range(len(video))]
+
+
+def curtained(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> UInt8[Tensor, "b c t h w"]:
+    """Clips with grey where a mask hides them."""
+    patches = patchify(video, mask.grid.patch)
+    return unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(mask.grid, video.shape[1]), patches), mask.grid)
+
+
+# ---------------------------------------------------------------------------- 2. runs in, files out
 
 
 def reconstruct_run(
@@ -170,143 +176,66 @@ def reconstruct_run(
         FileNotFoundError, ValueError: no checkpoint there, or a ratio that hides nothing or everything.
         VideoError: a video cannot be read.
     """
-    state, method = read(folder), load(folder)
-    if not isinstance(method, MaskedAutoencoder):
-        raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
-    clips = middle_clips(videos, from_json(state["run"]).data)
+    method, run, step = imaginer(folder)
+    clips = middle_batch(videos, run.data)
     written = []
     for ratio in ratios:
-        result, name = reconstruct(method, clips, ratio, seed), f"reconstruction_{100 * ratio:.3g}"
+        result = reconstruct(method, clips.video, ratio, seed, clips.motion)
         strips = [replace(strip, heading=f"{v.name} · {strip.heading}") for v, strip in zip(videos, result.strips())]
-        caption = f"{folder.resolve().name}, step {state['step']}. {result.note}"
+        caption, name = f"{folder.resolve().name}, step {step}. {result.note}", f"reconstruction_{100 * ratio:.3g}"
         written += [save((out or folder / "pictures") / f"{name}.{kind}", strips, caption) for kind in ("gif", "png")]
     return written
 
 
-# ---------------------------------------------------------------------------- 2. strips and moving panels
+def reconstruct_runs(
+    folders: Sequence[Path], videos: Sequence[Path], out: Path, ratio: float | None = None, seed: int = 0
+) -> list[Path]:
+    """Files reconstructions.gif and .png in `out`: what several runs imagine of the same clips, each with its own mask.
 
-
-@dataclass(frozen=True)
-class Block:
-    """A table of small pictures with names at its left or on top."""
-
-    cells: UInt8[np.ndarray, "rows columns h w 3"]
-    heading: str
-    left: Sequence[str] = ()
-    top: Sequence[str] = ()
-
-
-def save_png(path: Path, strips: Sequence[Strip], caption: str = "", columns: int = 8) -> Path:
-    """`path`, a PNG of all strips: versions below each other, `columns` evenly spaced frames side by side.
-
-    The caption is also in the file's metadata, as "Description".
+    `ratio` is hidden, or else what each run hid in training.
 
     Raises:
-        SaveError: the disk refuses.
+        FileNotFoundError, ValueError: no checkpoint there, or runs of other clips than the first.
+        VideoError: a video cannot be read.
     """
-    blocks = []
-    for strip in strips:
-        clips = [enlarge(rgb(clip), 112) for clip in strip.rows.values()]
-        times = np.linspace(0, len(clips[0]) - 1, min(columns, len(clips[0]))).round().astype(int)
-        blocks.append(Block(np.stack([clip[times] for clip in clips]), strip.heading, left=[*strip.rows]))
-    caption = complete(caption, strips)
-    about = PngInfo()
-    about.add_itxt("Description", caption)
-    atomically(path, partial(compose(blocks, caption).save, format="PNG", pnginfo=about, optimize=True))
-    return path
+    rows: list[dict[str, UInt8[Tensor, "c t h w"]]] = [{} for _ in videos]
+    notes, first = [], imaginer(folders[0])[1].data
+    for folder, name in zip(folders, distinct(folders)):
+        method, run, step = imaginer(folder)
+        data = run.data
+        if (data.clip, data.size, data.channels) != (first.clip, first.size, first.channels):
+            raise ValueError(
+                f"{folder} sees other clips than {folders[0]}: {data.clip} at {data.size} against {first.clip} at "
+                f"{first.size}; only runs of the same clips can be shown beside each other"
+            )
+        clips = middle_batch(videos, data)
+        result = reconstruct(method, clips.video, ratio, seed, clips.motion)
+        mean = f"{result.psnr.mean():.1f} dB, without a model {result.baseline.mean():.1f} dB"
+        notes.append(f"{name}, step {step}: {share(result.mask)} hidden, {mean}.")
+        for row, a, b, c in zip(rows, result.original, result.hidden, result.imagined):
+            row |= {"original": a, f"{name}, hidden": b, f"{name}, imagined": c}
+    caption = f"{' '.join(notes)} dB are over what each run had to imagine, which is not the same for all."
+    strips = [Strip(row, video.name) for row, video in zip(rows, videos)]
+    return [save(out / f"reconstructions.{kind}", strips, caption) for kind in ("gif", "png")]
 
 
-def save_gif(path: Path, strips: Sequence[Strip], caption: str = "", fps: float = 8.0) -> Path:
-    """`path`, a GIF that plays all strips for ever: versions side by side, `fps` frames a second.
-
-    Seconds per frame are rounded to 1/100, what the format can say, and are at least 1/50, what browsers obey. The
-    caption is also in the file's comment.
+def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, int]:
+    """The masked autoencoder of a run, the run, and the step that it is at.
 
     Raises:
-        SaveError: the disk refuses.
+        FileNotFoundError, ValueError: no checkpoint there, or one of something else.
     """
-    caption = complete(caption, strips)
-    clips = [np.stack([enlarge(rgb(clip), 208) for clip in strip.rows.values()], 1) for strip in strips]
-    frames = [
-        compose([Block(c[None, t % len(c)], s.heading, top=[*s.rows]) for c, s in zip(clips, strips)], caption)
-        for t in range(max(map(len, clips)))
-    ]
-    # One palette for all frames and no dithering: otherwise still places flicker. It is made from a sample of the small
-    # pixels, for speed, and from text, which needs its shades of grey.
-    colours = np.concatenate([rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()])
-    sample = colours[:: 1 + len(colours) // 300_000]
-    shades = np.linspace(PAPER, INK, 16).repeat(1 + len(sample) // 400, 0).astype(np.uint8)
-    palette = Image.fromarray(np.concatenate([sample, shades])[None]).quantize(256, kmeans=1)
-    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    write = partial(first.save, format="GIF", save_all=True, append_images=rest, loop=0, disposal=1, optimize=False)
-    atomically(path, partial(write, duration=max(round(100 / fps), 2) * 10, comment=caption.encode()))  # milliseconds
-    return path
+    state, method = read(folder), load(folder)
+    if not isinstance(method, MaskedAutoencoder):
+        raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
+    return method, from_json(state["run"]), state["step"]
 
 
-def save(path: Path | str, strips: Sequence[Strip], caption: str = "") -> Path:
-    """`path`, as moving panels if it ends in .gif, as a strip if in .png.
-
-    Raises:
-        ValueError, SaveError: another ending; the disk refuses.
-    """
-    path = Path(path)
-    if path.suffix not in (".gif", ".png"):
-        raise ValueError(f"cannot draw {path.name}: a picture ends in .png (a strip) or .gif (it moves)")
-    return (save_gif if path.suffix == ".gif" else save_png)(path, strips, caption)
-
-
-def rgb(clip: UInt8[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
-    """A clip in colours: one channel as grey, of two the first, of more the first three."""
-    few = clip[:3] if len(clip) >= 3 else clip[:1].expand(3, -1, -1, -1)
-    return few.permute(1, 2, 3, 0).cpu().numpy()
-
-
-def complete(caption: str, strips: Sequence[Strip]) -> str:
-    """The caption, with what `rgb` leaves out, if anything."""
-    channels = max(len(clip) for strip in strips for clip in strip.rows.values())
-    shown = "" if channels in (1, 3) else "the first is" if channels == 2 else "1 to 3 are"
-    return f"{caption} {shown and f'Of {channels} channels, {shown} shown.'}".strip()
-
-
-def enlarge(clip: UInt8[np.ndarray, "t h w 3"], least: int) -> UInt8[np.ndarray, "t H W 3"]:
-    """Frames of at least `least` pixels height, by repeating pixels."""
-    times = -(-least // clip.shape[1])
-    return clip.repeat(times, 1).repeat(times, 2)
-
-
-def compose(blocks: Sequence[Block], caption: str) -> Image.Image:
-    """Blocks below each other with their headings, the caption under them, on dark paper."""
-    import matplotlib  # for its font: Pillow's own has only ASCII, and files have all sorts of names
-
-    size = max(15, min(26, max(b.cells.shape[1] * b.cells.shape[3] for b in blocks) // 50))
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-    gap, margin, line = size // 3, size, round(size * 1.5)
-    left = max((round(font.getlength(name)) for block in blocks for name in block.left), default=-margin) + margin
-    width = max(left + b.cells.shape[1] * (b.cells.shape[3] + gap) - gap for b in blocks) + 2 * margin
-    letters = int((width - 2 * margin) / (0.92 * font.getlength("n")))  # a mean letter is 0.88 of an n; some room
-    wrapped, headings = wrap(caption, letters), [wrap(block.heading, letters) for block in blocks]
-    heights = [
-        line * (len(heading) + bool(block.top)) + len(block.cells) * (block.cells.shape[2] + gap)
-        for block, heading in zip(blocks, headings)
-    ]
-    image = Image.new("RGB", (width, sum(heights) + margin * (len(blocks) + 1) + line * len(wrapped)), PAPER)
-    draw, y = ImageDraw.Draw(image), margin
-    for block, heading in zip(blocks, headings):
-        for text in heading:
-            draw.text((margin, y), text, INK, font)
-            y += line
-        rows, columns, h, w, _ = block.cells.shape
-        for column, name in enumerate(block.top):
-            draw.text((margin + left + column * (w + gap), y), name, FAINT, font)
-        y += line * bool(block.top)
-        for row in range(rows):
-            if block.left:
-                draw.text((margin, y + h // 2), block.left[row], FAINT, font, anchor="lm")
-            for column in range(columns):
-                image.paste(Image.fromarray(block.cells[row, column]), (margin + left + column * (w + gap), y))
-            y += h + gap
-        y += margin
-    for text in wrapped:
-        draw.text((margin, y - margin // 2), text, FAINT, font)
-        y += line
-    return image
+def distinct(folders: Sequence[Path]) -> list[str]:
+    """The names of folders, with those above them as far as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len({*names}) == len({*parts}):
+            return names
+    return [str(folder) for folder in folders]

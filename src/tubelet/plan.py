@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, checked, numbers
@@ -23,7 +23,7 @@ from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
-from tubelet.types import Batch, Draws, Grid, Method, TokenMask
+from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
 
 SUPPOSED = 400  # classes, where the labels are not known: as many as Kinetics has
 
@@ -131,11 +131,16 @@ def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
         return ()
     video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
     draws = Draws(run.training.seed, 0, [0])
-    mask: TokenMask = masker(Batch(video, torch.zeros(1, dtype=torch.long)), grid, draws)
+    mask: TokenMask = masker(unlabelled(video), grid, draws)
     if getattr(run.method, "predict", 1.0) < 1:
         mask = thinned(mask, run.method.predict, draws)
     visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
     return tuple(zip(visible.tolist(), predicted.tolist()))
+
+
+def unlabelled(video: Tensor) -> Batch:
+    """One clip, of whose motion nothing is known."""
+    return Batch(video, torch.zeros(1, dtype=torch.long), motion=Motion.unknown(video.shape[2:], clips=1))
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
-            method(Batch(video, torch.zeros(1, dtype=torch.long), labels=labels), Draws(0, 0, [0]))
+            method(replace(unlabelled(video), labels=labels), Draws(0, 0, [0]))
         counts = counter.get_flop_counts()
         name = type(method).__name__
         gmacs = {"forward": counter.get_total_flops() / 2e9}

@@ -92,6 +92,16 @@ class Motion:
         return self.each(lambda tensor: tensor[clips])
 
     @classmethod
+    def unknown(cls, shape: Sequence[int], block: int = 8, clips: int | None = None) -> "Motion":
+        """Nothing is known: on the CPU, for clips of `shape` (frames, height, width); `clips` is axis b."""
+        frames, height, width = shape
+        lead = () if clips is None else (clips,)
+        blocks = (frames, -(-height // block), -(-width // block))
+        steps = torch.zeros(*lead, 2, *blocks, device="cpu")
+        known = torch.zeros(*lead, *blocks, dtype=torch.bool, device="cpu")
+        return cls(steps, steps.clone(), known, known.clone(), block)
+
+    @classmethod
     def batch(cls, parts: Sequence["Motion"]) -> "Motion":
         """The fields of several parts of a batch, one after the other; exact if all are."""
 
@@ -253,7 +263,7 @@ class Masker(Protocol):
     """Which tokens are hidden from the encoder."""
 
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
-        """A mask for every clip of the batch, on the CPU."""
+        """A mask for every clip of the batch, on the CPU or where its motion lies."""
         ...
 
 

@@ -11,14 +11,16 @@ from tubelet.methods import PRESETS
 from tubelet.methods.masked import thinned
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
-from tubelet.types import Batch, Draws, Grid
+from tubelet.types import Batch, Draws, Grid, Motion
 
 GRID = Grid(4, 4, 4, (2, 8, 8))
 
 
 def blank(clips: int, run) -> Batch:
     size = (clips, run.data.channels, run.data.clip.frames, *run.data.size)
-    return Batch(torch.randint(0, 256, size, dtype=torch.uint8), torch.arange(clips))
+    block = 8 if run.data.motion is None else run.data.motion.block
+    motion = Motion.unknown(size[2:], block=block, clips=clips)
+    return Batch(torch.randint(0, 256, size, dtype=torch.uint8), torch.arange(clips), motion=motion)
 
 
 def test_thinned_keeps_a_share_of_what_is_hidden():

@@ -1,7 +1,7 @@
 """The command line: verbs to functions. Results on stdout, everything else on stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the data has problems (check), 130 interrupted, 143 on SIGTERM after
-saving. Heavy imports wait until a verb needs them, so that help is quick.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the data has problems (check, prepare), 130 interrupted, 143 on SIGTERM
+after saving. Heavy imports wait until a verb needs them, so that help is quick.
 """
 
 import os
@@ -21,13 +21,14 @@ VERBS = {
     "probe": ("what a frozen encoder knows: linear, attentive, knn", "probing:probe"),
     "test": ("numbers on labelled videos, in several views", "testing:test_verb"),
     "predict": ("what a fine-tuned network says about videos", "predicting:predict_verb"),
-    "picture": ("look at masks, reconstructions, curves", "looking:picture"),
+    "picture": ("look at masks, motion, reconstructions, curves", "looking:picture"),
     "list": ("the presets, with what each is for", "training:list_verb"),
     "plan": ("what a run would cost, without training", "training:plan_verb"),
     "embed": ("features of videos, to files", "embedding:embed_verb"),
     "similar": ("embedded clips that are like an example", "embedding:similar_verb"),
     "split": ("lists for training, validation and test", "splitting:split_verb"),
     "check": ("is this data fit to train on", "checking:check_verb"),
+    "prepare": ("videos made anew for training: small, quick to read", "preparing:prepare_verb"),
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
 }
 

@@ -1,18 +1,30 @@
 """Verbs that draw pictures."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tubelet.cli.arguments import chosen, parse
 from tubelet.cli.embedding import picture_space
 
+if TYPE_CHECKING:
+    from tubelet.data.flow import Flow
+    from tubelet.data.vectors import Vectors
+    from tubelet.types import Batch, Grid, Masker, TokenMask
+
+
+Kind = Literal["tube", "random", "frame", "block", "smm", "smm-sparse", "mgm", "mgm-sparse", "mgmae"]
+GUIDED = ("mgm", "mgm-sparse", "mgmae")  # masks that look at motion
+Guide = Literal["vectors", "flow"]
+
 
 def picture(args: list[str]) -> int:
-    """Look at masks, reconstructions, curves: tubelet picture mask|reconstruction|curves"""
+    """Look at masks, motion, reconstructions, curves: tubelet picture mask|motion|reconstruction|curves|space"""
     kinds: dict[str, Callable[[list[str]], int]] = {
         "mask": picture_mask,
+        "motion": picture_motion,
         "reconstruction": picture_reconstruction,
         "curves": picture_curves,
         "space": picture_space,
@@ -20,22 +32,65 @@ def picture(args: list[str]) -> int:
     return chosen(kinds, args, "picture")
 
 
+def masker_of(kind: Kind, ratio: float | None) -> "Masker":
+    """The mask of a kind, with its paper's ratio unless told another."""
+    from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
+    from tubelet.masks.random_masks import Block, Frame, Random, Tube
+
+    maskers: dict[Kind, Any] = {
+        "tube": Tube(),
+        "random": Random(),
+        "frame": Frame(),
+        "block": Block(),
+        "smm": SimulatedBox(),
+        "smm-sparse": SimulatedBox(sparse=True),
+        "mgm": MotionBox(),
+        "mgm-sparse": MotionBox(sparse=True),
+        "mgmae": FlowWarp(),
+    }
+    return maskers[kind] if ratio is None else replace(maskers[kind], ratio=ratio)
+
+
+def masks_of(
+    kinds: Sequence[Kind], ratio: float | None, batch: "Batch", grid: "Grid", seed: int
+) -> "dict[str, TokenMask]":
+    """The masks of a batch, by what to call them in a picture."""
+    from tubelet.pictures import share
+    from tubelet.types import Draws
+
+    places = range(len(batch.video))
+    masks = [masker_of(kind, ratio)(batch, grid, Draws(seed, 0, places)) for kind in kinds]
+    names = [kind if kind in ("tube", "random", "frame", "block") else said(kind) for kind in kinds]
+    return {f"{name} {share(mask)}": mask for name, mask in zip(names, masks)}
+
+
+def said(kind: str) -> str:
+    """MGM sparse for mgm-sparse."""
+    name, _, rest = kind.partition("-")
+    return f"{name.upper()} {rest}".strip()
+
+
 def picture_mask(args: list[str]) -> int:
-    """A mask on a video of yours; needs no weights."""
+    """Masks on a video of yours; needs no weights."""
 
     @dataclass(frozen=True)
     class Mask:
-        """Show what a mask hides of a video.
+        """Show what a mask hides of a video, or several masks side by side.
 
         tubelet picture mask --data cat.mp4 --kind tube --ratio 0.9 --out mask.png
+
+        tubelet picture mask --data cat.mp4 --kind tube smm mgm mgmae --out masks.gif
         """
 
         data: str
         """A video (of a folder or list the first)."""
-        kind: Literal["tube", "random", "frame"] = "tube"
-        """Same places in all frames, tokens anywhere, or whole frames."""
-        ratio: float = 0.9
-        """Share of tokens hidden."""
+        kind: tuple[Kind, ...] = ("tube",)
+        """Same places in all frames, tokens anywhere, whole frames, one box; a box that moves at random (smm) or with
+        what moves (mgm); tokens that move along with what they hide (mgmae). One or more."""
+        ratio: float | None = None
+        """Share of tokens hidden; default that of the kind's paper."""
+        guide: Guide = "vectors"
+        """Where the motion comes from that mgm and mgmae follow: the codec, or optical flow."""
         frames: int = 16
         """Frames of the clip."""
         stride: int = 4
@@ -50,23 +105,147 @@ def picture_mask(args: list[str]) -> int:
         """Picture to write: .png is a strip, .gif moves."""
 
     a = parse(Mask, args, "picture mask")
-    import torch
+    if not a.kind:
+        raise ValueError("--kind: name at least one kind of mask")
+    from tubelet.pictures import mask_strip, masks_strip, save
+    from tubelet.types import Grid
 
+    grid = Grid.of(a.frames, *a.size, a.patch)
+    guide = a.guide if {*a.kind} & {*GUIDED} else None
+    [path], batch = clips_of(a.data, 1, a.frames, a.stride, a.size, guide)
+    masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
+    title = f"{path.name} · motion from {a.guide}" if guide else path.name
+    if len(masks) == 1:
+        strips = mask_strip(batch.video, *masks.values())
+        print(save(a.out, strips, f"{title} · {' '.join(masks)}"))
+    else:
+        caption = f"Grey is hidden, in cubes of {'x'.join(map(str, a.patch))}."
+        print(save(a.out, masks_strip(batch.video, masks, title), caption))
+    return 0
+
+
+def clips_of(
+    source: str, count: int, frames: int, stride: int, size: tuple[int, int], guide: Guide | None
+) -> "tuple[list[Path], Batch]":
+    """The first `count` videos of a source and their middle clips, with motion if there is a guide."""
     from tubelet.data.datasets import Data
     from tubelet.data.sampling import Dense
     from tubelet.data.sources import find
-    from tubelet.evaluate.features import middle_clips
-    from tubelet.masks.random_masks import Frame, Random, Tube
-    from tubelet.pictures import mask_strip, save
-    from tubelet.types import Batch, Draws, Grid, Masker
+    from tubelet.evaluate.features import middle_batch
 
-    video = find(a.data)[0].path
+    if count < 1:
+        raise ValueError(f"--count {count}: at least one video")
+    items = find(source)[:count]
+    motion = guide and motion_source(guide, min(size))
+    batch = middle_batch(items, Data(clip=Dense(frames, stride=stride), size=size, motion=motion))
+    for note in batch.notes:
+        print(note, file=sys.stderr)
+    return [item.path for item in items], batch
+
+
+def motion_source(guide: Guide, short: int) -> "Vectors | Flow":
+    """Where motion comes from, on blocks that fit pictures of this short side."""
+    from tubelet.data.flow import Flow
+    from tubelet.data.vectors import Vectors
+
+    block = max(min(8, short // 16), 1)
+    return Vectors(block) if guide == "vectors" else Flow(block=block)
+
+
+def picture_motion(args: list[str]) -> int:
+    """What moves in a video, and what a mask makes of it; or how well motion tells objects."""
+
+    @dataclass(frozen=True)
+    class Motion:
+        """Show the motion of videos: frames, arrows, colours, and what masks hide. Or measure it inside of boxes.
+
+        tubelet picture motion --data cat.mp4 --out motion.png
+
+        tubelet picture motion --data videos/ --saliency --boxes boxes.csv
+        """
+
+        data: str
+        """A video, or a folder or list."""
+        guide: Guide = "vectors"
+        """Where motion comes from: the codec, or optical flow."""
+        kind: tuple[Kind, ...] = ("mgm",)
+        """Masks whose borders are drawn; none with --kind alone."""
+        ratio: float | None = None
+        """Share of tokens that they hide; default that of the kind's paper."""
+        frames: int = 16
+        """Frames of a clip; with --saliency at most so many frames of a video that have boxes."""
+        stride: int = 4
+        """Source frames from one frame of a clip to the next. With --saliency motion is always that of one frame."""
+        size: tuple[int, int] = (224, 224)
+        """Height and width, in pixels; with --saliency whole frames of this height are shown."""
+        patch: tuple[int, int, int] = (2, 16, 16)
+        """Frames, height and width of a cube."""
+        count: int = 1
+        """How many videos are shown; --saliency measures all."""
+        seed: int = 0
+        """Another seed, other masks."""
+        saliency: bool = False
+        """Print mean motion inside of boxes over that outside, of every video and of all, and draw the boxes."""
+        boxes: Path | None = None
+        """Table of boxes for --saliency: path, frame (from 0) or seconds, x1, y1, x2, y2 in pixels as shown."""
+        json: bool = False
+        """The numbers of --saliency as JSON lines."""
+        out: Path = Path("motion.png")
+        """Picture to write: .png is a strip, .gif moves."""
+
+    a = parse(Motion, args, "picture motion")
+    if a.saliency != (a.boxes is not None):
+        raise ValueError("--saliency and --boxes go together: the boxes say where objects are")
+    if a.json and not a.saliency:
+        raise ValueError("--json is for the numbers of --saliency")
+    if a.boxes is not None:
+        return salient(a.data, a.boxes, a.guide, a.frames, a.count, a.size[0], a.json, a.out)
+    from tubelet.motion_pictures import motion_strips
+    from tubelet.strips import save
+    from tubelet.types import Grid
+
     grid = Grid.of(a.frames, *a.size, a.patch)
-    clip = middle_clips([video], Data(clip=Dense(a.frames, stride=a.stride), size=a.size))
-    kinds: dict[str, Callable[[float], Masker]] = {"tube": Tube, "random": Random, "frame": Frame}
-    masker = kinds[a.kind](a.ratio)
-    mask = masker(Batch(clip, torch.arange(1)), grid, Draws(a.seed, 0, [0]))
-    print(save(a.out, mask_strip(clip, mask), f"{video.name} · {a.kind} mask"))
+    paths, batch = clips_of(a.data, a.count, a.frames, a.stride, a.size, a.guide)
+    assert batch.motion is not None
+    masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
+    strips, caption, legend = motion_strips(batch.video, batch.motion, [path.name for path in paths], a.guide, masks)
+    print(save(a.out, strips, caption, legend))
+    return 0
+
+
+def salient(
+    source: str, table: Path, guide: Guide, frames: int, count: int, height: int, as_json: bool, out: Path
+) -> int:
+    """Prints the saliency of videos that have boxes, and draws the first `count` of them."""
+    import json
+
+    from tubelet.data.boxes import read_boxes
+    from tubelet.data.sources import find
+    from tubelet.evaluate.saliency import Annotated, annotated, overall
+    from tubelet.motion_pictures import boxes_strips
+    from tubelet.strips import save
+
+    if frames < 1 or count < 1:
+        raise ValueError(f"--frames {frames} --count {count}: at least one of each")
+    boxes, items = read_boxes(table), find(source)
+    there = [item for item in items if item.path.resolve() in boxes.rows]
+    if len(there) < len(items):
+        print(f"{len(items) - len(there)} of {len(items)} videos have no boxes and are left out", file=sys.stderr)
+    notes: dict[str, None] = {}
+    shown: list[tuple[str, Annotated]] = []
+    scores = []
+    for item in there or items[:1]:  # without any, the first says so
+        seen = annotated(item, boxes, motion_source(guide, 128), frames)
+        notes |= dict.fromkeys(seen.notes)
+        scores.append(seen.saliency)
+        shown += [(item.path.name, seen)] * (len(shown) < count)
+        line = {"path": str(item.path)} | seen.saliency.to_dict()
+        print(json.dumps(line) if as_json else f"{seen.saliency}  {item.path}", flush=True)
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    total = overall(scores)
+    print(json.dumps(total.to_dict()) if as_json else total)
+    strips, caption, legend = boxes_strips(shown, guide, height)
+    print(save(out, strips, caption, legend), file=sys.stderr if as_json else sys.stdout)
     return 0
 
 
@@ -78,29 +257,40 @@ def picture_reconstruction(args: list[str]) -> int:
         """Hide parts of videos and show what a run imagines in their place, as strips (PNG) and films (GIF).
 
         tubelet picture reconstruction --weights runs/first --data cat.mp4 --ratio 0.75 0.9 0.95
+
+        tubelet picture reconstruction --weights runs/tube runs/mgm --data cat.mp4 --out side_by_side
         """
 
-        weights: Path
-        """A run folder."""
+        weights: tuple[Path, ...]
+        """A run folder; or several, to see side by side what they make of the same clips."""
         data: str
         """A video, or a folder or list, of which the first --count are taken."""
-        ratio: tuple[float, ...] = (0.75, 0.9, 0.95)
-        """Shares of tokens hidden."""
+        ratio: tuple[float, ...] = ()
+        """Shares of tokens hidden; default 0.75 0.9 0.95, and for several runs what each hid in training."""
         count: int = 1
         """How many videos."""
         seed: int = 0
         """Another seed, other masks."""
         out: Path | None = None
-        """Folder to write into; default the pictures/ of the run."""
+        """Folder to write into; default the pictures/ of the first run."""
 
     a = parse(Reconstruction, args, "picture reconstruction")
     from tubelet.data.sources import find
-    from tubelet.pictures import reconstruct_run
+    from tubelet.pictures import RATIOS, reconstruct_run, reconstruct_runs
 
     if a.count < 1:
         raise ValueError(f"--count {a.count}: at least one video")
+    if not a.weights:
+        raise ValueError("--weights: name at least one run folder")
+    if len(a.weights) > 1 and len(a.ratio) > 1:
+        raise ValueError(f"--ratio {' '.join(map(str, a.ratio))}: of several runs one picture is made; name one ratio")
     paths = [item.path for item in find(a.data)[: a.count]]
-    for path in reconstruct_run(a.weights, paths, a.ratio, a.out, a.seed):
+    if len(a.weights) == 1:
+        written = reconstruct_run(a.weights[0], paths, a.ratio or RATIOS, a.out, a.seed)
+    else:
+        out = a.out or a.weights[0] / "pictures"
+        written = reconstruct_runs(a.weights, paths, out, a.ratio[0] if a.ratio else None, a.seed)
+    for path in written:
         print(path)
     return 0
 

@@ -3,21 +3,29 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from tubelet.data.flow import Flow
+from tubelet.data.vectors import BLOCK, Vectors, chained
 from tubelet.data.video import VideoError, frames_at, probe
-from tubelet.types import Clip
+from tubelet.types import Clip, Motion
+
+PIECE = 128  # frames that are decoded at once where motion is kept: raw vectors take more memory than small frames
 
 
 class Frames:
     """The frames of every video of a list, with the short side at most `side` pixels; of one listed twice, once.
 
     One block of memory: worker processes started by forking see the very same, spawned ones get it as shared memory.
+    With `motion`, that between each frame and the one before is kept too, from the codec's vectors or estimated once,
+    with half the digits (an eighth of a pixel at 128), on blocks that are as small as the codec's of the file, but not
+    below 2 pixels of the small frames. A clip's is added up from it: so flow is not looked for again at every step.
     """
 
     def __init__(
@@ -27,6 +35,8 @@ class Frames:
         channels: int = 3,
         progress: Callable[[int, int], object] | None = None,
         threads: int | None = None,
+        *,
+        motion: Vectors | Flow | None = None,
     ) -> None:
         """Decodes all videos, in threads; `progress` is called with (videos done, videos in all).
 
@@ -36,7 +46,8 @@ class Frames:
         place = {path: index for index, path in enumerate(dict.fromkeys(paths))}
         self.which = [place[path] for path in paths]  # a video that is named twice is kept once
         paths = list(place)
-        self.shapes, self.seconds, self.problems = [], [], {}
+        self.shapes, self.seconds, self.codecs, self.problems = [], [], [], {}
+        self.sides: list[int] = []  # of the blocks, in pixels of what is kept
         for index, path in enumerate(paths):
             try:
                 video = probe(path)
@@ -44,14 +55,26 @@ class Frames:
                 self.problems[index] = str(error)
                 self.shapes.append((0, 0, 0, channels))
                 self.seconds.append(np.zeros(0))
+                self.codecs.append("")
+                self.sides.append(BLOCK)
                 continue
             self.shapes.append((len(video.seconds), *small(video.height, video.width, side), channels))
             self.seconds.append(video.seconds)
+            self.codecs.append(video.codec)
+            self.sides.append(max(round(BLOCK * self.shapes[-1][1] / video.height), 2))
         sizes = [int(np.prod(shape)) for shape in self.shapes]
-        check_memory(sum(sizes), side, len(paths))
-        self.starts = np.cumsum([0, *sizes]).tolist()
-        self.damaged = [0] * len(paths)
+        self.grids = [
+            (count, -(-h // side), -(-w // side)) if motion else (0, 0, 0)
+            for (count, h, w, _), side in zip(self.shapes, self.sides)
+        ]
+        cells = [int(np.prod(grid)) for grid in self.grids]
+        check_memory(sum(sizes) + 5 * sum(cells), side, len(paths))
+        self.starts, self.cells = (np.cumsum([0, *numbers]).tolist() for numbers in (sizes, cells))
+        self.damaged, self.exact = [0] * len(paths), [True] * len(paths)
         self.block = torch.empty(self.starts[-1], dtype=torch.uint8)
+        self.past = torch.zeros(2 * self.cells[-1], dtype=torch.float16)
+        self.known = torch.zeros(self.cells[-1], dtype=torch.bool)
+        self.moving, vectors = motion is not None, isinstance(motion, Vectors)
 
         def decode(index: int) -> None:
             """Threads, because FFmpeg lets go of the interpreter and so nothing is copied between processes."""
@@ -59,9 +82,23 @@ class Frames:
             if index in self.problems:
                 return
             try:
-                clip = frames_at(paths[index], np.arange(count), size=(height, width), gray=channels == 1)
-                self.damaged[index] = clip.damaged
-                self.kept(index).copy_(clip.frames)
+                for start in range(0, count, PIECE if motion else count):
+                    stop = min(start + PIECE, count) if motion else count
+                    early = int(start > 0)  # one frame more: motion is that since the frame before
+                    some, size = np.arange(start - early, stop), (height, width)
+                    clip = frames_at(
+                        paths[index], some, size=size, gray=channels == 1, vectors=vectors, block=self.sides[index]
+                    )
+                    self.damaged[index] += clip.damaged
+                    self.kept(index)[start:stop] = clip.frames[early:]
+                    found = clip.motion
+                    if isinstance(motion, Flow):
+                        found = replace(motion, block=self.sides[index])(clip.frames, both=False)
+                    if found is not None:
+                        past, known = self.steps(index)
+                        past[:, start:stop] = found.to_previous[:, early:]
+                        known[start:stop] = found.had[early:]
+                        self.exact[index] &= found.exact
             except (VideoError, OSError) as error:
                 self.problems[index] = str(error)
 
@@ -83,6 +120,15 @@ class Frames:
         """Every frame of a video, counting different ones."""
         return self.block[self.starts[index] : self.starts[index + 1]].view(self.shapes[index])
 
+    def steps(self, index: int) -> tuple[Float[Tensor, "2 t my mx"], Bool[Tensor, "t my mx"]]:
+        """Where the blocks of every frame were in the one before, and which are known; counting different videos."""
+        first, stop, grid = self.cells[index], self.cells[index + 1], self.grids[index]
+        return self.past[2 * first : 2 * stop].view(2, *grid), self.known[first:stop].view(grid)
+
+    def codec(self, index: int) -> str:
+        """The codec of the video at a place of the list."""
+        return self.codecs[self.which[index]]
+
     def times(self, index: int) -> Float[np.ndarray, " t"]:
         """Presentation times of the video at a place of the list, in seconds.
 
@@ -95,12 +141,24 @@ class Frames:
         return self.seconds[index]
 
     def at(self, index: int, indices: Int[np.ndarray, " t"]) -> Clip:
-        """The frames asked for, as `video.frames_at` gives them."""
+        """The frames asked for, as `video.frames_at` gives them, with motion if that was kept."""
         return Clip(
             self.all(index)[torch.from_numpy(indices)],
             torch.from_numpy(self.times(index)[indices]),
             self.damaged[self.which[index]],
+            self.motion(self.which[index], indices) if self.moving else None,
         )
+
+    def motion(self, index: int, indices: Int[np.ndarray, " t"]) -> Motion:
+        """Motion between the frames asked for, from that of single frames; counting different videos."""
+        past, known = self.steps(index)
+        rows = np.arange(indices.min(), indices.max() + 1)
+        part = slice(rows[0], rows[-1] + 1)
+        if not known[part].any():
+            return Motion.unknown((len(indices), *self.shapes[index][1:3]), self.sides[index])
+        steps = past[:, part].float().movedim(0, 1).numpy()
+        ones, block, exact = np.ones_like(rows), self.sides[index], self.exact[index]
+        return chained(steps, known[part].numpy(), ones, indices, frames=rows, block=block, exact=exact)
 
 
 def small(height: int, width: int, side: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tubelet.data.cache import cores
 from tubelet.data.datasets import part_of
+from tubelet.data.shards import exists, state_of
 from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
@@ -138,7 +139,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
     """What is known of one file after looking as closely as `level` says."""
     row = Row(str(item.path), item.label)
     try:
-        row = replace(row, bytes=item.path.stat().st_size if item.path.is_file() else 0)
+        row = replace(row, bytes=0 if item.path.is_dir() or not exists(item.path) else state_of(item.path)[0])
         if level == "open":
             return replace(row, **headers(item.path))
         video = probe(item.path)

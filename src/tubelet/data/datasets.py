@@ -6,7 +6,8 @@ the same on any number of workers, after a resume, and when asked for alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,14 +17,21 @@ from torch import Tensor
 
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
+from tubelet.data.flow import Flow, opencv, recoded
 from tubelet.data.labels import Labels
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import Item
-from tubelet.data.transforms import Crop, MultiScaleCrop, flipped
+from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
+from tubelet.data.vectors import Vectors
 from tubelet.data.video import VideoError, frames_at, probe
-from tubelet.types import Clip, Sampler
+from tubelet.types import Clip, Motion, Sampler
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
+STANDS_IN = {  # for the vectors of a file that has none, by `Vectors.fallback`
+    "flow": "flow is used",
+    "encode": "clips are encoded for it while they are read",
+    "none": "no motion is known",
+}
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
 
 
@@ -51,6 +59,8 @@ class Data:
     """3 for colour, 1 for grey."""
     cache: int = 0
     """Keep all frames in memory with this short side, in pixels; 0 decodes every clip from its file."""
+    motion: Vectors | Flow | None = None
+    """Where the motion of the clips comes from, for masks that it guides: the codec or optical flow; none: nowhere."""
 
 
 class Note(str):
@@ -58,10 +68,11 @@ class Note(str):
 
     kind: str
     path: str
+    codec: str  # where it matters
 
-    def __new__(cls, text: str, kind: str = "", path: str = "") -> "Note":
+    def __new__(cls, text: str, kind: str = "", path: str = "", codec: str = "") -> "Note":
         note = super().__new__(cls, text)
-        note.kind, note.path = kind, path
+        note.kind, note.path, note.codec = kind, path, codec
         return note
 
 
@@ -71,6 +82,7 @@ class Sample(NamedTuple):
     video: UInt8[Tensor, "k c t h w"]
     item: int
     notes: list[Note]
+    motion: Motion | None = None  # with the leading axis k
 
 
 # ---------------------------------------------------------------------------- one video
@@ -83,9 +95,11 @@ class Dataset:
         """The stream of `items` under `data`; reads all durations if an epoch goes by duration.
 
         Raises:
-            ValueError: no items, or settings that cannot be used.
+            ValueError: no items, or settings that cannot be used; flow, and no OpenCV.
         """
         checked(data)
+        if isinstance(data.motion, Flow):
+            opencv()  # now, not in the first worker
         if not items:
             raise ValueError("a data set needs at least one video, got none")
         self.items, self.data, self.seed = list(items), data, seed
@@ -106,7 +120,7 @@ class Dataset:
         """
         if self.data.cache and self.frames is None:
             paths = [item.path for item in self.items]
-            self.frames = Frames(paths, self.data.cache, self.data.channels, progress)
+            self.frames = Frames(paths, self.data.cache, self.data.channels, progress, motion=self.data.motion)
 
     def where(self, position: int) -> tuple[int, int]:
         """Epoch and place of a position."""
@@ -130,8 +144,8 @@ class Dataset:
         for item in self.candidates(epoch, place):
             path = str(self.items[item].path)
             try:
-                video, more = self.load(item, stream(self.seed, "clip", epoch, place))
-                return Sample(video, item, notes + more)
+                video, motion, more = self.load(item, stream(self.seed, "clip", epoch, place))
+                return Sample(video, item, notes + more, motion)
             except (VideoError, OSError) as error:
                 notes.append(Note(f"{error} (another video is shown instead of {path})", "unreadable", path))
             except Exception as error:
@@ -150,8 +164,8 @@ class Dataset:
         others = stream(self.seed, "swap", epoch, place).permutation(len(self.items))
         yield from others[others != item][:ATTEMPTS].tolist()
 
-    def load(self, item: int, rng: np.random.Generator) -> tuple[UInt8[Tensor, "k c t h w"], list[Note]]:
-        """`repeats` crops of one clip of an item, and what there is to say about the file.
+    def load(self, item: int, rng: np.random.Generator) -> tuple[UInt8[Tensor, "k c t h w"], Motion | None, list[Note]]:
+        """`repeats` crops of one clip of an item, their motion if asked for, and what there is to say about the file.
 
         Raises:
             VideoError: it cannot be read.
@@ -173,31 +187,80 @@ class Dataset:
             return chosen(one, seconds, choose, rng)
 
         if self.frames is None:
-            clip = frames_at(path, lambda video: indices(video.seconds), gray=data.channels == 1)
+            vectors = isinstance(data.motion, Vectors)
+            clip = frames_at(path, lambda video: indices(video.seconds), gray=data.channels == 1, vectors=vectors)
         else:
             clip = self.frames.at(item, indices(self.frames.times(item)))
+        motion, motions = None, []
+        if data.motion is not None:
+            codec = probe(path).codec if self.frames is None else self.frames.codec(item)
+            motion, more = motion_of(clip, data.motion, data.size, path, codec)
+            notes += more
         crops = torch.empty(data.repeats, len(clip.frames), *data.size, data.channels, dtype=torch.uint8)
         for crop in crops:
             frames = data.augment(clip.frames, rng) if data.augment else clip.frames
-            view = data.crop(frames, data.size, rng)
-            crop.copy_(flipped(view) if rng.random() < data.flip else view)
+            view, region = data.crop.cut(frames, data.size, rng)
+            flip = bool(rng.random() < data.flip)
+            crop.copy_(flipped(view) if flip else view)
+            if motion is not None and data.motion is not None:
+                height, width = frames.shape[1:3]
+                moved = carried(motion, (height, width), region, data.size, data.motion.block, flip)
+                motions.append(moved.each(lambda tensor: tensor[None]))
         if clip.damaged:
             notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
         # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
-        return crops.permute(0, 4, 1, 2, 3), notes
+        return crops.permute(0, 4, 1, 2, 3), Motion.batch(motions) if motions else None, notes
+
+
+def motion_of(
+    clip: Clip, how: Vectors | Flow, size: tuple[int, int], path: Path, codec: str
+) -> tuple[Motion, list[Note]]:
+    """Motion between the frames of a clip, in pixels of them, and what there is to say about the file.
+
+    Flow has blocks half as wide as those of a clip of `size` (height, width) will be, for `carried` to cut anew.
+
+    Raises:
+        ValueError: flow, and OpenCV is not installed.
+    """
+    fine = max(round(how.block * min(clip.frames.shape[1:3]) / min(size) / 2), 1)
+    if isinstance(how, Flow):  # a cache has looked already
+        return clip.motion or replace(how, block=fine)(clip.frames), []
+    if (motion := clip.motion) is None:
+        raise ValueError("this clip was read without its vectors; use frames_at(..., vectors=True)")
+    if motion.had.any():
+        text = (
+            "motion vectors of some videos may span more frames than one: their encoder could choose among several. "
+            "`tubelet prepare` makes exact ones"
+        )
+        return motion, [] if motion.exact else [Note(text, "inexact", str(path))]
+    if len(clip.seconds.unique()) == 1:  # one frame, or one repeated
+        return motion, []
+    if how.fallback == "flow":
+        motion = Flow(block=fine)(clip.frames)
+    elif how.fallback == "encode":
+        motion = recoded(clip.frames, fine)
+    text = f"{path} ({codec}) has no motion vectors for a clip: {STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
+    return motion, [Note(text, f"vectors, {how.fallback}", str(path), codec)]
 
 
 # ---------------------------------------------------------------------------- part of a video
 
 
-def clip_of(item: Item, sampler: Sampler, rng: np.random.Generator | None = None, *, gray: bool = False) -> Clip:
-    """A clip of an item, from its part of the video only; without `rng` the middle one.
+def clip_of(
+    item: Item,
+    sampler: Sampler,
+    rng: np.random.Generator | None = None,
+    *,
+    gray: bool = False,
+    vectors: bool = False,
+) -> Clip:
+    """A clip of an item, from its part of the video only; without `rng` the middle one. Options as of `frames_at`.
 
     Raises:
         VideoError: the video cannot be read, or ends before the item's part of it begins.
         ValueError: it is too short, and the sampler says that this is an error.
     """
-    return frames_at(item.path, lambda video: chosen(item, video.seconds, sampler, rng), gray=gray)
+    return frames_at(item.path, lambda video: chosen(item, video.seconds, sampler, rng), gray=gray, vectors=vectors)
 
 
 def chosen(
@@ -278,3 +341,8 @@ def checked(data: Data) -> None:
     ):
         if not fits:
             raise ValueError(f"--data.{name} {value} cannot be used; expected {expected}")
+    if data.augment is not None and data.motion is not None:
+        raise ValueError(
+            "data.augment moves what the frames show and not the motion that is read beside them; use one of "
+            "data.augment and data.motion, and set the other to None"
+        )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tubelet.data.sampling import rate, varies
+from tubelet.data.shards import state_of
 
 SUFFIXES = frozenset(
     f".{ending}"
@@ -195,8 +196,7 @@ def remember(path: Path, video: Video) -> Video:
 
 
 def _name(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+    return os.path.abspath(path), *state_of(path)
 
 
 # ---------------------------------------------------------------------------- use
@@ -228,13 +228,20 @@ def can_skip(codec: Any) -> bool:
 
 
 def runs_of(
-    video: Video, asked: Int[np.ndarray, " t"]
+    video: Video, asked: Int[np.ndarray, " t"], linked: int = 0
 ) -> Iterator[tuple[Int[np.ndarray, " run"], Int[np.ndarray, "tries 4"]]]:
-    """What to decode in one go each: frames, and where to start, the start of the file being the last resort."""
+    """What to decode in one go each: frames, and where to start, the start of the file being the last resort.
+
+    A frame and the one asked for before it are in one go if they are at most `linked` frames apart.
+    """
     frames = np.unique(asked)
     rows = np.searchsorted(video.starts[:, 0], frames, side="right") - 1
     # Frames far apart: a new start at a later key frame, if that saves more frames than a new start costs.
-    cuts = np.flatnonzero(video.starts[rows[1:], 0] - frames[:-1] > 8) + 1
+    far = video.starts[rows[1:], 0] - frames[:-1] > 8
+    if linked:
+        before, after = asked[:-1, None], asked[1:, None]
+        far &= ~((after <= before + linked) & (before <= frames[:-1]) & (frames[1:] <= after)).any(0)
+    cuts = np.flatnonzero(far) + 1
     for run, row in zip(np.split(frames, cuts), rows[np.append(0, cuts)]):
         yield run, video.starts[sorted({0, int(row)}, reverse=True)]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from tubelet.data.images import is_frame, is_video
 from tubelet.data.index import SUFFIXES
 
+PREPARED, LIST = "prepared.json", "videos.csv"  # in a folder that `prepare` wrote: how, and what is in it
+
 
 @dataclass(frozen=True)
 class Item:

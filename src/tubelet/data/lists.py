@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tubelet.data import images
+from tubelet.data import images, shards
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import Item
 
@@ -66,7 +66,7 @@ def in_list(path: Path, columns: Columns = Columns(), part: str | None = None, r
         has = f"no rows for {part}" if part else "a header and no videos under it"
         raise ValueError(f"{path} has {has}")
     items = [replace(item, path=root / item.path) for _, item in rows]
-    missing = [f"{where}: {row.path}" for (where, row), item in zip(rows, items) if not item.path.exists()]
+    missing = [f"{where}: {row.path}" for (where, row), item in zip(rows, items) if not shards.exists(item.path)]
     if missing:
         rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(

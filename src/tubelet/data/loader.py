@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from tubelet.data.datasets import Dataset, Note, Sample
+from tubelet.data.datasets import STANDS_IN, Dataset, Note, Sample
 from tubelet.data.video import VideoError
-from tubelet.types import Batch
+from tubelet.types import Batch, Motion
 
 T = TypeVar("T")
 
@@ -117,6 +117,7 @@ class Batches:
         items = [sample.item for sample in samples]
         ids = torch.tensor(items).repeat_interleave(repeats)
         labels = self.dataset.labels
+        motions = [sample.motion for sample in samples if sample.motion is not None]
         return Batch(
             torch.cat([sample.video for sample in samples]),
             ids,
@@ -124,6 +125,7 @@ class Batches:
             tuple(str(self.dataset.items[item].path) for item in items),
             tuple(note for sample in samples for note in sample.notes),
             None if labels is None else labels[ids],
+            Motion.batch(motions) if motions else None,
         )
 
     def sample(self, position: int) -> Sample:
@@ -188,8 +190,17 @@ class Failures:
             "damaged": "are damaged; what was left of them is used",
             "short": "are shorter than a clip; frames were repeated",
             "cut": "end before the part that is meant does; what is there of it is used",
+            "inexact": "have motion vectors that may span more frames than one; `tubelet prepare` makes exact ones",
         }
+        for fallback, text in STANDS_IN.items():
+            says[f"vectors, {fallback}"] = f"have no motion vectors for a clip: {text}; `tubelet prepare` makes some"
+
+        def codecs(notes: Iterable[str]) -> str:
+            named = sorted({note.codec for note in notes if isinstance(note, Note) and note.codec})
+            return f" ({', '.join(named)})" if named else ""
+
         return [
-            f"{len(paths)} of {self.files} videos {says[kind]}: {', '.join([*list(paths)[:3], '...'][: len(paths)])}"
+            f"{len(paths)} of {self.files} videos{codecs(paths.values())} {says[kind]}: "
+            + ", ".join([*list(paths)[:3], "..."][: len(paths)])
             for kind, paths in self.seen.items()
         ]

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from tubelet.data import layouts, ucf_hmdb
 from tubelet.data.index import SUFFIXES
-from tubelet.data.items import Item, in_folder, scan
+from tubelet.data.items import LIST, PREPARED, Item, in_folder, scan
 from tubelet.data.layouts import Found
 from tubelet.data.lists import LISTS, PARTS, Columns, in_list
 
@@ -36,11 +36,11 @@ class MissingVideos(UserWarning):
 def find(source: Path | str) -> list[Item]:
     """The videos of a folder (any depth, sorted; the folder above a video is its label), of a list, or one video.
 
-    A folder of images with numbers in their names is a video, too, where there are no video files. A list has one video
-    a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or `path 0 -1`,
-    `folder first total` or `folder total label` as VideoMAE V2 writes them; or columns under a header, also in Parquet:
-    path, label, start and end (seconds of a part of the video), group. Paths are relative to the list's folder. Lines
-    that begin with # are comments.
+    A folder of images with numbers in their names is a video, too, where there are no video files. Of a folder that
+    `tubelet prepare` wrote, shards or not, its list is read. A list has one video a line: a path, or a path and a
+    label, separated by blank, tab or comma, quoted or not; or `path 0 -1`, `folder first total` or `folder total label`
+    as VideoMAE V2 writes them; or columns under a header, also in Parquet: path, label, start and end (seconds of a
+    part of the video), group. Paths are relative to the list's folder. Lines that begin with # are comments.
 
     Columns with other names, and rows of one part of a table: `table:clips.csv:train?path=clip&label=gesture` (or
     `start`, `end`, `group`, `part`; `videos=FOLDER` where paths are relative to another folder).
@@ -68,6 +68,8 @@ def read(source: Path | str) -> Found:
         ValueError: nothing there that is a video; says what there was instead.
     """
     path = Path(source)
+    if (path / PREPARED).is_file():
+        return Found(in_prepared(path))
     if path.is_dir():
         return Found(in_folder(path))
     if path.exists():
@@ -87,6 +89,20 @@ def read(source: Path | str) -> Found:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"no file {path}, nor a layout {layout!r}.{hint} Layouts are {', '.join(known)}: {WRITTEN}")
     return written(layout, rest)
+
+
+def in_prepared(folder: Path) -> list[Item]:
+    """The videos of a folder that `prepare` wrote.
+
+    Raises:
+        ValueError: it is not finished.
+    """
+    if not (folder / LIST).is_file():
+        raise ValueError(
+            f"{folder} is not finished, it has no {LIST} yet: repeat the `tubelet prepare` that began it, or run the "
+            "parts that are still missing"
+        )
+    return in_list(folder / LIST)
 
 
 def written(layout: str, rest: str) -> Found:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tubelet.data.items import Item
+from tubelet.data.shards import state_of
 
 PARTS = ("train", "val", "test")
 END = 2**16  # bytes at either end of a file that tell it from others of the same size
@@ -188,7 +189,7 @@ def together(one: Item, other: Item) -> bool:
 def size(path: Path) -> int:
     """Bytes of a file, or of all the files of a folder; -1 where there is nothing."""
     try:
-        return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+        return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else state_of(path)[0]
     except OSError:
         return -1
 

@@ -1,4 +1,4 @@
-"""Where a clip is cut out of its video, and its way to the size of the network.
+"""Where a clip is cut out of its video, and its way to the size of the network; its motion goes the same way.
 
 Every crop is one window for the whole clip, drawn once, from numpy's generator. Nothing here changes colours.
 """
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+
+from tubelet.types import Motion
 
 
 class Window(NamedTuple):
@@ -21,6 +24,9 @@ class Window(NamedTuple):
     width: int
 
 
+Region = tuple[float, float, float, float]  # as a window, but its edges may lie between pixels
+
+
 @dataclass(frozen=True)
 class Crop:
     """Base of the crops: they say which window, this says what happens to it."""
@@ -29,11 +35,18 @@ class Crop:
         """The window to cut from frames of `height` x `width` pixels for an output of `size` (height, width)."""
         raise TypeError(f"{type(self).__name__} has no window; use MultiScaleCrop, RandomResizedCrop or CentreCrop")
 
+    def cut(
+        self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[UInt8[Tensor, "t y x c"], Region]:
+        """The clip in one window, resized to `size` (height, width), and which part of the frames it shows."""
+        window = self.window(frames.shape[1], frames.shape[2], size, rng)
+        return resized(frames, window, size), window
+
     def __call__(
         self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator
     ) -> UInt8[Tensor, "t y x c"]:
         """The clip in one window, resized to `size` (height, width)."""
-        return resized(frames, self.window(frames.shape[1], frames.shape[2], size, rng), size)
+        return self.cut(frames, size, rng)[0]
 
 
 @dataclass(frozen=True)
@@ -121,12 +134,20 @@ class Place(Crop):
         if not 0 <= self.index < self.count:
             raise ValueError(f"there is no view {self.index} of {self.count}; expected 0 to {self.count - 1}")
 
+    def cut(
+        self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator | None = None
+    ) -> tuple[UInt8[Tensor, "t y x c"], Region]:
+        """The view, at `size` (height, width), and which part of the frames it shows."""
+        scaled = covering(frames, size)
+        top, left, height, width = window = self.window(scaled.shape[1], scaled.shape[2], size)
+        tall, wide = frames.shape[1] / scaled.shape[1], frames.shape[2] / scaled.shape[2]
+        return resized(scaled, window, size), (top * tall, left * wide, height * tall, width * wide)
+
     def __call__(
         self, frames: UInt8[Tensor, "t h w c"], size: tuple[int, int], rng: np.random.Generator | None = None
     ) -> UInt8[Tensor, "t y x c"]:
         """The view, at `size` (height, width); frames that went through `covering` before are only cut."""
-        scaled = covering(frames, size)
-        return resized(scaled, self.window(scaled.shape[1], scaled.shape[2], size), size)
+        return self.cut(frames, size, rng)[0]
 
     def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator | None = None) -> Window:
         """Where the view lies in frames that are scaled already."""
@@ -179,3 +200,61 @@ def resized(frames: UInt8[Tensor, "t h w c"], window: Window, size: tuple[int, i
 def flipped(frames: UInt8[Tensor, "t h w c"]) -> UInt8[Tensor, "t h w c"]:
     """The clip as in a mirror."""
     return frames.flip(2)
+
+
+# ---------------------------------------------------------------------------- motion
+
+
+def carried(
+    motion: Motion, frame: tuple[int, int], window: Region, size: tuple[int, int], block: int, flip: bool = False
+) -> Motion:
+    """The motion of what `resized`, and `flipped` if `flip`, make of frames of `frame` (height, width) pixels.
+
+    Displacements grow or shrink with the picture, a mirror turns those to the right into those to the left. The result
+    has blocks of `block` pixels: each is the mean of the known old blocks under it, weighted by the area that they
+    share, and known where at least half of it is.
+    """
+    if (*window, *size, block) == (0, 0, *frame, *frame, motion.block) and not flip:
+        return motion
+    top, left, height, width = window
+    rows = shares(frame[0], motion.block, top, height, size[0], block)
+    columns = shares(frame[1], motion.block, left, width, size[1], block, flip)
+    area = rows.sum(1)[:, None] * columns.sum(1)
+    scale = torch.tensor([size[1] / width * (-1 if flip else 1), size[0] / height]).view(2, 1, 1, 1)
+
+    def summed(values: Float[Tensor, "*b my mx"]) -> Float[Tensor, "*b ny nx"]:
+        return rows @ (values @ columns.T)
+
+    def moved(
+        vectors: Float[Tensor, "*b 2 t my mx"], known: Bool[Tensor, "*b t my mx"]
+    ) -> tuple[Float[Tensor, "*b 2 t ny nx"], Bool[Tensor, "*b t ny nx"]]:
+        there = summed(known.to(vectors.dtype))
+        enough = there >= (0.5 - 1e-5) * area  # exactly half, in spite of rounding
+        mean = summed(vectors * known.unsqueeze(-4)) / there.clamp(min=1e-6).unsqueeze(-4)
+        return (mean * scale).where(enough.unsqueeze(-4), 0), enough
+
+    to_previous, had = moved(motion.to_previous, motion.had)
+    to_next, has = moved(motion.to_next, motion.has)
+    return Motion(to_previous, to_next, had, has, block, motion.exact)
+
+
+def shares(
+    edge: int, old: int, start: float, length: float, size: int, new: int, flip: bool = False
+) -> Float[Tensor, "new old"]:
+    """How many pixels each new block shares with each old one, along one axis.
+
+    The old ones, of `old` pixels, lie on an axis of `edge` pixels. Of it `length` pixels from `start` on are shown, as
+    `size` pixels in new blocks of `new` pixels, which begin at the other end after a flip. The last blocks of an axis
+    may be cut short by its end.
+
+    >>> shares(20, 8, 2, 12, 24, 8)
+    tensor([[4., 0., 0.],
+            [2., 2., 0.],
+            [0., 4., 0.]])
+    """
+    borders = np.append(np.arange(0, size, new), size)
+    pieces = start + (size - borders if flip else borders) * (length / size)
+    low, high = np.minimum(pieces[:-1], pieces[1:]), np.maximum(pieces[:-1], pieces[1:])
+    ends = np.append(np.arange(0, edge, old), edge)
+    shared = np.minimum(high[:, None], ends[1:]) - np.maximum(low[:, None], ends[:-1])
+    return torch.from_numpy(shared.clip(0).astype(np.float32))

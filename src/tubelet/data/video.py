@@ -6,7 +6,6 @@ and past damage. Which frames make a clip is decided in `sampling.py`, cropping 
 One decoding thread and no state beyond a cache of indices: all of it works in fork, spawn and forkserver workers.
 """
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data import images
+from tubelet.data import images, shards
 from tubelet.data.index import (
     NONE,
     SUFFIXES,
@@ -46,8 +45,9 @@ from tubelet.data.index import (
     stamps_of,
     video_of,
 )
+from tubelet.data.vectors import BLOCK, FAR, Steps
 from tubelet.data.writing import write
-from tubelet.types import Clip
+from tubelet.types import Clip, Motion
 
 __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe", "write"]
 
@@ -128,6 +128,8 @@ def frames_at(
     *,
     size: int | tuple[int, int] | None = None,
     gray: bool = False,
+    vectors: bool = False,
+    block: int = BLOCK,
 ) -> Clip:
     """The frames at `indices`, in that order, as shown: rotated, RGB (or one channel of grey), [0, 255].
 
@@ -135,20 +137,28 @@ def frames_at(
     (height, width), in pixels; scaling (swscale's bilinear filter, widened to the shrinking) and colour are one pass.
     Damaged packets are skipped and counted; a frame lost to them is replaced by the nearest earlier one, else later.
 
+    With `vectors` the clip has the motion between its frames, from the codec's vectors, on blocks of `block` pixels;
+    nothing is known for codecs without. All frames between that others refer to are decoded, also over key frames.
+
     Raises:
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
     """
     path = video.path if isinstance(video, Video) else Path(video)
     if path.is_dir():
         video = video if isinstance(video, Video) else probe(path)
-        return images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
+        clip = images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
+        return replace(clip, motion=Motion.unknown(clip.frames.shape[:3], block)) if vectors else clip
     with opened(path) as (container, stream):
+        if vectors:  # before anything is decoded: the decoder reads its options once
+            stream.codec_context.options = {"flags2": "+export_mvs"}
         known = video if isinstance(video, Video) else remembered(path)
         fresh, video = known is not None, known or _indexed(path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
-        damage = Damage()
-        decoded = _decoded(video, container, stream, asked, damage, fresh)
-        return _filled(video, asked, decoded, damage, size, gray)
+        damage, steps = Damage(), Steps(video, stream.codec_context, asked) if vectors else None
+        decoded = _decoded(video, container, stream, asked, damage, fresh, steps)
+        clip = _filled(video, asked, decoded, damage, size, gray)
+        shown = clip.frames.shape[1], clip.frames.shape[2]
+        return clip if steps is None else replace(clip, motion=steps.motion(shown, block))
 
 
 def frames_when(
@@ -167,15 +177,21 @@ def frames_when(
 
 
 def _decoded(
-    video: Video, container: Any, stream: Any, asked: Int[np.ndarray, " t"], damage: Damage, fresh: bool
+    video: Video,
+    container: Any,
+    stream: Any,
+    asked: Int[np.ndarray, " t"],
+    damage: Damage,
+    fresh: bool,
+    steps: Steps | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """(index, decoded frame) of every frame asked for that can be decoded, each once, in no fixed order."""
-    for group, starts in runs_of(video, asked):
+    for group, starts in runs_of(video, asked, 0 if steps is None else FAR):
         missing = {int(video.stamps[i]): int(i) for i in group}
         # Once more from the start of the file if that was no key frame after all (intra refresh, a wrong index).
         for start in starts:
             before = len(damage.packets)
-            for frame in decoded_from(video, container, stream, start, set(missing), damage, fresh):
+            for frame in decoded_from(video, container, stream, start, set(missing), damage, fresh, steps):
                 if frame.pts in missing:
                     damage.frames.update({missing[frame.pts]} if frame.is_corrupt else ())  # part of it made up
                     yield missing.pop(frame.pts), frame
@@ -190,13 +206,21 @@ def _decoded(
 
 
 def decoded_from(
-    video: Video, container: Any, stream: Any, start: Any, wanted: set[int], damage: Damage, fresh: bool
+    video: Video,
+    container: Any,
+    stream: Any,
+    start: Any,
+    wanted: set[int],
+    damage: Damage,
+    fresh: bool,
+    steps: Steps | None = None,
 ) -> Generator[Any, None, None]:
     """Decoded frames from one starting point until the last wanted one; others may be among them."""
     codec, skips = stream.codec_context, can_skip(stream.codec_context)
 
     def packets() -> Iterator[Any]:
-        for packet in _landed(video, container, stream, start, fresh):
+        landed = _landed(video, container, stream, start, fresh)
+        for packet in landed if steps is None else steps.heard(landed):
             # What was not asked for and no other frame refers to need not be decoded.
             codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
             yield packet
@@ -205,7 +229,8 @@ def decoded_from(
                 return
 
     try:
-        yield from fed(packets(), codec, damage)
+        frames = fed(packets(), codec, damage)
+        yield from frames if steps is None else steps.seen(frames)
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
@@ -330,15 +355,16 @@ def _whole(frame: Any) -> Any:
 def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
     """An open file and its best video stream, set to one thread; closed again whatever happens."""
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir() or not shards.exists(path):
         raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
-    if not path.stat().st_size:
+    if not shards.state_of(path)[0]:
         raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
+    address = shards.address(path)
     try:
-        container = av.open(os.fspath(path))
+        container = av.open(address)
     except (FFmpegError, UnicodeError) as error:
         raise VideoError(
-            f"{path} does not open as a video: {_complaint(path) or error}. "
+            f"{path} does not open as a video: {_complaint(address) or error}. "
             "Copy it anew if it was cut off; leave it out if it is something else"
         ) from error
     with container:
@@ -355,14 +381,14 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _complaint(path: Path) -> str:
+def _complaint(address: str) -> str:
     """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
     level, skips = logging.get_level(), logging.get_skip_repeated()
     logging.set_level(logging.ERROR)
     logging.set_skip_repeated(False)  # two files may have the same trouble
     try:
         with logging.Capture() as lines, suppress(FFmpegError, UnicodeError):
-            av.open(os.fspath(path)).close()
+            av.open(address).close()
     finally:
         logging.set_level(level)
         logging.set_skip_repeated(skips)

@@ -19,14 +19,18 @@ from torch import Tensor, nn
 
 from tubelet.config import to_json
 from tubelet.data.cache import cores, free_memory
-from tubelet.data.datasets import Data, clip_of
+from tubelet.data.datasets import Data, clip_of, motion_of
+from tubelet.data.flow import Flow
+from tubelet.data.shards import state_of
 from tubelet.data.sources import Item
-from tubelet.data.transforms import Place, covering
-from tubelet.data.video import VideoError
+from tubelet.data.transforms import Place, carried, covering
+from tubelet.data.vectors import Vectors
+from tubelet.data.video import VideoError, probe
 from tubelet.nn.attention import Attention
 from tubelet.nn.patches import changes
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
+from tubelet.types import Batch, Motion
 
 Pooled = bool | tuple[int, int, int]  # mean tokens, all tokens, or cells of time, height and width
 FORMAT = 1  # of the files in a cache; another number, and older ones are never used
@@ -56,25 +60,47 @@ def middle_clips(videos: Sequence[Path | Item], data: Data) -> UInt8[Tensor, "b 
     return torch.stack([middle_clip(item, data).video for item in items])
 
 
+def middle_batch(videos: Sequence[Path | Item], data: Data) -> Batch:
+    """The same clips as a mask sees them: with their motion if `data.motion` says where it comes from.
+
+    Raises:
+        VideoError: one of them cannot be read.
+    """
+    items = (video if isinstance(video, Item) else Item(video) for video in videos)
+    clips = [middle_clip(item, data, data.motion) for item in items]
+    motions = [clip.motion.each(lambda values: values[None]) for clip in clips if clip.motion is not None]
+    video = torch.stack([clip.video for clip in clips])
+    notes = tuple(dict.fromkeys(note for clip in clips for note in clip.notes))
+    return Batch(video, torch.arange(len(clips)), notes=notes, motion=Motion.batch(motions) if motions else None)
+
+
 class MiddleClip(NamedTuple):
     """The clip in the middle of one video."""
 
     video: UInt8[Tensor, "c t h w"]
     seconds: Float[Tensor, " t"]  # presentation times
     damaged: int  # packets or frames
+    motion: Motion | None = None  # in pixels of `video`, where it was asked for
+    notes: tuple[str, ...] = ()  # about where the motion comes from
 
 
-def middle_clip(item: Item, data: Data) -> MiddleClip:
-    """The clip in the middle of one video, or of the part of it that is meant.
+def middle_clip(item: Item, data: Data, source: Vectors | Flow | None = None) -> MiddleClip:
+    """The clip in the middle of one video, or of the part of it that is meant; with motion if told where from.
 
     Raises:
         VideoError: it cannot be read.
     """
     try:
-        clip = clip_of(item, data.clip, gray=data.channels == 1)
+        clip = clip_of(item, data.clip, gray=data.channels == 1, vectors=isinstance(source, Vectors))
     except ValueError as error:  # too short, and the sampler says that this is an error
         raise VideoError(str(error)) from error
-    return MiddleClip(centred(clip.frames, data.size).permute(3, 0, 1, 2), clip.seconds, clip.damaged)
+    frames, part = Place().cut(clip.frames, data.size)
+    found = MiddleClip(frames.permute(3, 0, 1, 2), clip.seconds, clip.damaged)
+    if source is None:
+        return found
+    motion, notes = motion_of(clip, source, data.size, item.path, probe(item.path).codec)
+    height, width = clip.frames.shape[1:3]
+    return found._replace(motion=carried(motion, (height, width), part, data.size, source.block), notes=tuple(notes))
 
 
 def centred(frames: UInt8[Tensor, "t h w c"], size: tuple[int, int]) -> UInt8[Tensor, "t y x c"]:
@@ -274,8 +300,8 @@ def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[i
     digest = hashlib.sha256(f"{choices} {mark_of(encoder)}".encode())
     for item in items:
         try:
-            state = item.path.stat()
-            file = f"{state.st_size} {state.st_mtime_ns}"
+            size, changed = state_of(item.path)
+            file = f"{size} {changed}"
         except OSError:  # a link to nowhere, which will be reported
             file = "missing"
         digest.update(f"{item.path} {file} {item.start} {item.end}\n".encode())

@@ -1,4 +1,4 @@
-"""Masks that look at no pixel: tubes, tokens anywhere, whole frames.
+"""Masks that look at no pixel: tubes, tokens anywhere, whole frames, a box.
 
 Counts are the released code's, truncated: `int(ratio * places)`.
 """
@@ -7,10 +7,21 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tubelet.types import Batch, Draws, Grid, TokenMask
+
+
+def share(ratio: float) -> float:
+    """The ratio.
+
+    Raises:
+        ValueError: it is not between 0 and 1.
+    """
+    if not 0 < ratio < 1:  # NaN too
+        raise ValueError(f"mask ratio {ratio:g}: it must be above 0 and below 1 (0.9 hides 90 %)")
+    return ratio
 
 
 def count(ratio: float, places: int, of: str) -> int:
@@ -19,9 +30,7 @@ def count(ratio: float, places: int, of: str) -> int:
     Raises:
         ValueError: the ratio is not between 0 and 1, or hides nothing or everything.
     """
-    if not 0 < ratio < 1:  # NaN too
-        raise ValueError(f"mask ratio {ratio:g}: it must be above 0 and below 1 (0.9 hides 90 %)")
-    hidden = int(ratio * places)
+    hidden = int(share(ratio) * places)
     if hidden in (0, places):
         digits = max(len(str(places)), 3)
         low, high = (math.ceil(n / places * 10**digits) / 10**digits for n in (1, places - 1))  # up: counts truncate
@@ -82,3 +91,58 @@ class Frame:
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
         hidden = smallest(draws.uniform(grid.T), count(self.ratio, grid.T, "time slots"))
         return TokenMask.from_hidden(hidden.repeat_interleave(grid.slot, dim=1), grid)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One box at the same random place in all time slots.
+
+    Source: MGM (arXiv:2308.12962), table 4. 0.75 of 14x14 places is a box of 12x12 and three places more.
+    """
+
+    ratio: float = 0.75
+    """Share of tokens hidden from the encoder."""
+
+    def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
+        hidden = count(self.ratio, grid.slot, "places of a time slot")
+        height, width = (round(side) for side in sides(self.ratio, grid))
+        room = torch.tensor([grid.H - height + 1, grid.W - width + 1], device="cpu")
+        corner = (draws.uniform(1, 2) * room).long()
+        size = torch.tensor([height, width], device="cpu").expand_as(corner)
+        box = boxed(corner, size, hidden, draws.uniform(grid.slot), grid)
+        return TokenMask.from_hidden(box.repeat(1, grid.T, 1).flatten(1), grid)
+
+
+def sides(ratio: float, grid: Grid) -> tuple[float, float]:
+    """Height and width, in tokens, of the box that takes a share of a time slot: square, where that fits."""
+    side = math.sqrt(ratio * grid.slot)
+    if side > grid.H:
+        return float(grid.H), ratio * grid.W
+    return (ratio * grid.H, float(grid.W)) if side > grid.W else (side, side)
+
+
+def boxed(
+    corner: Int[Tensor, "b s 2"],
+    size: Int[Tensor, "b s 2"],
+    hidden: int,
+    noise: Float[Tensor, "b n"],
+    grid: Grid,
+) -> Bool[Tensor, "b s n"]:
+    """True at the `hidden` places of each slot that are nearest to the middle of a box, whatever it holds itself.
+
+    So all clips hide the same number: a box that is too large loses places at its rim, one that is too small gains some
+    around it. Near is measured in half sides, which keeps its shape. `noise` decides among places that are equally
+    near, alike in all slots, so that a box that rests hides the same. Corner and size are (down, across), in tokens.
+    """
+    at = torch.arange(grid.slot, device=corner.device)
+    middle = (2 * corner + size - 1).unsqueeze(3)  # doubled, so whole
+    down = (2 * (at // grid.W) - middle[:, :, 0]).abs() / size[:, :, 0, None]
+    across = (2 * (at % grid.W) - middle[:, :, 1]).abs() / size[:, :, 1, None]
+    return ranked(torch.maximum(down, across), hidden, noise)
+
+
+def ranked(values: Float[Tensor, "b s n"], chosen: int, noise: Float[Tensor, "b n"]) -> Bool[Tensor, "b s n"]:
+    """True at the `chosen` smallest values of each slot; `noise` decides among equal ones, alike in all slots."""
+    order = noise.argsort(dim=1).to(values.device).unsqueeze(1).expand(-1, values.shape[1], -1)
+    first = values.gather(2, order).argsort(dim=2, stable=True)[:, :, :chosen]
+    return torch.zeros_like(values, dtype=torch.bool).scatter(2, order.gather(2, first), True)

@@ -11,9 +11,10 @@ from torch import Tensor
 from tubelet.masks.random_masks import Tube
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify, take
+from tubelet.nn.raft import Raft
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels, normalise
-from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Target, TokenMask
+from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Motion, Target, TokenMask
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Masked:
     """Shape of the decoder."""
     predict: float = 1.0
     """Share of the hidden tokens that are predicted in a step; fewer make a step cheaper. All of them in the papers."""
+    flow: Raft | None = None
+    """Motion estimated on the device in every step, for masks that it guides; none: that of `data.motion`."""
 
     def build(self, encoder: Encoder, grid: Grid, channels: int) -> "MaskedAutoencoder":
         """The module to train, freshly initialised from torch's global generator.
@@ -40,7 +43,8 @@ class Masked:
             raise ValueError(f"--method.predict {self.predict:g}: it must be above 0 and at most 1 (all hidden tokens)")
         pt, ph, pw = grid.patch
         blank = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
-        self.mask(Batch(blank, torch.zeros(1, dtype=torch.int64, device="cpu")), grid, Draws(0, 0, [0]))
+        ids = torch.zeros(1, dtype=torch.int64, device="cpu")
+        self.mask(Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), grid, Draws(0, 0, [0]))
         return MaskedAutoencoder(self, encoder, grid, channels)
 
 
@@ -53,11 +57,14 @@ class MaskedAutoencoder(Method):
         self.mask: Masker = config.mask
         self.target: Target = config.target
         self.predict = config.predict
+        self.flow = config.flow.build() if config.flow else None  # no module: neither trained nor saved
         self.encoder = encoder.build(grid, channels)
         self.decoder = config.decoder.build(grid, encoder.width, self.target.size(grid, channels))
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """Mean squared error, summed over the scored tokens."""
+        if self.flow:
+            batch = replace(batch, motion=self.flow(batch.video))
         mask = self.mask(batch, self.grid, draws)
         if self.predict < 1:
             mask = thinned(mask, self.predict, draws)
@@ -77,5 +84,5 @@ class MaskedAutoencoder(Method):
 def thinned(mask: TokenMask, share: float, draws: Draws) -> TokenMask:
     """The mask with a random `share` of its tokens to predict; at least one."""
     tokens = mask.predict.shape[1]
-    order = draws.uniform(tokens).argsort(dim=1)[:, : max(int(share * tokens), 1)]
+    order = draws.uniform(tokens).argsort(dim=1)[:, : max(int(share * tokens), 1)].to(mask.predict.device)
     return replace(mask, predict=mask.predict.gather(1, order.sort(dim=1).values))

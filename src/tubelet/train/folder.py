@@ -14,6 +14,7 @@ import tubelet
 from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
+from tubelet.data.shards import exists, state_of
 from tubelet.train.checkpoint import atomically, void
 from tubelet.train.log import metrics
 
@@ -64,7 +65,8 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for item in dataset.items:
-        size = item.path.stat().st_size if item.path.is_file() else "missing"  # a link to nowhere, which will be noted
+        folder, there = item.path.is_dir(), exists(item.path)  # a link to nowhere will be noted
+        size = state_of(item.path)[0] if there and not folder else "missing"
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
         label = "" if dataset.labels is None else f" {item.label}"
         digest.update(f"{item.path.name} {size}{part}{label}\n".encode())
