@@ -107,15 +107,15 @@ def few_cpu() -> Run:
     """Own short clips of one act each, few of them labelled, on a CPU, 32x40 pixels: finetune-few-cpu follows.
 
     16 frames spread over the whole video, and 90 % hidden anywhere instead of in tubes: a place that is seen at other
-    times tells the background, so what is to be imagined is what moves (docs/log.md). 15,000 steps for 252 clips; a
-    quarter of an hour on one core.
+    times tells the background, so what is to be imagined is what moves (docs/log.md). 36,000 steps for 252 clips;
+    half an hour on one core. Fewer are worth less: docs/log.md.
     """
     return Run(
         encoder=Encoder(width=128, depth=4, heads=4, hidden=512, patch=(2, 8, 8), position="axes"),
         method=Masked(Random(0.9), Pixels("none"), Decoder(96, 2, 3, position="axes"), predict=0.25),
         data=Data(clip=Segments(16), size=(32, 40), crop=MultiScaleCrop((1.0, 0.875, 0.75)), cache=96),
         optim=Optim(base_lr=0.016, min_lr=0.0, warmup=20),  # 1e-3 at this batch
-        training=Training(epochs=950, batch=16, save_every=100, threads=1, workers=0),
+        training=Training(epochs=2286, batch=16, save_every=100, threads=1, workers=0),
     )
 
 
