@@ -367,15 +367,18 @@ def test_a_file_that_breaks_off(tmp_path):
     assert re.match(r"breaks off after \d\.\d of 6\.0 seconds", row.problem)
 
 
+honest = module.remade
+
+
+def deadly(job, **options):
+    """In a worker, which knows nothing of monkeypatch."""
+    if job.source.name == "old.avi":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return honest(job, **options)
+
+
 def test_a_file_that_ends_its_process(source, tmp_path, monkeypatch):
-    honest = module.probe
-
-    def deadly(path):
-        if path.name == "old.avi":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return honest(path)
-
-    monkeypatch.setattr(module, "probe", deadly)
+    monkeypatch.setattr(module, "remade", deadly)
     outcome = prepare(source / "one", tmp_path / "out", workers=2)
     (row,) = outcome.quarantined
     assert (Path(row.source).name, "the process that read this file died" in row.problem) == ("old.avi", True)

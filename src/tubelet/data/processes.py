@@ -9,6 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import Any, TypeVar
 
+import torch
+
 from tubelet.data.cache import cores
 
 Job = TypeVar("Job")
@@ -71,8 +73,10 @@ def _run(
     workers: int,
     kept: Callable[[int, Result], object],
 ) -> None:
-    stop = multiprocessing.Event()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), initializer=_enter, initargs=(stop,))
+    # Fresh processes: a fork of one that has run threads (PyTorch's, say) may wait for them forever.
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop,))
     try:
         futures: dict[Future[Result], int] = {pool.submit(function, jobs[index]): index for index in todo}
         for future in as_completed(futures):
@@ -90,6 +94,7 @@ def _enter(stop: Any) -> None:
     _told = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # there are as many processes as cores
     Thread(target=_outlive, daemon=True).start()
 
 
