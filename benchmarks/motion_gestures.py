@@ -56,14 +56,14 @@ class Choice:
 CODEC, FLOW = Vectors(block=4), Flow(size=96, block=4)
 CHOICES = {
     "tube 0.9": Choice(Tube(0.9), seeds=3, tuned=True),
-    "random 0.9": Choice(Random(0.9)),
+    "random 0.9": Choice(Random(0.9), seeds=3, tuned=True),  # what videomae-few-cpu has
     "frame 0.875": Choice(Frame(0.875)),
     "block 0.75": Choice(Block(0.75)),
     "SMM 0.75": Choice(SimulatedBox(0.75)),
     "MGM sparse 0.75": Choice(MotionBox(0.75, sparse=True), CODEC),
     "MGM 0.75": Choice(MotionBox(0.75), CODEC, seeds=3, tuned=True),
     "MGM 0.75, flow": Choice(MotionBox(0.75), FLOW),
-    "MGMAE 0.9, flow": Choice(FlowWarp(0.9), FLOW, seeds=3, tuned=True),
+    "MGMAE 0.9": Choice(FlowWarp(0.9), FLOW, seeds=3, tuned=True),
 }
 
 

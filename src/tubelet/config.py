@@ -102,6 +102,8 @@ def checked(run: Run) -> None:
     """
     e, o, t = run.encoder, run.optim, run.training
     data_checked(run.data)
+    if getattr(run.method, "flow", None) and run.data.motion is not None:
+        raise ValueError("method.flow replaces the motion that the readers would look for; set data.motion to None")
     for name, value, fits, expected in (
         ("encoder.patch", e.patch, min(e.patch) > 0, "at least 1 frame and 1x1 pixels"),
         ("encoder.width", e.width, e.width > 0, "1 or more"),

@@ -1,5 +1,6 @@
 """Optical flow, and vectors of clips that are encoded anew: known displacements, both ways, through crops and flips."""
 
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -232,3 +233,22 @@ def test_encoded_anew_of_any_size_and_grey():
     assert (
         motion.to_previous[:, 1, 13:19, 13:19].flatten(1).median(1).values - torch.tensor([-8.0, 0])
     ).abs().max() < 1
+
+
+def test_several_threads_at_once():
+    """In a process of its own: OpenCV would end it."""
+    code = """
+import threading, cv2, numpy as np, torch
+from tubelet.data.flow import Flow
+frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8))
+before, expected, wrong = cv2.getNumThreads(), Flow()(frames).to_previous, []
+def work():
+    for _ in range(150):
+        if not torch.equal(Flow()(frames).to_previous, expected):
+            wrong.append(1)
+threads = [threading.Thread(target=work) for _ in range(4)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(len(wrong), cv2.getNumThreads() == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "True"]), done.stderr

@@ -229,6 +229,18 @@ def test_memory_for_motion_is_counted(exact, monkeypatch):
 # ---------------------------------------------------------------------------- files without
 
 
+def test_few_vectors_are_as_good_as_none(tmp_path):
+    """Of MPEG-4's B-frames nothing is told: two of three steps at stride 1."""
+    path = tmp_path / "b.avi"
+    write(path, moving(24, 3, 64, 96), 10, codec="mpeg4", options={"bf": "2", "q:v": "2"})
+    dataset = Dataset(find(path), replace(SMALL, clip=Dense(8, stride=1)), 1)
+    sample = dataset[0]
+    assert sample.motion is not None
+    assert sample.motion.had[:, 1:].all()
+    assert [note.kind for note in sample.notes] == ["vectors, flow"]
+    assert "has few motion vectors for a clip: flow is used" in sample.notes[0]
+
+
 @pytest.mark.parametrize("kept", [0, 64])
 @pytest.mark.parametrize(
     ("fallback", "says", "share"),
@@ -250,7 +262,7 @@ def test_what_stands_in_for_vectors(silent, fallback, says, share, kept):
         if share:
             assert median(sample.motion.to_next, sample.motion.has) == pytest.approx([2, 0], abs=0.3)
     (line,) = failures.summary()
-    assert line.startswith("1 of 4 videos (mjpeg) have no motion vectors for a clip: ")
+    assert line.startswith("1 of 4 videos (mjpeg) have few motion vectors for a clip, or none: ")
     assert says in line
     assert line.endswith(f"`tubelet prepare` makes some: {silent}")
 

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -486,9 +487,9 @@ SLOW = ["--speed", "veryslow", "--crf", "5", "--keyframes", "250"]
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory) -> Path:
-    """Six videos that take a moment each."""
+    """Twelve videos that take a moment each."""
     folder = tmp_path_factory.mktemp("many")
-    for number in range(6):
+    for number in range(12):
         write(folder / f"{number}.mp4", numbered(60, 144, 192, number), 10, options={"preset": "ultrafast"})
     return folder
 
@@ -512,7 +513,9 @@ def test_stopped_work_goes_on(many, tmp_path, how, capfd):
     if how == "interrupt":
         assert os.waitstatus_to_exitcode(status) == 130
     if how in ("terminate", "interrupt"):
-        assert re.search(r"stopped; \d of 6 files are done and stay; the same command goes on", capfd.readouterr().err)
+        assert re.search(
+            r"stopped; \d+ of 12 files are done and stay; the same command goes on", capfd.readouterr().err
+        )
     until(
         lambda: (
             not any(
@@ -522,7 +525,7 @@ def test_stopped_work_goes_on(many, tmp_path, how, capfd):
     )
     finished = known(out)[0]
     lines = [json.loads(line)["row"] for line in notes.read_text().splitlines() if line.endswith("}}")]
-    assert 2 <= len(lines) < 6
+    assert 2 <= len(lines) < 12
     for row in lines:
         assert hashlib.sha256((out / row["path"]).read_bytes()).hexdigest() == row["sha256"]
     with pytest.raises(ValueError, match="is not finished"):
@@ -530,11 +533,11 @@ def test_stopped_work_goes_on(many, tmp_path, how, capfd):
     with notes.open("a") as file:
         file.write('{"row": {"source": "half a li')  # as a kill could leave it
     assert run([*command, "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["new"] == 6 - len(lines)
+    assert json.loads(capfd.readouterr().out)["new"] == 12 - len(lines)
     assert prepare(many, out, Encoding(keyframes=250, crf=5, speed="veryslow")).new == 0
     now, report = known(out)
     assert all(now[row["path"]] == finished[row["path"]] for row in lines)  # not done again
-    assert len(report) == len(find(out)) == 6
+    assert len(report) == len(find(out)) == 12
     assert all(len(numbers(item.path)) == 60 for item in find(out)[:2])
     assert not [file for file in out.rglob(".*") if file.is_file()]
 
@@ -571,6 +574,29 @@ def test_parts_make_the_whole(source, prepared, tmp_path):
     assert known(out)[1] == known(prepared)[1]
     with pytest.raises(ValueError, match=r"part 2/2 is none: expected 0/2 to 1/2"):
         prepare(source, out, how, part=(2, 2))
+
+
+def test_what_changed_since_counts_whichever_part_it_was_in(source, tmp_path):
+    origin, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source / "one", origin)
+    for index in (0, 1):
+        prepare(origin, out, part=(index, 2), workers=0)
+    os.utime(origin / "old.avi", (1, 1))  # of 0/2 or of 1/2: their notes sort before and after those of 0/1
+    os.utime(origin / "sound.mp4", (1, 1))
+    assert (again := prepare(origin, out, workers=0)).new == 2
+    assert again.left == 0
+    assert prepare(origin, out, workers=0).new == 0
+
+
+def test_a_script_without_a_guard_costs_no_videos(source, tmp_path):
+    (tmp_path / "script.py").write_text(
+        f"from pathlib import Path\nfrom tubelet.data.prepare import prepare\n"
+        f"prepare({str(source / 'one')!r}, Path({str(tmp_path / 'out')!r}), workers=1)\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no worker process could be started" in done.stderr
+    assert prepare(source / "one", tmp_path / "out", workers=0).new == 3
 
 
 def test_only_what_is_new_or_changed_is_done_again(source, tmp_path):

@@ -206,3 +206,25 @@ def test_names_with_dots_and_changed_sources(tmp_path):
     write(folder / "d.mp4", moving(6), 10)
     with pytest.raises(ValueError, match=r"d\.mp4 is another file now than the one in 0of1-00001\.tar"):
         prepare(tmp_path / "in", out, shard_bytes=10**9, workers=0)
+
+
+def test_one_video_of_a_shard_is_a_source(sharded):
+    member = find(sharded)[2].path
+    assert find(member) == find(str(member))
+    assert [item.path for item in find(member)] == [member]
+    with pytest.raises(FileNotFoundError):
+        find(member.with_name("gone.mp4"))
+
+
+def test_content_is_compared_inside_of_shards(single, sharded, tmp_path):
+    plain, packed = find(single), find(sharded)
+    assert len(overlap(plain, packed)) == len(plain)  # as if a test set were packed and the training set not
+    assert not overlap(plain[:3], packed[3:])
+    assert len(check([*plain[:2], *packed[:3]], workers=0).duplicates) == 2
+
+
+def test_tar_files_of_others_may_say_this_folder(single, tmp_path):
+    film = find(single)[0].path
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(film, "./0.mp4")
+    assert torch.equal(frames_at(tmp_path / "x.tar" / "0.mp4", [1]).frames, frames_at(film, [1]).frames)

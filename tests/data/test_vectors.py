@@ -589,3 +589,51 @@ def test_the_same_vectors_as_another_reader_on_filmed_videos(real):
         assert count >= len(ours) - 4, path
         # It decodes on several threads, which spoils a few B-frames, other ones each time.
         assert equal >= 0.95 * count, path
+
+
+# ---------------------------------------------------------------------------- streams that change or are cut
+
+
+@pytest.mark.parametrize("sizes", [(256, 128), (128, 256)])
+def test_vectors_of_another_size_than_the_video_are_missing(tmp_path, sizes):
+    parts = []
+    for number, size in enumerate(sizes):
+        drawn = moving_square((0, 3), 20, 256, np.random.default_rng(number), 64)[0]
+        path = tmp_path / f"{number}.ts"
+        write(path, np.ascontiguousarray(drawn[:, :: 256 // size, :: 256 // size]), 25, options=SINGLE)
+        parts.append(path.read_bytes())
+    (tmp_path / "film.ts").write_bytes(b"".join(parts))
+    total = probe(tmp_path / "film.ts").frames
+    early = frames_at(tmp_path / "film.ts", range(1, 9), vectors=True)
+    late = frames_at(tmp_path / "film.ts", range(total - 8, total), vectors=True)
+    assert early.motion is not None
+    assert late.motion is not None
+    assert early.motion.had[1:].float().mean() > 0.9
+    assert not late.motion.had.any()
+    assert late.motion.had.shape[1:] == early.motion.had.shape[1:] == (sizes[0] // 8,) * 2
+
+
+def test_vectors_of_a_picture_cut_at_its_top_are_missing(tmp_path):
+    """FFmpeg tells of places in the coded picture, of which only a part is shown."""
+    path, _, _ = square(tmp_path, (0, 3))
+    command = [films.FFMPEG, "-v", "error", "-i", path, "-c", "copy", "-bsf:v", "h264_metadata=crop_top=64"]
+    subprocess.run([*command, tmp_path / "cut.mp4"], check=True)
+    clip = frames_at(tmp_path / "cut.mp4", range(8), vectors=True)
+    assert clip.frames.shape[1] == 192
+    assert not clip.motion.had.any()
+    command[-1] = "h264_metadata=crop_bottom=64"  # what is cut there moves nothing
+    subprocess.run([*command, tmp_path / "below.mp4"], check=True)
+    assert frames_at(tmp_path / "below.mp4", range(8), vectors=True).motion.had[1:].any()
+
+
+def test_new_content_in_an_old_place_is_missing_not_zero(tmp_path):
+    """Intra blocks of a P-frame: noise that was nowhere before, in the left half."""
+    rng = np.random.default_rng(0)
+    ground = pixels(0.5 + 0.2 * texture(128, 2.0, rng))
+    drawn = np.repeat(ground[None], 8, 0)
+    drawn[4:, :, :64] = rng.integers(0, 256, (128, 64, 3), dtype=np.uint8)
+    write(tmp_path / "film.mp4", drawn, 25, options=SINGLE)
+    motion = frames_at(tmp_path / "film.mp4", range(8), vectors=True).motion
+    assert not motion.had[4, :, :7].any()
+    assert motion.had[4, :, 9:].all()
+    assert motion.had[[1, 2, 3, 5, 6, 7]].all()

@@ -168,8 +168,9 @@ def test_boxes_that_reach_over_the_edge_are_cut(film):
         ("film.mp4,12,1,1,9,9\n", r"at frame 12; it has 12 frames, 0 to 11"),
         ("film.mp4,1.5,1,1,9,9\n", r"line 2: frame 1\.5 is no whole number"),
         ("film.mp4,1,9,1,9,9\n", r"line 2: a box .* expected x1 < x2"),
-        ("film.mp4,1,1,1,9,9\nfilm.mp4,1,1,one,9,9\n", r"line 3: expected numbers for frame, x1"),
-        ("film.mp4,1,1\n", r"line 2: expected numbers"),
+        ("film.mp4,1,1,1,9,9\nfilm.mp4,1,1,one,9,9\n", r"line 3: expected a path, and numbers for frame, x1"),
+        ("\n,1,1,1,9,9\n", r"line 3: expected a path"),
+        ("film.mp4,1,1\n", r"line 2: expected a path, and numbers"),
         ("other.mp4,1,1,1,9,9\n", r"has no boxes for .*film\.mp4; it has some for 1 videos, such as .*other\.mp4"),
         ("", r"a header and no boxes"),
     ],
@@ -190,6 +191,19 @@ def test_tables_without_the_columns_are_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------------- the command
+
+
+def test_one_bad_video_does_not_stop_the_others(film, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    rows = (tmp_path / "boxes.csv").read_text()
+    (tmp_path / "boxes.csv").write_text(rows + rows.splitlines()[1].replace("film.mp4", "bad.mp4") + "\n")
+    asked = ["picture", "motion", "--data", str(tmp_path), "--saliency", "--boxes", str(tmp_path / "boxes.csv")]
+    assert run([*asked, "--out", str(tmp_path / "motion.png")]) == 0
+    out, err = capsys.readouterr()
+    assert "left out: " in err
+    assert "bad.mp4" in err
+    assert "1 video: mean of ratios" in out
+    assert run([*asked, "--out", str(tmp_path / "motion.jpg")]) == 2
 
 
 def test_the_command_prints_ratios_and_draws_the_boxes(film, tmp_path, capsys):

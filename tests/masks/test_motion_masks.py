@@ -205,6 +205,13 @@ def test_the_highest_ratio_that_the_message_advises_works(places):
     assert FlowWarp(float(str(caught.value).split(" to ")[1])).shown(grid) == 1
 
 
+@pytest.mark.parametrize(
+    ("places", "ratio", "shown"), [(20, 0.9, 2), (100, 0.9, 10), (20, 0.8, 4), (196, 0.9, 19), (48, 0.9, 4)]
+)
+def test_what_is_shown_does_not_depend_on_the_last_bits_of_a_ratio(places, ratio, shown):
+    assert FlowWarp(ratio).shown(Grid(1, 1, places, (1, 1, 1))) == shown
+
+
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_speeds_are_the_largest_of_a_cubes_pixels(case, seed):

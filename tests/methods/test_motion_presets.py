@@ -86,7 +86,7 @@ def clips(run, count: int) -> Batch:
     size = (count, 3, run.data.clip.frames, *run.data.size)
     batch = Batch(torch.randint(0, 256, size, dtype=torch.uint8), torch.arange(count))
     blind = Motion.unknown(batch.video.shape[2:], block=run.data.motion.block, clips=len(batch.video))
-    known, moves = torch.ones_like(blind.had), torch.randn_like(blind.to_previous)
+    known, moves = torch.ones_like(blind.had), 6 * torch.randn_like(blind.to_previous)
     return replace(batch, motion=replace(blind, to_previous=moves, to_next=-moves, had=known, has=known))
 
 

@@ -221,12 +221,15 @@ def salient(
 
     from tubelet.data.boxes import read_boxes
     from tubelet.data.sources import find
+    from tubelet.data.video import VideoError
     from tubelet.evaluate.saliency import Annotated, annotated, overall
     from tubelet.motion_pictures import boxes_strips
     from tubelet.strips import save
 
     if frames < 1 or count < 1:
         raise ValueError(f"--frames {frames} --count {count}: at least one of each")
+    if out.suffix not in (".png", ".gif"):
+        raise ValueError(f"--out {out}: name a .png or a .gif")
     boxes, items = read_boxes(table), find(source)
     there = [item for item in items if item.path.resolve() in boxes.rows]
     if len(there) < len(items):
@@ -235,13 +238,21 @@ def salient(
     shown: list[tuple[str, Annotated]] = []
     scores = []
     for item in there or items[:1]:  # without any, the first says so
-        seen = annotated(item, boxes, motion_source(guide, 128), frames)
+        try:
+            seen = annotated(item, boxes, motion_source(guide, 128), frames)
+        except (VideoError, OSError, ValueError) as error:
+            if len(there) < 2:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         notes |= dict.fromkeys(seen.notes)
         scores.append(seen.saliency)
         shown += [(item.path.name, seen)] * (len(shown) < count)
         line = {"path": str(item.path)} | seen.saliency.to_dict()
         print(json.dumps(line) if as_json else f"{seen.saliency}  {item.path}", flush=True)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    if not scores:
+        raise ValueError(f"none of the {len(there)} videos with boxes can be measured")
     total = overall(scores)
     print(json.dumps(total.to_dict()) if as_json else total)
     strips, caption, legend = boxes_strips(shown, guide, height)

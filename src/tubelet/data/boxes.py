@@ -86,10 +86,12 @@ def read_boxes(table: Path | str) -> Boxes:
             continue
         where, row = f"{table}, line {number}", dict(zip(names, (value.strip() for value in values)))
         try:
+            if not (named := row[path]):
+                raise ValueError("no path")
             time, left, top, right, bottom = (float(row[name]) for name in (unit, *CORNERS))
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"{where}: expected numbers for {unit}, x1, y1, x2, y2, got {mark.join(values)}"
+                f"{where}: expected a {path}, and numbers for {unit}, x1, y1, x2, y2; got {mark.join(values)}"
             ) from error
         if not (np.isfinite([time, left, top, right, bottom]).all() and left < right and top < bottom and time >= 0):
             raise ValueError(
@@ -98,7 +100,7 @@ def read_boxes(table: Path | str) -> Boxes:
             )
         if unit == "frame" and time != int(time):
             raise ValueError(f"{where}: frame {time:g} is no whole number; frames are counted from 0")
-        rows.setdefault((table.parent / row[path]).resolve(), []).append((time, (left, top, right, bottom)))
+        rows.setdefault((table.parent / named).resolve(), []).append((time, (left, top, right, bottom)))
     if not rows:
         raise ValueError(f"{table} has a header and no boxes under it")
     return Boxes(table, unit, rows)

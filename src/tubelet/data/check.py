@@ -1,20 +1,20 @@
 """Is this data fit to train on: every file opened, demuxed or decoded, and what there is to know before a run."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from tubelet.data.cache import cores
 from tubelet.data.datasets import part_of
-from tubelet.data.shards import exists, state_of
+from tubelet.data.processes import in_processes
+from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
@@ -175,6 +175,8 @@ def headers(path: Path) -> dict[str, Any]:
         duration = (container.duration or 0) / 1e6  # FFmpeg's unit is the microsecond
         if stream.duration:  # of the pictures alone; sound may go on for longer
             duration = float(stream.duration * stream.time_base)
+        elif told := re.fullmatch(r"(\d+):(\d\d):(\d\d\.?\d*)", stream.metadata.get("DURATION", "")):  # Matroska
+            duration = 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
         frames = stream.frames or round(duration * fps)
         return {
             "codec": stream.codec_context.name,
@@ -203,8 +205,12 @@ def crashed(item: Item, level: Level, sampler: Sampler | None) -> Row:
 def digest(path: str) -> str:
     """A fingerprint of a file's bytes."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()
+        found = hashlib.blake2b()
+        with content(Path(path)) as (file, left):
+            while part := file.read(min(left, 2**20)):
+                found.update(part)
+                left -= len(part)
+        return found.hexdigest()
     except OSError:
         return ""
 
@@ -219,31 +225,19 @@ def parallel(
     """`function` of every job, in order; `died` of a job whose process died."""
     results: dict[int, T] = {}
 
-    def keep(index: int, result: T) -> None:
-        results[index] = result
+    def keep(done: int, found: tuple[int, T]) -> None:
+        results[found[0]] = found[1]
         if progress:
-            progress(len(results), len(jobs))
+            progress(done, len(jobs))
 
-    workers = cores() if workers is None else workers
-    while len(results) < len(jobs):
-        todo = [index for index in range(len(jobs)) if index not in results]
-        if not workers:
-            for index in todo:
-                keep(index, function(*jobs[index]))
-            break
-        try:
-            with ProcessPoolExecutor(min(workers, len(todo))) as pool:
-                futures: dict[Future[T], int] = {pool.submit(function, *jobs[index]): index for index in todo}
-                for future in as_completed(futures):
-                    keep(futures[future], future.result())
-        except BrokenProcessPool:  # it does not say who: those that were under way are tried one by one
-            for index in [index for index in todo if index not in results][:workers]:
-                try:
-                    with ProcessPoolExecutor(1) as pool:
-                        keep(index, pool.submit(function, *jobs[index]).result())
-                except BrokenProcessPool:
-                    keep(index, died(*jobs[index]))
+    todo = list(enumerate(jobs))
+    in_processes(partial(numbered, function), todo, workers, keep, lambda job: (job[0], died(*job[1])))
     return [results[index] for index in range(len(jobs))]
+
+
+def numbered(function: Callable[..., T], job: tuple[int, tuple]) -> tuple[int, T]:
+    """`function` of a job, with the job's number."""
+    return job[0], function(*job[1])
 
 
 # ---------------------------------------------------------------------------- words

@@ -30,8 +30,9 @@ ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 %
 STANDS_IN = {  # for the vectors of a file that has none, by `Vectors.fallback`
     "flow": "flow is used",
     "encode": "clips are encoded for it while they are read",
-    "none": "no motion is known",
+    "none": "their motion stays unknown",
 }
+ENOUGH = 0.5  # share of a clip's blocks whose vector is known, below which the fallback is taken
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
 
 
@@ -227,7 +228,7 @@ def motion_of(
         return clip.motion or replace(how, block=fine)(clip.frames), []
     if (motion := clip.motion) is None:
         raise ValueError("this clip was read without its vectors; use frames_at(..., vectors=True)")
-    if motion.had.any():
+    if motion.had[1:].float().mean() >= ENOUGH:
         text = (
             "motion vectors of some videos may span more frames than one: their encoder could choose among several. "
             "`tubelet prepare` makes exact ones"
@@ -235,11 +236,12 @@ def motion_of(
         return motion, [] if motion.exact else [Note(text, "inexact", str(path))]
     if len(clip.seconds.unique()) == 1:  # one frame, or one repeated
         return motion, []
+    said = "few" if motion.had.any() else "no"
     if how.fallback == "flow":
         motion = Flow(block=fine)(clip.frames)
     elif how.fallback == "encode":
         motion = recoded(clip.frames, fine)
-    text = f"{path} ({codec}) has no motion vectors for a clip: {STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
+    text = f"{path} ({codec}) has {said} motion vectors for a clip: {STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
     return motion, [Note(text, f"vectors, {how.fallback}", str(path), codec)]
 
 

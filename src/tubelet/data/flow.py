@@ -4,6 +4,8 @@ Vectors that a file holds already are read in `vectors.py`, at a small part of t
 `nn/raft.py`.
 """
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -91,19 +93,38 @@ class Flow:
         return carried(motion, small, Window(0, 0, *small), (height, width), self.block)
 
 
+_lock, _inside = threading.Lock(), [0, 0]  # how many are at it, and OpenCV's own number of threads
+
+
 @contextmanager
 def one_thread(cv2: Any) -> Iterator[None]:
     """Keeps OpenCV on the thread that calls it: there are as many worker processes as cores already.
 
     By 0 and not by 1: that would end the threads of the pool, and a forked worker would wait for its parent's forever.
+    The first in sets it and the last out sets it back: OpenCV dies if it changes while another thread computes.
     """
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
+    with _lock:
+        if not _inside[0]:
+            _inside[1] = cv2.getNumThreads()
+            cv2.setNumThreads(0)
+        _inside[0] += 1
     try:
         yield
     finally:
-        if threads > 1:
-            cv2.setNumThreads(threads)
+        with _lock:
+            _inside[0] -= 1
+            if not _inside[0] and _inside[1] > 1:
+                cv2.setNumThreads(_inside[1])
+
+
+def _forked() -> None:
+    """In a forked worker none of the parent's threads is at it."""
+    global _lock
+    _lock, _inside[0] = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def between(to_previous: Float[Tensor, "2 t my mx"], to_next: Float[Tensor, "2 t my mx"], block: int) -> Motion:

@@ -78,6 +78,7 @@ class Headers:
         self.sequences: dict[int, Sequence] = {}
         self.pictures: dict[int, Picture] = {}
         self.layered = False  # a picture that is shown between two others and refers to both is referred to itself
+        self.shifted = False  # pictures are shown from further in than their top left corner
         self.length = 0  # bytes of a unit's length; 0 for units between start codes
         data = extradata or b""
         if data[:1] == b"\1" and len(data) > 6:  # avcC
@@ -146,7 +147,12 @@ class Headers:
             for _ in range(bits.number()):
                 bits.signed()
         references, _, _, _ = bits.number(), bits.take(1), bits.number(), bits.number()  # gaps, width, height
-        self.sequences[name] = Sequence(planes, number_bits, order, order_bits, told, references, bool(bits.take(1)))
+        whole = bool(bits.take(1))
+        self.sequences[name] = Sequence(planes, number_bits, order, order_bits, told, references, whole)
+        bits.take(1 if whole else 2)  # macroblocks of fields, direct prediction
+        if bits.take(1):
+            left, _, top, _ = (bits.number() for _ in range(4))
+            self.shifted |= left > 0 or top > 0
 
     def _picture(self, bits: Bits) -> None:
         name, sequence, _, bottom = bits.number(), bits.number(), bits.take(1), bool(bits.take(1))

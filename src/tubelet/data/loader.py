@@ -193,7 +193,9 @@ class Failures:
             "inexact": "have motion vectors that may span more frames than one; `tubelet prepare` makes exact ones",
         }
         for fallback, text in STANDS_IN.items():
-            says[f"vectors, {fallback}"] = f"have no motion vectors for a clip: {text}; `tubelet prepare` makes some"
+            says[f"vectors, {fallback}"] = (
+                f"have few motion vectors for a clip, or none: {text}; `tubelet prepare` makes some"
+            )
 
         def codecs(notes: Iterable[str]) -> str:
             named = sorted({note.codec for note in notes if isinstance(note, Note) and note.codec})

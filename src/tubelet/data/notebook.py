@@ -6,12 +6,14 @@ a kill cut short counts for nothing.
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
 import tubelet
 from tubelet.data import shards
@@ -77,16 +79,21 @@ class Notebook:
             if path.read_bytes()[-1:] not in (b"", b"\n"):  # a line that was cut short
                 self.file.write("\n")
             self.read()
+            for key in self.packed:  # by a kill between packing and this
+                self.waiting(key).unlink(missing_ok=True)
             yield
 
     def read(self) -> None:
-        """Takes in what all parts wrote down."""
+        """Takes in what all parts wrote down; of several rows about a file the last one written counts."""
+        newest: dict[str, int] = {}
         for path in sorted((self.out / NOTES).glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(json.JSONDecodeError):
                     said: dict[str, Any] = json.loads(line)
                     if "row" in said:
-                        self.rows[said["row"]["source"]] = Row(**said["row"])
+                        source = said["row"]["source"]
+                        if said["at"] >= newest.get(source, 0):
+                            self.rows[source], newest[source] = Row(**said["row"]), said["at"]
                     else:
                         self.packed |= {key: (said["shard"], offset) for key, offset in said["offsets"].items()}
 
@@ -108,7 +115,7 @@ class Notebook:
         """
         assert self.file is not None
         try:
-            self.file.write(json.dumps(line) + "\n")
+            self.file.write(json.dumps({"at": time.time_ns(), **line}) + "\n")
             self.file.flush()
         except OSError as error:
             raise DiskError(f"{self.out / NOTES} cannot be written to: {error.strerror or error}") from error
@@ -259,7 +266,7 @@ def begun(out: Path, settings: dict[str, Any]) -> None:
 
 def replaced(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{uuid4().hex}")  # parts on several machines may have one process number
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)

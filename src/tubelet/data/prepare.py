@@ -110,6 +110,8 @@ def prepare(
         raise ValueError(f"part {index}/{count} is none: expected 0/{max(count, 1)} to {count - 1}/{count}")
     if not 0 <= lost < 1:
         raise ValueError(f"{lost:g} of the frames lost: expected a share from 0 to less than 1")
+    if workers is not None and workers < 0:
+        raise ValueError(f"{workers} workers: expected 0 (none beside this process) or more")
     jobs = jobs_of(items, apart(source, items, out), shard_bytes is not None)
     origin = os.path.abspath(source) if Path(source).exists() else str(source)
     begun(out, {"source": origin, "shard_bytes": shard_bytes, **asdict(how)})
@@ -153,16 +155,20 @@ def apart(source: Path | str, items: Sequence[Item], out: Path) -> Path:
         ValueError: it is not.
     """
     new = os.path.realpath(out)
-    folders = {path.parent for item in items for path in (Path(os.path.abspath(item.path)),)}
+    folders = {Path(os.path.abspath(item.path)).parent for item in items}
     root = Path(os.path.commonpath(folders))
     if Path(source).is_dir():
         root = Path(os.path.abspath(source))
-    if Path(source).is_dir() or str(source).partition(":")[0] in LAYOUTS:
-        real = os.path.realpath(root)
+    own = [root] if Path(source).is_dir() else []
+    layout, _, rest = str(source).partition(":")
+    if layout in LAYOUTS:  # LAYOUT:FOLDER:...; names are searched in it at any depth
+        own += [root, Path(rest.partition(":")[0])]
+    for one in own:
+        real = os.path.realpath(one)
         if os.path.commonpath([real, new]) == real:
             raise ValueError(
-                f"{out} is {'the source itself' if new == real else f'inside the source {root}'}, to which nothing is "
-                "ever written; name a folder elsewhere"
+                f"{out} is {'the source itself' if new == real else f'inside the source {one}'}, to which nothing "
+                "is ever written; name a folder elsewhere"
             )
     for folder in {os.path.realpath(folder) for folder in folders} | {os.path.realpath(item.path) for item in items}:
         if os.path.commonpath([folder, new]) == new:

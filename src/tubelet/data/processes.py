@@ -75,12 +75,20 @@ def _run(
 ) -> None:
     # Fresh processes: a fork of one that has run threads (PyTorch's, say) may wait for them forever.
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop,))
+    stop, begun = context.Event(), context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop, begun))
     try:
         futures: dict[Future[Result], int] = {pool.submit(function, jobs[index]): index for index in todo}
         for future in as_completed(futures):
             kept(futures[future], future.result())
+    except BrokenProcessPool as error:
+        if not begun.is_set():  # no fault of a file's
+            raise RuntimeError(
+                "no worker process could be started: a script that starts some must guard its own work with "
+                'if __name__ == "__main__"; or use workers=0. Or memory is short'
+            ) from error
+        stop.set()
+        raise
     except BaseException:
         stop.set()
         raise
@@ -88,10 +96,11 @@ def _run(
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(stop: Any) -> None:
+def _enter(stop: Any, begun: Any) -> None:
     """A worker's first act. Ctrl-C reaches all processes of a terminal, and is for the first one to handle."""
     global _told
     _told = stop
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # there are as many processes as cores

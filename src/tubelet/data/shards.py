@@ -9,11 +9,13 @@ import csv
 import io
 import json
 import os
+import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 SUFFIX = ".tar"
 COLUMNS = ("member", "offset", "bytes", "sha256")
@@ -58,7 +60,7 @@ def members(shard: str, size: int, modified: int) -> dict[str, tuple[int, int]]:
             return {name: (int(offset), int(count)) for name, offset, count, _ in rows}  # else it is about other things
     try:
         with tarfile.open(shard) as tar:
-            return {info.name: (info.offset_data, info.size) for info in tar if info.isfile()}
+            return {posixpath.normpath(info.name): (info.offset_data, info.size) for info in tar if info.isfile()}
     except tarfile.TarError as error:
         raise OSError(f"{shard} cannot be read as a tar file: {error}; copy it anew") from error
 
@@ -95,6 +97,19 @@ def address(path: Path) -> str:
         raise FileNotFoundError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
     end = member.offset + member.bytes
     return f"subfile,,start,{member.offset},end,{end},,:{os.path.abspath(member.shard)}"
+
+
+@contextmanager
+def content(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A file, in a shard or not, opened where its own bytes begin, and how many they are.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    member = None if path.is_file() else member_of(path)
+    with (path if member is None else member.shard).open("rb") as file:
+        file.seek(0 if member is None else member.offset)
+        yield file, os.fstat(file.fileno()).st_size if member is None else member.bytes
 
 
 # ---------------------------------------------------------------------------- writing

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from tubelet.data import layouts, ucf_hmdb
+from tubelet.data import layouts, shards, ucf_hmdb
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import LIST, PREPARED, Item, in_folder, scan
 from tubelet.data.layouts import Found
@@ -80,6 +80,8 @@ def read(source: Path | str) -> Found:
         raise ValueError(
             f"{path} is neither a folder, nor a list ({', '.join(LISTS)}), nor a video ({', '.join(sorted(SUFFIXES))})"
         )
+    if shards.exists(path) and path.suffix.lower() in SUFFIXES:
+        return Found([Item(path)])
     layout, mark, rest = str(source).partition(":")
     if not mark or not re.fullmatch(r"[a-z][\w-]+", layout, re.IGNORECASE):
         raise FileNotFoundError(f"no such file or folder: {path} (looked in {Path.cwd()})")

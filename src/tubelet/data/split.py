@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tubelet.data.items import Item
-from tubelet.data.shards import state_of
+from tubelet.data.shards import content, exists, state_of
 
 PARTS = ("train", "val", "test")
 END = 2**16  # bytes at either end of a file that tell it from others of the same size
@@ -197,12 +197,12 @@ def size(path: Path) -> int:
 def fingerprint(path: Path) -> str:
     """What tells a file's content from others: its size and its first and last bytes."""
     digest = hashlib.blake2b()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if exists(path) else []
     for file in files:
-        count = file.stat().st_size
-        digest.update(f"{count} ".encode())
-        with file.open("rb") as content:
-            digest.update(content.read(END))
-            content.seek(max(count - END, 0))
-            digest.update(content.read(END))
+        with content(file) as (bytes_, count):
+            start = bytes_.tell()
+            digest.update(f"{count} ".encode())
+            digest.update(bytes_.read(min(END, count)))
+            bytes_.seek(start + max(count - END, 0))
+            digest.update(bytes_.read(min(END, count)))
     return digest.hexdigest() if files else os.path.realpath(path)

@@ -40,7 +40,7 @@ class Vectors:
     block: int = 8
     """Side of the blocks that have a vector each, in pixels of the clip."""
     fallback: Literal["flow", "encode", "none"] = "flow"
-    """What to do with files without vectors: optical flow, vectors of a re-encoded copy of the clip, or nothing."""
+    """What to do with clips of which less than half is known: optical flow, vectors of a re-encoded copy, or nothing."""
 
     def __post_init__(self) -> None:
         if self.block < 1:
@@ -175,7 +175,8 @@ class Steps:
         self.dtype: Any = None  # of their entries
         self.exact = self.headers is not None or video.codec in SINGLE
         self.turns: tuple[bool, bool, bool] = (False, False, False)
-        self.size = (0, 0)  # of the stored picture, in pixels
+        turned = video.rotation % 180 == 90
+        self.size = (video.width, video.height) if turned else (video.height, video.width)  # of the stored picture
 
     def heard(self, packets: Iterator[Any]) -> Iterator[Any]:
         """The packets, on their way to the decoder."""
@@ -198,10 +199,12 @@ class Steps:
             self.references.add(place)
         if self.first < place <= self.last and (part.reference or place in self.wanted):
             if not self.rows:
-                self.size, self.turns = (frame.height, frame.width), orientation(frame.side_data.get("DISPLAYMATRIX"))
+                self.turns = orientation(frame.side_data.get("DISPLAYMATRIX"))
             told = frame.side_data.get("MOTION_VECTORS")
             if self.video.codec not in BETWEEN and int(frame.pict_type) == B_FRAME:
                 told = None
+            if self.headers is not None and self.headers.shifted:
+                told = None  # counted from the corner of the coded picture, which is not shown
             if told is None or frame.is_corrupt or (frame.height, frame.width) != self.size:
                 self.rows[place] = None
                 return

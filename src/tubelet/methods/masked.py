@@ -30,7 +30,7 @@ class Masked:
     predict: float = 1.0
     """Share of the hidden tokens that are predicted in a step; fewer make a step cheaper. All of them in the papers."""
     flow: Raft | None = None
-    """Motion estimated on the device in every step, for masks that it guides; none: that of `data.motion`."""
+    """Motion estimated on the device in every step, for masks that it guides, in place of `data.motion`."""
 
     def build(self, encoder: Encoder, grid: Grid, channels: int) -> "MaskedAutoencoder":
         """The module to train, freshly initialised from torch's global generator.

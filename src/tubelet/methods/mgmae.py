@@ -9,7 +9,7 @@ of hiding, so the visible places of one frame are carried along with the motion.
 Settings are the released scripts': 384 videos over all processes, four crops of each (200 epochs count as 800), base
 rate 1e-3. Where this differs: flow is DIS, computed by the readers, on blocks of 8 pixels, instead of RAFT-small on the
 device, which needs weights; before the base frame the flow points the way that warping needs, where the released code
-has it the wrong way round (`--method.mask.released True` does as it did). Guided by the codec's vectors: one field.
+has it the wrong way round (`--method.mask.released` does as it did). Guided by the codec's vectors: one field.
 """
 
 from dataclasses import replace
