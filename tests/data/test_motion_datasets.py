@@ -244,7 +244,7 @@ def test_few_vectors_are_as_good_as_none(tmp_path):
 @pytest.mark.parametrize("kept", [0, 64])
 @pytest.mark.parametrize(
     ("fallback", "says", "share"),
-    [("flow", "flow is used", 1.0), ("encode", "clips are encoded", 0.5), ("none", "no motion is known", 0.0)],
+    [("flow", "flow is used", 1.0), ("encode", "clips are encoded", 0.5), ("none", "their motion stays unknown", 0.0)],
 )
 def test_what_stands_in_for_vectors(silent, fallback, says, share, kept):
     dataset = Dataset([Item(silent)], replace(SMALL, motion=Vectors(fallback=fallback), cache=kept))

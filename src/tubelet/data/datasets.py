@@ -241,7 +241,8 @@ def motion_of(
         motion = Flow(block=fine)(clip.frames)
     elif how.fallback == "encode":
         motion = recoded(clip.frames, fine)
-    text = f"{path} ({codec}) has {said} motion vectors for a clip: {STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
+    does = f"{STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
+    text = f"{path} ({codec}) has {said} motion vectors for a clip: {does}"
     return motion, [Note(text, f"vectors, {how.fallback}", str(path), codec)]
 
 

@@ -40,7 +40,7 @@ class Vectors:
     block: int = 8
     """Side of the blocks that have a vector each, in pixels of the clip."""
     fallback: Literal["flow", "encode", "none"] = "flow"
-    """What to do with clips of which less than half is known: optical flow, vectors of a re-encoded copy, or nothing."""
+    """What to do with clips of which less than half is known: flow, vectors of a re-encoded copy, or nothing."""
 
     def __post_init__(self) -> None:
         if self.block < 1:
