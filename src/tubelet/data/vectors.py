@@ -88,7 +88,7 @@ def _chained(past: Any, known: Any, hop: Any, indices: Any, frames: Any, block: 
     centres = (block * (column + 0.5 + 1j * (row + 0.5))).astype(np.complex64)
     moved = np.zeros((len(gap), cells), dtype=np.complex64)
     passed = np.zeros((len(gap), cells), dtype=np.float32)  # frames on a path that are accounted for
-    stray = np.zeros_like(moved)  # over what is not known; it counts for where to look, not for the path
+    stray: Any = None  # over what is not known; it counts for where to look, not for the path
     live, cell = np.flatnonzero((gap > 0) & (gap <= FAR)), np.arange(cells)[None]
     while len(live):  # all blocks of all gaps go one hop back
         row = np.searchsorted(frames, at[live], side="right") - 1
@@ -98,12 +98,16 @@ def _chained(past: Any, known: Any, hop: Any, indices: Any, frames: Any, block: 
         before = np.maximum(before, goal[live])
         share = (at[live] - before).astype(np.float32)[:, None]
         place = row[:, None] * cells + cell
-        good, step = known[place], past[place]
+        good, step = known.take(place), past.take(place)
         if not there.all():
             good &= there[:, None]
             step *= there[:, None]
-        step *= share / length[:, None].astype(np.float32)
-        if not good.all():
+        if (share != length[:, None]).any():
+            step *= share / length[:, None].astype(np.float32)
+        if good.all():
+            good = np.float32(1)
+        else:
+            stray = np.zeros_like(moved) if stray is None else stray
             which, lost = np.nonzero(~good)
             pace = moved[live[which], lost] / np.maximum(passed[live[which], lost], 1)
             stray[live[which], lost] += pace * share[which, 0]
@@ -114,9 +118,11 @@ def _chained(past: Any, known: Any, hop: Any, indices: Any, frames: Any, block: 
         live = live[before > goal[live]]
         if len(live):
             on = live if len(live) < len(gap) else slice(None)
-            cell = _cells(centres + moved[on] + stray[on], block, my, mx)
+            place = centres + moved[on]
+            cell = _cells(place if stray is None else place + stray[on], block, my, mx)
     had = (2 * passed >= gap[:, None]) & (gap >= 0)[:, None]
-    moved *= np.where(had, gap.astype(np.float32)[:, None] / np.maximum(passed, 1), 0)
+    if not (passed == gap[:, None]).all():
+        moved *= np.where(had, gap.astype(np.float32)[:, None] / np.maximum(passed, 1), 0)
     back, has = _back(moved, had, centres, block, my, mx)
 
     def whole(part: Any, late: bool) -> Tensor:
@@ -142,13 +148,16 @@ def _back(moved: Any, had: Any, centres: Any, block: int, my: int, mx: int) -> t
     source = np.flatnonzero(had & (x >= 0) & (y >= 0) & (x < block * mx) & (y < block * my))
     step, place = moved.ravel()[source], place.ravel()[source]
     cell = _cells(place, block, my, mx)
-    off = place - centres[cell]
-    # Whole numbers of 16 bits sort in no time; of several values for one place numpy keeps the last.
-    nearness = (65535 - 131070 / block**2 * (off.real**2 + off.imag**2)).astype(np.uint16)
-    order = np.argsort(nearness, kind="stable")
-    target = (source - source % (my * mx) + cell)[order]
-    back.ravel()[target] = -step[order]
+    target = source - source % (my * mx) + cell
+    back.ravel()[target] = -step
     has.ravel()[target] = True
+    several = np.flatnonzero(np.bincount(target, minlength=moved.size).take(target) > 1)
+    if len(several):  # the nearest once more, and last: of several values for one place numpy keeps the last
+        off = place[several] - centres[cell[several]]
+        # Whole numbers of 16 bits sort in no time.
+        nearness = (65535 - 131070 / block**2 * (off.real**2 + off.imag**2)).astype(np.uint16)
+        order = several[np.argsort(nearness, kind="stable")]
+        back.ravel()[target[order]] = -step[order]
     return back, has
 
 
