@@ -252,3 +252,21 @@ print(len(wrong), cv2.getNumThreads() == before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["0", "True"]), done.stderr
+
+
+@pytest.mark.parametrize(("size", "short"), [(64, 64), (200, 200), (400, 240)])
+@pytest.mark.parametrize(("speed", "preset", "finest"), [("ultrafast", 0, 1), ("fast", 0, 0), ("medium", 2, 0)])
+def test_it_looks_at_the_size_and_as_closely_as_asked(size, short, speed, preset, finest, monkeypatch):
+    seen: dict[str, object] = {}
+
+    class Search:
+        def setFinestScale(self, scale):
+            seen["finest"] = scale
+
+        def calc(self, first, second, _):
+            seen["size"] = first.shape
+            return np.zeros((*first.shape, 2), np.float32)
+
+    monkeypatch.setattr(cv2, "DISOpticalFlow_create", lambda kind: seen.update(preset=kind) or Search())
+    Flow(size=size, speed=speed)(torch.zeros(2, 240, 320, 3, dtype=torch.uint8))
+    assert seen == {"size": (short, round(short * 4 / 3)), "preset": preset, "finest": finest if short >= 112 else 0}

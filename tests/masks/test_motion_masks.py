@@ -250,6 +250,19 @@ def test_the_box_hides_what_moves(block):
     assert share["random"] == pytest.approx(0.75, abs=0.02)
 
 
+@pytest.mark.parametrize("thing", [Thing(4, 4, 32, 32, 0, 3), Thing(188, 8, 32, 32, 0, 6)], ids=["corner", "bottom"])
+def test_at_the_rim_only_a_box_that_is_led_hides_what_moves(thing):
+    """At 0.75 any box holds the middle of the picture; what tells them apart moves along its edge."""
+    batch, places = moved([thing], CLIP, clips=64, block=8), tokens_of(thing, CLIP)
+    share = {}
+    for masker in (MotionBox(0.75), MotionBox(0.75, jitter=0.0), SimulatedBox(0.75), Block(0.75)):
+        hidden = (slots(drawn(masker, batch)) & places)[:, 1:]  # the first slot's box lies anywhere
+        share[masker] = (hidden.sum() / (64 * places[..., 1:, :, :].sum())).item()
+    assert share[MotionBox(0.75)] > 0.95
+    assert share[MotionBox(0.75, jitter=0.0)] > 0.99
+    assert max(share[SimulatedBox(0.75)], share[Block(0.75)]) < 0.75
+
+
 @pytest.mark.parametrize("jitter", [0.0, 1.0])
 def test_a_small_box_lies_on_what_moves(jitter):
     batch = moved([BALL], CLIP, clips=16, block=8)
