@@ -175,7 +175,7 @@ def picture_motion(args: list[str]) -> int:
         frames: int = 16
         """Frames of a clip; with --saliency at most so many frames of a video that have boxes."""
         stride: int = 4
-        """Source frames from one frame of a clip to the next. With --saliency motion is always that of one frame."""
+        """Source frames from one frame of a clip to the next; not with --saliency: that takes one."""
         size: tuple[int, int] = (224, 224)
         """Height and width, in pixels; with --saliency whole frames of this height are shown."""
         patch: tuple[int, int, int] = (2, 16, 16)
@@ -199,6 +199,15 @@ def picture_motion(args: list[str]) -> int:
     if a.json and not a.saliency:
         raise ValueError("--json is for the numbers of --saliency")
     if a.boxes is not None:
+        idle = [
+            name
+            for name in ("kind", "ratio", "stride", "patch", "seed")
+            if getattr(a, name) != getattr(Motion(""), name)
+        ]
+        if idle:
+            raise ValueError(
+                f"--{' --'.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing with --saliency; leave out"
+            )
         return salient(a.data, a.boxes, a.guide, a.frames, a.count, a.size[0], a.json, a.out)
     from tubelet.motion_pictures import motion_strips
     from tubelet.strips import save

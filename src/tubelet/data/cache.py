@@ -25,7 +25,7 @@ class Frames:
     One block of memory: worker processes started by forking see the very same, spawned ones get it as shared memory.
     With `motion`, that between each frame and the one before is kept too, from the codec's vectors or estimated once,
     with half the digits (an eighth of a pixel at 128), on blocks that are as small as the codec's of the file, but not
-    below 2 pixels of the small frames. A clip's is added up from it: so flow is not looked for again at every step.
+    below 2 pixels of the small frames. A clip's is added up from it: so `Flow` is not looked for again at every step.
     """
 
     def __init__(
