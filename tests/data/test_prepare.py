@@ -469,6 +469,7 @@ def forked(work) -> int:
     if child := os.fork():
         return child
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with suppress(BaseException):
         os._exit(work())
     os._exit(99)
