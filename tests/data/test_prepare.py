@@ -572,7 +572,9 @@ def test_parts_make_the_whole(source, prepared, tmp_path):
     assert (second.new, second.left, len(second.rows)) == (3, 0, 6)
     for name in ("videos.csv", "quarantine.csv"):
         assert (out / name).read_text() == (prepared / name).read_text()
-    assert known(out)[1] == known(prepared)[1]
+    drop = ("bytes", "psnr", "moving", "sha256")  # x264 does not promise the same bytes
+    reports = [[{k: v for k, v in row.items() if k not in drop} for row in known(each)[1]] for each in (out, prepared)]
+    assert reports[0] == reports[1]
     with pytest.raises(ValueError, match=r"part 2/2 is none: expected 0/2 to 1/2"):
         prepare(source, out, how, part=(2, 2))
 
