@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}  # profiles that tell their chroma format
 HEADER = 64  # bytes that hold all that is read of a slice
+READ = 4  # bytes that mostly hold what must be read of one with a single reference
 
 
 class Slice(NamedTuple):
@@ -79,6 +80,7 @@ class Headers:
         self.pictures: dict[int, Picture] = {}
         self.layered = False  # a picture that is shown between two others and refers to both is referred to itself
         self.shifted = False  # pictures are shown from further in than their top left corner
+        self.alike: dict[bytes, Slice] = {}  # by their first bytes, of slices of which no more is read
         self.length = 0  # bytes of a unit's length; 0 for units between start codes
         data = extradata or b""
         if data[:1] == b"\1" and len(data) > 6:  # avcC
@@ -95,6 +97,10 @@ class Headers:
 
     def slices(self, packet: bytes) -> Slice | None:
         """What the slices of one packet say; None if there are none, or not as the standard has them."""
+        start = self.length
+        alike = self.alike.get(packet[start : start + READ])
+        if start and alike is not None and start + int.from_bytes(packet[:start], "big") == len(packet):
+            return alike  # one unit, as most are
         found = [part for unit in self._units(packet) if (part := self._unit(unit)) is not None]
         return Slice(found[0].reference, all(part.single for part in found)) if found else None
 
@@ -118,7 +124,8 @@ class Headers:
         kind = unit[0] & 31 if unit else 0
         try:
             if kind in (1, 5):
-                return self._slice(unit[0] >> 5 > 0, kind == 5, Bits(unit[1:HEADER]))
+                return self._slice(unit[:HEADER], kind == 5)
+            self.alike.clear()
             if kind == 7:
                 self._sequence(Bits(unit[1:]))
             elif kind == 8:
@@ -162,7 +169,8 @@ class Headers:
         bits.take(3), bits.signed(), bits.signed(), bits.signed(), bits.take(2)  # weights, quantisers, filter, intra
         self.pictures[name] = Picture(sequence, bottom, counts, bool(bits.take(1)))
 
-    def _slice(self, reference: bool, idr: bool, bits: Bits) -> Slice:
+    def _slice(self, unit: bytes, idr: bool) -> Slice:
+        reference, bits = unit[0] >> 5 > 0, Bits(unit[1:])
         _, kind, picture = bits.number(), bits.number() % 5, self.pictures[bits.number()]
         sequence = self.sequences[picture.sequence]
         between = kind == 1
@@ -170,6 +178,8 @@ class Headers:
         if not sequence.whole:
             return Slice(reference, False)
         if kind in (2, 4) or (sequence.references <= 1 and not between):
+            if 8 * (len(unit) - 1) - bits.left <= 8 * (READ - 1):
+                self.alike[unit[:READ]] = Slice(reference, True)
             return Slice(reference, True)
         bits.take(2 * sequence.planes + sequence.number_bits)
         if idr:

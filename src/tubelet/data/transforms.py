@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tubelet.types import Motion
@@ -220,21 +220,18 @@ def carried(
     rows = shares(frame[0], motion.block, top, height, size[0], block)
     columns = shares(frame[1], motion.block, left, width, size[1], block, flip)
     area = rows.sum(1)[:, None] * columns.sum(1)
-    scale = torch.tensor([size[1] / width * (-1 if flip else 1), size[0] / height]).view(2, 1, 1, 1)
+    scale = torch.tensor([size[1] / width * (-1 if flip else 1), size[0] / height] * 2).view(4, 1, 1, 1)
 
-    def summed(values: Float[Tensor, "*b my mx"]) -> Float[Tensor, "*b ny nx"]:
-        return rows @ (values @ columns.T)
-
-    def moved(
-        vectors: Float[Tensor, "*b 2 t my mx"], known: Bool[Tensor, "*b t my mx"]
-    ) -> tuple[Float[Tensor, "*b 2 t ny nx"], Bool[Tensor, "*b t ny nx"]]:
-        there = summed(known.to(vectors.dtype))
-        enough = there >= (0.5 - 1e-5) * area  # exactly half, in spite of rounding
-        mean = summed(vectors * known.unsqueeze(-4)) / there.clamp(min=1e-6).unsqueeze(-4)
-        return (mean * scale).where(enough.unsqueeze(-4), 0), enough
-
-    to_previous, had = moved(motion.to_previous, motion.had)
-    to_next, has = moved(motion.to_next, motion.has)
+    steps = torch.cat([motion.to_previous, motion.to_next], -4)
+    known = torch.stack([motion.had, motion.has], -4).to(steps.dtype)
+    each = known.repeat_interleave(2, -4)
+    summed = rows @ (torch.cat([steps * each, known], -4) @ columns.T)
+    steps, there = summed.split([4, 2], -4)
+    enough = there >= (0.5 - 1e-5) * area  # exactly half, in spite of rounding
+    steps = steps / there.clamp(min=1e-6).repeat_interleave(2, -4)
+    steps = (steps * scale).where(enough.repeat_interleave(2, -4), 0)
+    to_previous, to_next = steps.split(2, -4)
+    had, has = enough.unbind(-4)
     return Motion(to_previous, to_next, had, has, block, motion.exact)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -73,92 +74,89 @@ def chained(
     a frame to an earlier one, or to one more than `FAR` later, nothing is known. `to_next` is the way back, given to
     the block that it starts from; of several the one that starts nearest to its centre.
     """
-    pairs = np.ascontiguousarray(np.moveaxis(past, 1, 3), dtype=np.float32).view(np.complex64)[..., 0]
-    frames = np.arange(len(pairs)) if frames is None else frames
-    return _chained(pairs * known, known, np.asarray(hop), np.asarray(indices), frames, block, exact)
+    there = torch.from_numpy(known).float()[:, None]
+    field = torch.cat([torch.from_numpy(past).float() * there, there], 1)
+    frames = np.arange(len(field)) if frames is None else frames
+    return _chained(field, np.asarray(hop), np.asarray(indices), frames, block, exact)
 
 
-def _chained(past: Any, known: Any, hop: Any, indices: Any, frames: Any, block: int, exact: bool) -> Motion:
-    """The same from complex numbers, x + iy, which makes one addition of two; 0 where not known."""
-    _, my, mx = known.shape
-    past, known, cells = past.ravel(), known.ravel(), my * mx
+def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exact: bool) -> Motion:
+    """The same from x, y and 1 of what is known, 0 of the rest: rows 3 my mx."""
+    _, _, my, mx = field.shape
     goal, at = indices[:-1], indices[1:].copy()
     gap = at - goal
-    row, column = np.divmod(np.arange(cells), mx)
-    centres = (block * (column + 0.5 + 1j * (row + 0.5))).astype(np.complex64)
-    moved = np.zeros((len(gap), cells), dtype=np.complex64)
-    passed = np.zeros((len(gap), cells), dtype=np.float32)  # frames on a path that are accounted for
-    stray: Any = None  # over what is not known; it counts for where to look, not for the path
-    live, cell = np.flatnonzero((gap > 0) & (gap <= FAR)), np.arange(cells)[None]
+    paths = torch.zeros(len(gap), 3, my, mx)  # x, y, and frames on a path that are accounted for
+    # Where to look next, from -1 to 1 as grid_sample has it; the least bit further: what is on a border goes on.
+    size = np.array([mx, my], dtype=np.float32).reshape(2, 1, 1)
+    centres = np.indices((my, mx), dtype=np.float32)[::-1] + np.float32(0.5)
+    scale = torch.from_numpy(2 / (size * block))
+    place = torch.from_numpy(centres * (2 / size) - np.float32(1 - 1e-5)).repeat(len(gap), 1, 1, 1)
+    live = np.flatnonzero((gap > 0) & (gap <= FAR))
     while len(live):  # all blocks of all gaps go one hop back
         row = np.searchsorted(frames, at[live], side="right") - 1
         there = (row >= 0) & (frames[row] == at[live])  # else the frame was lost: on to the last before it
         length = np.where(there, np.maximum(hop[row], 1), 1)
         before = np.where(there, at[live] - length, np.where(row >= 0, frames[row], goal[live]))
         before = np.maximum(before, goal[live])
-        share = (at[live] - before).astype(np.float32)[:, None]
-        place = row[:, None] * cells + cell
-        good, step = known.take(place), past.take(place)
-        if not there.all():
-            good &= there[:, None]
-            step *= there[:, None]
-        if (share != length[:, None]).any():
-            step *= share / length[:, None].astype(np.float32)
-        if good.all():
-            good = np.float32(1)
-        else:
-            stray = np.zeros_like(moved) if stray is None else stray
-            which, lost = np.nonzero(~good)
-            pace = moved[live[which], lost] / np.maximum(passed[live[which], lost], 1)
-            stray[live[which], lost] += pace * share[which, 0]
-        on = live if len(live) < len(gap) else slice(None)  # a slice is not copied
-        moved[on] += step
-        passed[on] += share * good
+        share = at[live] - before
+        on = torch.from_numpy(live) if len(live) < len(gap) else slice(None)  # a slice is not copied
+        rows, look = field.index_select(0, torch.from_numpy(row)), place[on].permute(0, 2, 3, 1)
+        step = F.grid_sample(rows, look, mode="nearest", padding_mode="border", align_corners=False)
+        if not there.all() or (length != 1).any():
+            weights = np.stack([share / length, share / length, share]) * there
+            step *= torch.from_numpy(weights).float().T[..., None, None]
+        unknown = np.flatnonzero(step[:, 2].numpy() == 0)
+        if len(unknown):  # on at the pace so far, which is not counted
+            which, cell = np.divmod(unknown, my * mx)
+            spots = live[which], slice(None), cell
+            x_y_frames = paths.flatten(2).numpy()[spots]
+            pace = x_y_frames[:, :2] * (share[which] / np.maximum(x_y_frames[:, 2], 1))[:, None]
+            place.flatten(2).numpy()[spots] += pace * scale.flatten().numpy()
+        place[on] += step[:, :2] * scale
+        paths[on] += step
         at[live] = before
         live = live[before > goal[live]]
-        if len(live):
-            on = live if len(live) < len(gap) else slice(None)
-            place = centres + moved[on]
-            cell = _cells(place if stray is None else place + stray[on], block, my, mx)
-    had = (2 * passed >= gap[:, None]) & (gap >= 0)[:, None]
-    if not (passed == gap[:, None]).all():
-        moved *= np.where(had, gap.astype(np.float32)[:, None] / np.maximum(passed, 1), 0)
-    back, has = _back(moved, had, centres, block, my, mx)
+    moved, passed, gaps = paths[:, :2], paths[:, 2], torch.from_numpy(gap).view(-1, 1, 1)
+    had = (2 * passed >= gaps) & (gaps >= 0)
+    if not (passed == gaps).all():
+        moved *= torch.where(had, gaps / passed.clamp(min=1), 0)[:, None]
+    back, has = _back(moved.numpy(), had.numpy(), block * centres, block)
 
-    def whole(part: Any, late: bool) -> Tensor:
-        """With the frame that has no neighbour, on its blocks; components first."""
-        every = np.zeros((len(indices), my, mx), dtype=part.dtype)
-        every[int(late) : len(gap) + late] = part.reshape(-1, my, mx)
-        return torch.from_numpy(np.stack([every.real, every.imag]) if np.iscomplexobj(every) else every)
+    def whole(part: Tensor, late: bool) -> Tensor:
+        """With the frame that has no neighbour."""
+        every = torch.zeros(len(indices), *part.shape[1:], dtype=part.dtype)
+        every[int(late) : len(gap) + late] = part
+        return every
 
-    return Motion(whole(moved, True), whole(back, False), whole(had, True), whole(has, False), block, exact)
+    to_previous, to_next = whole(moved, True).movedim(1, 0), whole(torch.from_numpy(back), False).movedim(1, 0)
+    return Motion(to_previous, to_next, whole(had, True), whole(torch.from_numpy(has), False), block, exact)
 
 
-def _cells(place: Any, block: int, my: int, mx: int) -> Any:
-    """Numbers of the blocks that the places lie in, or of the nearest."""
-    column, row = (np.multiply(part, 1 / block, dtype=np.float32).astype(np.intp) for part in (place.real, place.imag))
-    return np.minimum(np.maximum(row, 0), my - 1) * mx + np.minimum(np.maximum(column, 0), mx - 1)
-
-
-def _back(moved: Any, had: Any, centres: Any, block: int, my: int, mx: int) -> tuple[Any, Any]:
+def _back(moved: Any, had: Any, centres: Any, block: int) -> tuple[Any, Any]:
     """The way back, on the blocks that the paths lead to."""
-    back, has = np.zeros_like(moved), np.zeros_like(had)
-    place = centres + moved
-    x, y = place.real, place.imag
-    source = np.flatnonzero(had & (x >= 0) & (y >= 0) & (x < block * mx) & (y < block * my))
-    step, place = moved.ravel()[source], place.ravel()[source]
-    cell = _cells(place, block, my, mx)
-    target = source - source % (my * mx) + cell
-    back.ravel()[target] = -step
-    has.ravel()[target] = True
-    several = np.flatnonzero(np.bincount(target, minlength=moved.size).take(target) > 1)
+    gaps, _, my, mx = moved.shape
+    x, y = (centres[axis] + moved[:, axis] for axis in (0, 1))
+    column, row = (np.multiply(part, 1 / block, dtype=np.float32).astype(np.int32) for part in (x, y))
+    inside = had & (x >= 0) & (y >= 0) & (column < mx) & (row < my)
+    source = np.flatnonzero(inside)
+    target = (np.arange(0, gaps * my * mx, my * mx)[:, None, None] + (row * mx + column)).ravel()[source]
+    steps = [-moved[:, axis].ravel()[source] for axis in (0, 1)]
+    back, has = np.zeros((2, gaps * my * mx), dtype=np.float32), np.zeros(gaps * my * mx, dtype=bool)
+    for values, step in zip(back, steps):
+        values[target] = step
+    has[target] = True
+    several = np.flatnonzero(np.bincount(target, minlength=len(has)).take(target) > 1)
     if len(several):  # the nearest once more, and last: of several values for one place numpy keeps the last
-        off = place[several] - centres[cell[several]]
+        spots = target[several] % (my * mx)
+        off_x, off_y = (
+            part.ravel()[source[several]] - centre.ravel()[spots] for part, centre in zip((x, y), centres, strict=True)
+        )
         # Whole numbers of 16 bits sort in no time.
-        nearness = (65535 - 131070 / block**2 * (off.real**2 + off.imag**2)).astype(np.uint16)
+        nearness = (65535 - 131070 / block**2 * (off_x**2 + off_y**2)).astype(np.uint16)
         order = several[np.argsort(nearness, kind="stable")]
-        back.ravel()[target[order]] = -step[order]
-    return back, has
+        for values, step in zip(back, steps):
+            values[target[order]] = step[order]
+    return back.reshape(2, gaps, my, mx).swapaxes(0, 1), has.reshape(gaps, my, mx)
 
 
 # ---------------------------------------------------------------------------- 2. what the decoder tells
@@ -183,6 +181,7 @@ class Steps:
         self.rows: dict[int, bytes | None] = {}  # FFmpeg's lists; None where there is none
         self.dtype: Any = None  # of their entries
         self.exact = self.headers is not None or video.codec in SINGLE
+        self.shy = video.codec not in BETWEEN  # tells nothing of B-frames
         self.turns: tuple[bool, bool, bool] = (False, False, False)
         turned = video.rotation % 180 == 90
         self.size = (video.width, video.height) if turned else (video.height, video.width)  # of the stored picture
@@ -197,29 +196,29 @@ class Steps:
     def seen(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames, on their way from the decoder."""
         for frame in frames:
-            if (place := self.places.get(frame.pts)) is not None:
-                self._add(place, frame)
+            if (place := self.places.get(stamp := frame.pts)) is not None:
+                part = self.slices.get(stamp) or Slice(int(frame.pict_type) != B_FRAME, self.headers is None)
+                if part.reference:
+                    self.references.add(place)
+                if self.first < place <= self.last and (part.reference or place in self.wanted):
+                    self.rows[place] = self._told(frame)
+                    self.exact &= part.single
             yield frame
 
-    def _add(self, place: int, frame: Any) -> None:
-        part = None if self.headers is None else self.slices.get(frame.pts)
-        part = part or Slice(int(frame.pict_type) != B_FRAME, self.headers is None)
-        if part.reference:
-            self.references.add(place)
-        if self.first < place <= self.last and (part.reference or place in self.wanted):
-            if not self.rows:
-                self.turns = orientation(frame.side_data.get("DISPLAYMATRIX"))
-            told = frame.side_data.get("MOTION_VECTORS")
-            if self.video.codec not in BETWEEN and int(frame.pict_type) == B_FRAME:
-                told = None
-            if self.headers is not None and self.headers.shifted:
-                told = None  # counted from the corner of the coded picture, which is not shown
-            if told is None or frame.is_corrupt or (frame.height, frame.width) != self.size:
-                self.rows[place] = None
-                return
-            self.rows[place] = bytes(told)  # a copy: the frame can go
-            self.dtype = self.dtype or told.to_ndarray().dtype
-            self.exact &= part.single and not frame.interlaced_frame
+    def _told(self, frame: Any) -> bytes | None:
+        """FFmpeg's list of one frame; a copy, so that the frame can go."""
+        if not self.rows:
+            self.turns = orientation(frame.side_data.get("DISPLAYMATRIX"))
+        if self.shy and int(frame.pict_type) == B_FRAME:
+            return None
+        if self.headers is not None and self.headers.shifted:
+            return None  # counted from the corner of the coded picture, which is not shown
+        told = frame.side_data.get("MOTION_VECTORS")
+        if told is None or frame.is_corrupt or (frame.height, frame.width) != self.size:
+            return None
+        self.exact &= not frame.interlaced_frame
+        self.dtype = self.dtype or told.to_ndarray().dtype
+        return bytes(told)
 
     def motion(self, shown: tuple[int, int], block: int = BLOCK) -> Motion:
         """Motion between the frames asked for, as shown and scaled to `shown` (height, width)."""
@@ -241,8 +240,11 @@ class Steps:
         past[behind > frames] = np.nan  # what it refers to was lost
         past = turned(past, height, width, self.turns)
         known = ~np.isnan(past)
+        field = np.empty((len(past), 3, *past.shape[1:]), dtype=np.float32)
+        field[:, 0], field[:, 1], field[:, 2] = past.real, past.imag, known
+        field[:, :2][~np.stack([known] * 2, 1)] = 0
         exact = self.exact and not (self.headers is not None and self.headers.layered)
-        return _chained(np.where(known, past, 0), known, behind, self.asked, frames, BLOCK, exact)
+        return _chained(torch.from_numpy(field), behind, self.asked, frames, BLOCK, exact)
 
 
 def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) -> tuple[Any, Any]:
@@ -255,9 +257,10 @@ def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) 
     vectors = np.frombuffer(b"".join(part or b"" for part in lists), dtype=dtype)
     frame = np.repeat(np.arange(len(lists)), [len(part or b"") // dtype.itemsize for part in lists])
     # `dst` is the middle of a block here, and `motion / motion_scale` leads to the middle of where it is taken from.
-    values = np.empty(len(vectors), dtype=np.complex64)
-    values.real, values.imag = vectors["motion_x"], vectors["motion_y"]
-    values /= np.maximum(vectors["motion_scale"], 1)
+    pairs = np.empty((len(vectors), 2), dtype=np.float32)
+    pairs[:, 0], pairs[:, 1], scale = vectors["motion_x"], vectors["motion_y"], vectors["motion_scale"]
+    pairs /= scale[0] if len(scale) and scale[0] and (scale == scale[0]).all() else np.maximum(scale, 1)[:, None]
+    values = pairs.view(np.complex64)[:, 0]
     wide, tall, back = vectors["w"], vectors["h"], vectors["source"] < 0
     column, row = (vectors["dst_x"] - (wide >> 1)) >> 3, (vectors["dst_y"] - (tall >> 1)) >> 3
     cell = (frame * my + row) * mx + column
@@ -269,7 +272,8 @@ def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) 
         at, told, two, high = (part[chosen] for part in (cell, values, wide == 16, tall == 16))
         grid[at] = told
         for also, offset in ((two, 1), (high, mx), (two & high, mx + 1)):
-            grid[at[also] + offset] = told[also]
+            chosen = np.flatnonzero(also)  # indices are quicker than a map of them
+            grid[at[chosen] + offset] = told[chosen]
         return grid.reshape(len(lists), my, mx)
 
     if not valid:  # the stream is damaged
