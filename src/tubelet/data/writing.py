@@ -241,14 +241,16 @@ def drawer(height: int, width: int) -> Callable[[Any], Any]:
         if isinstance(frame, np.ndarray):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
-        key = (frame.format.name, frame.height, frame.width, turned, upside_down, mirrored)
+        stored = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
+        stored += f":colorspace={frame.colorspace:d}:range={frame.color_range:d}"  # untold, it would convert them, too
+        key = (stored, turned, upside_down, mirrored)
         if key not in graphs:
             graphs.clear()
             graphs[key] = graph = av.filter.Graph()
             graph.threads = 1
             tall, wide = (width, height) if turned else (height, width)
             steps = [
-                graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1)),
+                graph.add("buffer", stored),
                 graph.add("scale", f"w={wide}:h={tall}:flags=bicubic:out_range=tv"),
                 graph.add("format", "pix_fmts=yuv420p"),
             ]
