@@ -115,11 +115,17 @@ def lists(videos: Path, folder: Path) -> dict[str, Path]:
         "all": [item for split, item in clips if split != "unlabelled"],
         **{f"train-{round(100 * share)}": fraction(labelled, share) for share in FRACTIONS},
     }
+    return written(found, folder)
+
+
+def written(found: dict[str, list[Item]], folder: Path) -> dict[str, Path]:
+    """A list for each name; those that are there already stay as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, items in found.items():
-        if not (folder / f"{name}.csv").exists():
-            write_list(folder / f"{name}.csv", items)
-    return {name: folder / f"{name}.csv" for name in found}
+    lists = {name: folder / f"{name}.csv" for name in found}
+    for name, path in lists.items():
+        if not path.exists():
+            write_list(path, found[name])
+    return lists
 
 
 def untrained(seed: int) -> ViT:

@@ -1,10 +1,12 @@
 """What motion costs: codec vectors beside reading without them, optical flow, and masks beside a step.
 
-    python benchmarks/motion.py --videos FOLDER [--files GLOB] [--seconds 0.5] [--repeats 5]
+    tubelet prepare /path/to/videos runs/prepared
+    python benchmarks/motion.py --videos /path/to/videos runs/prepared [--files GLOB] [--seconds 0.5] [--repeats 5]
 
 reading   a clip of 16 frames at stride 4, with and without vectors, native and at a short side of 224 pixels
-flow      OpenCV's DIS between two frames of the same clips at 224x224, one direction, without reading or decoding; and
-          what vectors cost more than reading alone, per frame of the clip, in the same run
+flow      between two frames of the same clips at 224x224, one direction, nothing read or decoded: OpenCV's DIS by its
+          own presets, and `Flow(size=224)`, which makes grey of colours and means of blocks too. Beside it what vectors
+          cost more than reading alone, per frame of the clip; and what reading with vectors costs in all
 masks     a batch of 64 clips of 16x224x224, every mask, beside a step of ViT-B (of --batch clips, times 64 / batch)
 
 One thread, turn about; the minimum of the repeats counts. Needs the `bench` extra. Writes benchmarks/motion.csv.
@@ -25,6 +27,7 @@ import torch
 from table import provenance, save
 
 from tubelet.config import Optim, preset
+from tubelet.data.flow import Flow
 from tubelet.data.sources import find
 from tubelet.data.video import frames_at, probe
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
@@ -53,7 +56,7 @@ def best(sides: dict[str, Callable[[], object]], repeats: int, seconds: float = 
     return found
 
 
-def reading(paths: list[Path], repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
+def reading(name: str, paths: list[Path], repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
     """A row for every file that has vectors: clips with and without them, and flow of the same frames."""
     for path in paths:
         video = probe(path)
@@ -64,6 +67,7 @@ def reading(paths: list[Path], repeats: int, seconds: float) -> Iterator[dict[st
         motion = frames_at(path, wanted, vectors=True).motion
         if motion is None or not motion.had.any():
             continue
+        pair = frames_at(path, wanted[:2], size=(SHORT, SHORT)).frames
         gray = frames_at(path, wanted[:2], size=(SHORT, SHORT), gray=True).frames[..., 0].numpy()
         sides: dict[str, Callable[[], object]] = {
             "native": partial(frames_at, path, wanted),
@@ -71,12 +75,13 @@ def reading(paths: list[Path], repeats: int, seconds: float) -> Iterator[dict[st
             "224": partial(frames_at, path, wanted, size=SHORT),
             "224, vectors": partial(frames_at, path, wanted, size=SHORT, vectors=True),
         }
-        for name, speed in SPEEDS.items():
-            sides[f"flow, {name}"] = partial(cv2.DISOpticalFlow_create(speed).calc, gray[1], gray[0], None)
+        for speed, number in SPEEDS.items():
+            sides[f"OpenCV, {speed}"] = partial(cv2.DISOpticalFlow_create(number).calc, gray[1], gray[0], None)
+            sides[f"Flow, {speed}"] = partial(Flow(size=SHORT, speed=speed), pair, both=False)
         found = best(sides, repeats, seconds)
-        extra = (found["native, vectors"] - found["native"]) / FRAMES
+        extra = max(found["native, vectors"] - found["native"], 1e-3) / FRAMES
         row = {
-            "what": "reading",
+            "what": f"reading, {name}",
             "file": path.name,
             "codec": video.codec,
             "size": f"{video.width}x{video.height}",
@@ -85,8 +90,9 @@ def reading(paths: list[Path], repeats: int, seconds: float) -> Iterator[dict[st
             "with / without, 224": round(found["224, vectors"] / found["224"], 3),
             "ms more a frame": round(extra, 4),
         }
-        for name in SPEEDS:
-            row[f"flow ({name}) / extra"] = round(found[f"flow, {name}"] / max(extra, 1e-3), 1)
+        for side in ("OpenCV, fast", "OpenCV, medium", "Flow, fast", "Flow, medium"):
+            row[f"{side} / extra"] = round(found[side] / extra, 1)
+            row[f"{side} / reading with vectors"] = round(FRAMES * found[side] / found["native, vectors"], 1)
         print({key: row[key] for key in ("file", "with / without, native", "with / without, 224", "ms more a frame")})
         yield row
 
@@ -129,7 +135,7 @@ def masks(repeats: int, batch: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--videos", required=True)
+    parser.add_argument("--videos", required=True, nargs="+", help="lists or folders; each is summed up by itself")
     parser.add_argument("--files", default="*")
     parser.add_argument("--seconds", type=float, default=0.5, help="at least so long for a file")
     parser.add_argument("--repeats", type=int, default=5)
@@ -137,11 +143,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    paths = [item.path for item in find(args.videos) if fnmatch(item.path.name, args.files)]
-    rows = [*reading(paths, args.repeats, args.seconds), *masks(args.repeats, args.batch)]
-    for name in ("with / without, native", "with / without, 224", "ms more a frame"):
-        values = np.array([row[name] for row in rows if name in row])
-        print(f"{name}: geometric mean {np.exp(np.log(values.clip(1e-4)).mean()):.3f}, largest {values.max():.3f}")
+    rows: list[dict[str, Any]] = []
+    for source in args.videos:
+        name = "prepared" if Path(source, "prepared.json").exists() else "originals"
+        paths = [item.path for item in find(source) if fnmatch(item.path.name, args.files)]
+        some = list(reading(name, paths, args.repeats, args.seconds))
+        rows += some
+        for key in (
+            "with / without, native",
+            "with / without, 224",
+            "ms more a frame",
+            *(key for key in some[0] if "extra" in key or "with vectors" in key),
+        ):
+            values = np.array([row[key] for row in some])
+            mean = np.exp(np.log(values.clip(1e-4)).mean())
+            print(f"{name}: {key}: geometric mean {mean:.3f}, {values.min():.3f} to {values.max():.3f}")
+    rows += masks(args.repeats, args.batch)
     for row in rows:
         if row["what"] == "mask":
             print(f"{row['file']}: {row['ms, 64 clips']} ms, {100 * row['share of a step']:.2f} % of a step")

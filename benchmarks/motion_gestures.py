@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gestures import Results, frozen, pretrained, tuned
+from gestures import Results, frozen, pretrained, tuned, written
 from table import provenance, save
 
 from tubelet.config import Run, preset
@@ -30,7 +30,6 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.flow import Flow
 from tubelet.data.loader import batches
 from tubelet.data.sources import Item, find
-from tubelet.data.split import write_list
 from tubelet.data.vectors import Vectors
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
 from tubelet.masks.random_masks import Block, Frame, Random, Tube
@@ -88,11 +87,7 @@ def lists(videos: Path, folder: Path) -> dict[str, Path]:
         "test": [item for item in items if split[item.path] == "test"],
         "all": [item for item in items if split[item.path] != "unlabelled"],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in found.items():
-        if not (folder / f"{name}.csv").exists():
-            write_list(folder / f"{name}.csv", rows)
-    return {name: folder / f"{name}.csv" for name in found}
+    return written(found, folder)
 
 
 def split_of(item: Item) -> str:

@@ -2,9 +2,10 @@
 
     python benchmarks/prepare.py --videos FOLDER [--files GLOB] [--repeats 3] [--seconds 0.5]
 
-encoding  every file by `prepare` in this process and by `ffmpeg` told the same (filter, encoder, options), one thread
-          each, turn about; the minimum of the repeats counts. ffmpeg is a process a file; tubelet also hashes the file,
-          measures its motion and writes its lists
+encoding  every file by `prepare` in this process and by `ffmpeg` told the same (filter, encoder, options), one core
+          each, turn about; the minimum of the repeats counts. One core, because ffmpeg's decoder, filter and encoder
+          are threads of their own even when each is told to have one. ffmpeg is a process a file; tubelet also hashes
+          the file, measures its motion and writes its lists
 reading   a clip of 16 frames at stride 4 with a short side of 224 pixels, from the original and from the prepared file
 
 Needs the `dev` extra (an ffmpeg binary). Writes benchmarks/prepare.csv.
@@ -12,6 +13,7 @@ Needs the `dev` extra (an ffmpeg binary). Writes benchmarks/prepare.csv.
 
 import argparse
 import math
+import os
 import subprocess
 import tempfile
 import time
@@ -114,6 +116,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for item in find(args.videos):

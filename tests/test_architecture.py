@@ -36,6 +36,7 @@ ALLOWED = {
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
+    ("overlay", "strips"),  # the font
 }
 
 
@@ -52,7 +53,7 @@ HOMES = {
     "av": {"data/video.py", "data/writing.py", "data/stream.py", "doctor.py"},
     "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
-    "matplotlib": {"strips.py", "space.py", "charts.py", "overlay.py"},
+    "matplotlib": {"strips.py", "space.py", "charts.py"},
     "transformers": set(),
     "torchvision": {"nn/raft.py"},
     "scipy": set(),

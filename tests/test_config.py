@@ -185,7 +185,7 @@ def test_differences_are_lines_with_the_whole_path():
 
 @pytest.mark.parametrize(
     ("name", "size", "batch", "repeats", "base_lr", "decay", "epochs", "drop_path", "dropout", "warmup", "flip"),
-    [  # the released scripts of VideoMAE; table 6 of MGM (arXiv:2308.12962) for HMDB51 and Diving48
+    [  # the released scripts of VideoMAE; table 6 of MGM (arXiv:2308.12962) for HMDB51, Diving48, mgm
         ("finetune-k400-s", "s", 384, 2, 5e-4, 0.75, 150, 0.1, 0.0, 5, 0.5),
         ("finetune-k400-b", "b", 384, 2, 5e-4, 0.75, 75, 0.1, 0.0, 5, 0.5),
         ("finetune-k400-l", "l", 128, 2, 2e-3, 0.75, 35, 0.1, 0.0, 5, 0.5),
@@ -196,6 +196,9 @@ def test_differences_are_lines_with_the_whole_path():
         ("finetune-ucf101-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.5, 5, 0.5),
         ("finetune-hmdb51-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
         ("finetune-diving48-b", "b", 128, 2, 5e-4, 0.7, 100, 0.2, 0.0, 0, 0.5),
+        ("finetune-mgm-ssv2-b", "b", 128, 2, 5e-4, 0.75, 30, 0.1, 0.0, 5, 0.0),
+        ("finetune-mgm-k400-b", "b", 128, 1, 1e-3, 0.75, 75, 0.1, 0.0, 5, 0.5),
+        ("finetune-mgm-ucf101-b", "b", 128, 2, 5e-4, 0.75, 100, 0.2, 0.0, 0, 0.5),
     ],
 )
 def test_fine_tuning_presets_are_the_released_recipes(

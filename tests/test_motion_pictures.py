@@ -19,6 +19,7 @@ from tubelet.data.synthetic import moving_square
 from tubelet.data.vectors import Vectors
 from tubelet.data.video import write
 from tubelet.evaluate.features import middle_batch, middle_clips
+from tubelet.evaluate.saliency import Annotated, Saliency
 from tubelet.masks.motion_masks import MotionBox
 from tubelet.masks.random_masks import Random, Tube
 from tubelet.methods.masked import Masked
@@ -29,6 +30,7 @@ from tubelet.motion_pictures import (
     FRAME,
     arrows,
     boxed,
+    boxes_strips,
     colours,
     field,
     legend,
@@ -274,6 +276,28 @@ def test_boxes_are_drawn_on_the_frames_enlarged_with_them():
     blue = near(strip.rows["frames"][:, 0].permute(1, 2, 0).numpy(), FRAME)
     assert np.abs(blue.min(0) - 56).max() <= 1
     assert np.abs(blue.max(0) - 168).max() <= 1
+
+
+def test_boxes_of_pictures_of_many_sizes_stay_around_their_things():
+    """Scaled to one height, then enlarged: a white thing is found where its box is drawn."""
+    seen = []
+    for height, width in ((60, 90), (312, 400), (104, 77)):
+        box = np.array([[0.3 * width, 0.25 * height, 0.6 * width, 0.75 * height]]).round()
+        frames = torch.full((2, height, width, 3), 90, dtype=torch.uint8)
+        left, top, right, bottom = box[0].astype(int)
+        frames[:, top:bottom, left:right] = 255
+        field = motion(1, 1, 2, -(-height // 8), -(-width // 8))
+        seen.append(("a", Annotated(frames, field, [box, box], Saliency(1, 1, (1, 1)), ())))
+    strips, caption, _ = boxes_strips(seen, "vectors", 104)
+    assert "of pictures 104 high" in caption
+    for strip, (_, one) in zip(strips, seen):
+        frame = strip.rows["frames"][:, 1].permute(1, 2, 0).numpy()
+        height, width = one.frames.shape[1:3]
+        assert frame.shape[:2] == (208, 2 * round(104 * width / height))
+        blue, white = near(frame, FRAME), np.argwhere(frame.min(-1) > 240)
+        assert len(white) > 500
+        for edge in (np.min, np.max):
+            assert np.abs(edge(blue, 0) - edge(white, 0)).max() <= 4  # the line, and what scaling blurs
 
 
 def test_masks_are_shown_side_by_side():

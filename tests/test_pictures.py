@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+import tubelet.overlay
 import tubelet.pictures
+import tubelet.strips
 from tubelet.charts import curves
 from tubelet.config import preset, to_json
 from tubelet.masks.random_masks import Frame, Random, Tube
@@ -236,3 +238,9 @@ def test_a_run_is_pictured_from_its_checkpoint(tmp_path, monkeypatch):
     assert asked == [([Path("a.mp4"), Path("b.mp4")], run.data)]
     with Image.open(paths[1]) as image:
         assert image.info["Description"].startswith("run, step 70. dB:")
+
+
+def test_there_is_one_font():
+    """Words on videos and under pictures; a second copy would go its own way."""
+    assert tubelet.overlay.font_of is tubelet.strips.font_of
+    assert tubelet.strips.font_of(12).getlength("Łódź") > tubelet.strips.font_of(12).getlength("Łód")

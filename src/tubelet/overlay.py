@@ -12,6 +12,7 @@ from tubelet.data.stream import in_order
 from tubelet.data.video import probe
 from tubelet.data.writing import write
 from tubelet.evaluate.predict import Prediction, pieces
+from tubelet.strips import font_of
 
 GROUND, INK, FAINT = (16, 18, 22, 235), (240, 240, 236, 255), (168, 172, 180, 255)
 BAR, TRACK = (86, 156, 230, 255), (66, 70, 78, 255)
@@ -92,10 +93,3 @@ def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     while text and font.getlength(text + "…") > room:
         text = text[:-1]
     return text + "…"
-
-
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """A font that has letters for all sorts of names, which Pillow's own has not."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

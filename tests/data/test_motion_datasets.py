@@ -4,13 +4,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
+import films
 import numpy as np
 import pytest
 import torch
 from conftest import moving
 
-from tubelet.data import datasets
+from tubelet.data import cache, datasets, flow
+from tubelet.data import video as reading
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import PIECE, Frames
 from tubelet.data.datasets import Data, Dataset, Note, clip_of
@@ -20,7 +23,7 @@ from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, MultiScaleCrop, Place
 from tubelet.data.vectors import Vectors
-from tubelet.data.video import frames_at, write
+from tubelet.data.video import frames_at, probe, write
 from tubelet.types import Batch, Motion
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
@@ -168,8 +171,9 @@ def test_a_middle_clip_with_its_vectors(exact):
 
 
 @pytest.mark.parametrize("sampler", [Dense(4, stride=1), Dense(4, stride=3), Segments(5)], ids=str)
-def test_cache_gives_the_motion_of_the_file(exact, sampler):
+def test_cache_gives_the_motion_of_the_file(exact, sampler, monkeypatch):
     """Digit by digit: quarters of a pixel fit into half floats."""
+    monkeypatch.setattr(cache, "PIECE", 7)
     data = replace(SMALL, clip=sampler, size=(64, 96), crop=MultiScaleCrop(), flip=0.5)
     cached = Dataset(find(exact), replace(data, cache=64), 3)
     cached.fill_cache()
@@ -178,20 +182,24 @@ def test_cache_gives_the_motion_of_the_file(exact, sampler):
     assert contents(batches(cached, 3, 0, 4, 2)) == expected
 
 
-def test_cache_of_long_and_shrunken_videos(tmp_path):
-    """In pieces, with no seam where one begins; vectors are in pixels of what is kept."""
-    count = PIECE + 20
-    write(tmp_path / "long.mp4", moving(count, 0, 64, 96), 10, options=EXACT | {"g": "9999", "sc_threshold": "0"})
-    frames = Frames([tmp_path / "long.mp4"], 32, motion=Vectors())
-    indices = np.arange(PIECE - 2, PIECE + 3)
-    motion = frames.at(0, indices).motion
+@pytest.mark.parametrize(("key_frames", "more"), [(50, 0), (9999, PIECE)])
+def test_cache_of_long_and_shrunken_videos(tmp_path, monkeypatch, key_frames, more):
+    """In pieces without a seam; cut at key frames, nothing is decoded twice. Vectors are in pixels of what is kept."""
+    path, count, decoded = tmp_path / "long.mp4", 2 * PIECE + 20, []
+    write(path, moving(count, 0, 64, 96), 10, options=EXACT | {"g": str(key_frames), "sc_threshold": "0"})
+    probe(path)
+    feed = reading.fed
+    monkeypatch.setattr(reading, "fed", lambda *args: (decoded.append(frame) or frame for frame in feed(*args)))
+    frames = Frames([path], 32, motion=Vectors())
+    assert count <= len(decoded) <= count + 3 * more
+    motion = frames.at(0, np.arange(PIECE - 2, PIECE + 3)).motion
     assert motion is not None
     assert motion.had.shape == (5, 8, 12)  # as many as in the file
     assert motion.block == 4
     assert motion.had[1:].all()
     assert median(motion.to_previous, motion.had) == pytest.approx([-1, 0], abs=0.1)
-    assert Frames([tmp_path / "long.mp4"], 32).at(0, indices).motion is None
-    assert torch.equal(frames.block, Frames([tmp_path / "long.mp4"], 32).block)
+    assert Frames([path], 32).at(0, np.arange(5)).motion is None
+    assert torch.equal(frames.block, Frames([path], 32).block)
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -213,10 +221,45 @@ def test_cache_adds_up_flow_that_was_looked_for_once(exact, stride, monkeypatch)
     assert not batch.motion.has[:, -1].any()
 
 
+KINDS = ["h264_open.ts", "h264_fields.mp4", "h264_cut.mkv", "mpeg2.mkv", "mpeg4.avi", "turned_90.mp4", "vp9.webm"]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> Path:
+    """A folder that `films.make` writes into."""
+    folder = tmp_path_factory.mktemp("kinds")
+    write(folder / "source.mp4", films.moving_square(), 25, options={"qp": "0"})
+    write(folder / "plain.mp4", films.moving_square(), 25, options=EXACT)
+    with av.open(str(folder / "plain.mp4")) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    for name, lost in (("holes.mp4", places[20:40:3]), ("tail.mp4", places[50:])):
+        data = bytearray((folder / "plain.mp4").read_bytes())
+        for place in lost:  # the length of a NAL unit: these packets are lost
+            data[place] ^= 0xFF
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*KINDS, "holes.mp4", "tail.mp4"])
+@pytest.mark.parametrize("length", [7, 40, 500])
+def test_pieces_make_the_whole(kinds, name, length, monkeypatch):
+    """Pixels, vectors: bit by bit what `frames_at` says of all frames at once."""
+    monkeypatch.setattr(cache, "PIECE", length)
+    path = films.make(kinds, name) if name in KINDS else kinds / name
+    frames = Frames([path], 60, motion=Vectors(fallback="none"))
+    shape = frames.all(0).shape
+    whole = frames_at(path, range(shape[0]), size=shape[1:3], vectors=True, block=frames.sides[0])
+    assert torch.equal(frames.all(0), whole.frames)
+    past, known = frames.steps(0)
+    assert whole.motion is not None
+    assert torch.equal(known, whole.motion.had)
+    assert torch.equal(past, whole.motion.to_previous.half())
+    assert frames.exact[0] == whole.motion.exact
+    assert whole.motion.had.any() == (name != "vp9.webm")
+
+
 def test_memory_for_motion_is_counted(exact, monkeypatch):
     """A block of 64 pixels of 3 bytes has 2 half floats and a truth value: 197 bytes for 192."""
-    from tubelet.data import cache
-
     needed = []
     monkeypatch.setattr(cache, "check_memory", lambda bytes_, *_: needed.append(bytes_))
     paths = [item.path for item in find(exact)]
@@ -267,6 +310,33 @@ def test_what_stands_in_for_vectors(silent, fallback, says, share, kept):
     assert line.endswith(f"`tubelet prepare` makes some: {silent}")
 
 
+@pytest.mark.parametrize("fallback", ["flow", "encode"])
+def test_a_cache_looks_once_for_what_stands_in(silent, exact, fallback, monkeypatch):
+    """While it is filled, in pieces; the paths are added up. Files with vectors are left alone."""
+    looked, look, recode = [], Flow.__call__, flow.recoded
+    monkeypatch.setattr(Flow, "__call__", lambda *args, **how: looked.append(1) or look(*args, **how))
+    monkeypatch.setattr(flow, "recoded", lambda *args: looked.append(1) or recode(*args))
+    monkeypatch.setattr(cache, "PIECE", 8)
+    items = [Item(silent), *find(exact)[:2]]
+    data = replace(SMALL, size=(64, 96), motion=Vectors(fallback=fallback), cache=64)
+    dataset = Dataset(items, data, 1)
+    dataset.fill_cache()
+    assert len(looked) == 3  # 20 frames
+    assert dataset.frames is not None
+    assert [dataset.frames.lacks(index) for index in range(3)] == ["no", "", ""]
+    samples = [dataset[position] for position in range(12)]
+    assert len(looked) == 3
+    for sample in samples:
+        assert [note.kind for note in sample.notes] == ([] if sample.item else [f"vectors, {fallback}"])
+        assert sample.motion is not None
+        assert median(sample.motion.to_previous, sample.motion.had) == pytest.approx([-4, 0], abs=0.3)
+        assert sample.motion.exact
+    steps, known = dataset.frames.steps(0)
+    assert not known[0].any()
+    for step in range(1, 20):  # with no seam
+        assert median(steps[:, step, None], known[step, None]) == pytest.approx([-2, 0], abs=0.3), step
+
+
 def test_a_folder_of_images_and_a_repeated_picture(tmp_path, silent):
     (tmp_path / "film").mkdir()
     for number, image in enumerate(moving(12, 0, 64, 96)):
@@ -302,3 +372,32 @@ def test_settings_that_cannot_be_used(exact, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match="optical flow needs OpenCV"):
         Dataset(find(exact), replace(SMALL, motion=Flow()))
+
+
+@pytest.mark.parametrize("kept", [0, 64])
+def test_flow_that_cannot_stand_in_is_said_before_the_run(exact, silent, bad, tmp_path, kept, monkeypatch):
+    """Where some file needs it; not where nothing can, and not because of a file that cannot be read."""
+    write(tmp_path / "keys.mp4", moving(12, 0, 64, 96), 10, options=EXACT | {"g": "1"})
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    items, data = find(exact), replace(SMALL, cache=kept)
+    for path, why in ((silent, "its codec is mjpeg"), (tmp_path / "keys.mp4", "most of its frames are key frames")):
+        with pytest.raises(ValueError, match=rf"{path} has no motion .*: {why}.*flow\].*prepare.*encode.*none"):
+            Dataset([*items, Item(path)], data)
+        for fallback in ("encode", "none"):
+            Dataset([*items, Item(path)], replace(data, motion=Vectors(fallback=fallback)))
+    dataset = Dataset([*items, Item(bad["text"])], data)
+    dataset.fill_cache()
+    assert all(dataset[position].motion.had.any() for position in range(6))
+
+
+@pytest.mark.parametrize("kept", [0, 64])
+def test_clips_that_nobody_could_foresee_do_not_end_the_run(tmp_path, kept, monkeypatch):
+    """Of MPEG-4's B-frames nothing is told, and no list of packets says that there are any."""
+    write(tmp_path / "b.avi", moving(24, 3, 64, 96), 10, codec="mpeg4", options={"bf": "2", "q:v": "2"})
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    dataset = Dataset(find(tmp_path / "b.avi"), replace(SMALL, clip=Dense(8, stride=1), cache=kept), 1)
+    dataset.fill_cache()
+    sample = dataset[0]
+    assert [note.kind for note in sample.notes] == ["vectors, none"]
+    assert "their motion stays unknown, since flow needs OpenCV (pip install 'tubelet[flow]')" in sample.notes[0]
+    assert 0 < sample.motion.had[:, 1:].float().mean() < 0.5

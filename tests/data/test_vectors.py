@@ -1,6 +1,7 @@
 """Codec vectors against known motion, against another reader of them, and against loops written from the words."""
 
 import subprocess
+from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import films
 import numpy as np
 import pytest
 import torch
+from av.codec.context import Flags2
 from av.sidedata.sidedata import Type
 
 from tubelet.data import video
@@ -65,6 +67,20 @@ def errors(motion: Motion, corners, indices) -> tuple[float, float, float]:
     return *(float(np.median(np.concatenate(found[on]))) for on in (False, True)), known / asked
 
 
+def watched(path, monkeypatch) -> list[int]:
+    """Grows by the stamp of every frame of the file that is decoded from now on."""
+    probe(path)  # which decodes one, too
+    counted, fed = [], video.fed
+
+    def counting(packets, codec, damage):
+        for frame in fed(packets, codec, damage):
+            counted.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video, "fed", counting)
+    return counted
+
+
 # ---------------------------------------------------------------------------- known motion
 
 
@@ -88,13 +104,25 @@ def test_a_square_moves_as_it_was_drawn(tmp_path, velocity):
 
 
 def test_nothing_asked_nothing_given(tmp_path, monkeypatch):
+    """No work, and a decoder that is told nothing."""
     path, _drawn, _ = square(tmp_path, (0, 3))
+    told, opened = [], video.opened
+
+    @contextmanager
+    def noted(path):
+        with opened(path) as (container, stream):
+            yield container, stream
+            told.append(bool(stream.codec_context.flags2 & Flags2.export_mvs))
 
     def forbidden(*given):
         raise AssertionError
 
+    probe(path)
+    monkeypatch.setattr(video, "opened", noted)
+    frames_at(path, [0, 4], vectors=True)
     monkeypatch.setattr(video, "Steps", forbidden)
     assert frames_at(path, [0, 4]).motion is None
+    assert told == [True, False]
     with pytest.raises(AssertionError):
         frames_at(path, [0, 4], vectors=True)
 
@@ -197,15 +225,7 @@ def test_frames_between_refer_to_both_sides(tmp_path):
 def test_a_layered_stream_needs_only_its_lattice(tmp_path, monkeypatch):
     options = LAYERED | {"x264-params": LAYERED["x264-params"].replace("keyint=16", "keyint=100")}
     path, _drawn, corners = square(tmp_path, (1, 3), 33, options=options)
-    counted, fed = [], video.fed
-
-    def counting(packets, codec, damage):
-        for frame in fed(packets, codec, damage):
-            counted.append(frame.pts)
-            yield frame
-
-    probe(path)
-    monkeypatch.setattr(video, "fed", counting)
+    counted = watched(path, monkeypatch)
     motion = frames_at(path, range(0, 17, 4), vectors=True).motion
     assert motion.exact
     assert len(counted) == 5  # each fourth: nothing but what was asked for
@@ -391,15 +411,7 @@ def test_size_scales_the_vectors(tmp_path):
 
 def test_far_apart_is_not_known_and_not_decoded(tmp_path, monkeypatch):
     path, _, _ = square(tmp_path, (1, 1), 150, options=SINGLE | {"preset": "ultrafast"})
-    counted, fed = [], video.fed
-
-    def counting(packets, codec, damage):
-        for frame in fed(packets, codec, damage):
-            counted.append(frame.pts)
-            yield frame
-
-    probe(path)
-    monkeypatch.setattr(video, "fed", counting)
+    counted = watched(path, monkeypatch)
     motion = frames_at(path, [0, FAR + 1, 2 * FAR], vectors=True).motion
     assert not motion.had[1].any()
     assert motion.had[2].float().mean() > 0.5
@@ -415,8 +427,7 @@ def test_far_apart_is_not_known_and_not_decoded(tmp_path, monkeypatch):
 def test_damage_is_survived(tmp_path):
     path, _drawn, _ = square(tmp_path, (0, 3), 30)
     data = bytearray(path.read_bytes())
-    with video.opened(path) as (container, stream):
-        packets = [(packet.pos, packet.size) for packet in video.demuxed(container, stream)]
+    packets = places(path)
     for place, size in packets[5:28:5]:
         data[place + size // 2] ^= 255
     data[packets[8][0]] ^= 255  # a length: this packet is lost
@@ -426,6 +437,79 @@ def test_damage_is_survived(tmp_path):
     assert plain.damaged == clip.damaged > 0
     assert torch.isfinite(clip.motion.to_previous).all()
     assert clip.motion.had[1:5].float().mean() > 0.9
+
+
+def places(path) -> list[tuple[int, int]]:
+    """Where in the file each packet begins, and how long it is."""
+    with video.opened(path) as (container, stream):
+        return [(packet.pos, packet.size) for packet in video.demuxed(container, stream)]
+
+
+def right(motion: Motion, n: int, corner, step=(-3, 0)) -> bool:
+    """Whether the square of frame n of the clip was where it truly was."""
+    place = inside(corner, (32, 32)) & motion.had[n].numpy()
+    off = motion.to_previous[:, n].numpy()[:, place] - np.reshape(step, (2, 1))
+    return place.sum() > 10 and np.median(np.abs(off).max(0)) <= 0.25
+
+
+def test_lost_and_corrupt_frames_are_missing_and_the_rest_is_right(tmp_path):
+    path, _, corners = square(tmp_path, (0, 3), 36)
+    data, packets, rng = bytearray(path.read_bytes()), places(path), np.random.default_rng(0)
+    data[packets[5][0]] ^= 255  # a length: this packet is lost
+    place, size = packets[17]
+    data[place + size // 2 : place + size] = rng.bytes(size - size // 2)
+    path.write_bytes(data)
+    clip = frames_at(path, range(36), vectors=True)
+    assert clip.damaged == 2
+    for t in range(36):
+        missing = t in (0, 12, 24, 5, 17)  # key frames; lost; corrupt
+        assert clip.motion.had[t].any() != missing
+        assert clip.motion.has[t - 1].any() != missing  # -1 is the last, which has none
+        assert missing or right(clip.motion, t, corners[t])
+    for indices in ([3, 6, 9], [4, 6, 8], [15, 18, 21], [14, 19]):  # bridged
+        motion = frames_at(path, indices, vectors=True).motion
+        assert all(right(motion, n, corners[t], (-3 * (t - indices[n - 1]), 0)) for n, t in enumerate(indices) if n)
+    for indices, known in (([4, 5], [0, 0]), ([4, 5, 6, 7], [0, 0, 1, 1]), ([16, 17, 18], [0, 0, 1])):
+        motion = frames_at(path, indices, vectors=True).motion
+        assert motion.had.any((1, 2)).tolist() == known
+
+
+@pytest.mark.parametrize(("lost", "between"), [(12, "0"), (12, "2"), (5, "0")], ids=["key", "key, B-frames", "other"])
+def test_lost_frames_of_mpeg4(tmp_path, lost, between):
+    """It decodes on, over grey where it was a key frame. What refers to that is missing or right, never a share."""
+    path, _, corners = square(
+        tmp_path, (0, 3), 33, codec="mpeg4", options={"q": "3", "b": "4000000", "g": "12", "bf": between}
+    )
+    data, stamps = bytearray(path.read_bytes()), probe(path).stamps.tolist()
+    with video.opened(path) as (container, stream):
+        [packet] = [packet for packet in video.demuxed(container, stream) if packet.pts == stamps[lost]]
+    data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    path.write_bytes(data)
+    for start in (lost, lost + 1) if lost == 12 else (lost - 1, lost):
+        motion = frames_at(path, range(start, start + 9), vectors=True).motion
+        known = motion.had.any((1, 2)).tolist()
+        assert sum(known) >= (6 if between == "0" else 1)  # of B-frames nothing is told
+        assert not any(known[: lost - start + 1])
+        assert all(right(motion, n, corners[start + n]) for n in range(9) if known[n])
+
+
+@pytest.mark.parametrize("fields", [False, True], ids=["whole frames", "two moments in a frame"])
+def test_interlaced_mpeg2_is_not_exact(tmp_path, fields):
+    """FFmpeg does not say to which of two fields vectors lead: those that lead to the other one are half as long."""
+    drawn, corners = moving_square((1, 2), 30, 256, np.random.default_rng(0), 64)
+    write(tmp_path / "drawn.mkv", drawn, 25, codec="ffv1", pixels="bgr0")
+    weave, step = (["-vf", "interlace=scan=tff:lowpass=0"], 2) if fields else ([], 1)
+    interlaced = ["-pix_fmt", "yuv420p", "-c:v", "mpeg2video", "-q:v", "3", "-g", "12", "-flags", "+ildct+ilme"]
+    command = [films.FFMPEG, "-v", "error", "-i", tmp_path / "drawn.mkv", *weave, *interlaced, tmp_path / "film.mpg"]
+    subprocess.run(command, check=True)
+    motion = frames_at(tmp_path / "film.mpg", range(30 // step), vectors=True).motion
+    assert not motion.exact
+    off = []
+    for t in range(1, 30 // step):
+        place = inside(corners[step * t], (32, 32)) & motion.had[t].numpy()
+        off.append(np.abs(motion.to_previous[:, t].numpy()[:, place] - [[-2 * step], [-step]]).max(0))
+    assert np.median(np.concatenate(off)) <= 0.25
+    assert np.quantile(np.concatenate(off), 0.9) <= step
 
 
 # ---------------------------------------------------------------------------- the path through a clip
@@ -565,6 +649,25 @@ def test_the_same_vectors_as_another_reader():
                 assert motion.had[n, j, i]
                 got = motion.to_previous[:, n, j, i].numpy()
                 assert np.allclose(got, np.array(sides[-1]) / hop, atol=1e-5)
+
+
+def test_frames_are_those_before_moved_by_the_vectors(tmp_path):
+    """Frames of ffmpeg's command line: at this quality an encoder adds hardly anything to what it moves."""
+    params = "bframes=0:ref=1:scenecut=0:no-deblock=1:subme=0:weightp=0:ipratio=16"  # whole pixels; a fine key frame
+    path, _, _ = square(tmp_path, (-4, 5), 24, options={"qp": "51", "g": "100", "x264-params": params})
+    motion = frames_at(path, range(24), vectors=True).motion
+    shown = films.pictures(path, 256, 256, "gray")[..., 0]
+    rows, columns = np.indices((256, 256))
+    same: dict[bool, list] = {False: [], True: []}
+    for t in range(1, 24):
+        right, down = motion.to_previous[:, t].numpy().astype(int).repeat(8, 1).repeat(8, 2)
+        moved = shown[t - 1][(rows + down).clip(0, 255), (columns + right).clip(0, 255)]
+        blocks = (motion.had[t] & motion.to_previous[:, t].any(0)).numpy()
+        for after, before in ((True, moved), (False, shown[t - 1])):
+            same[after].append((before == shown[t]).reshape(32, 8, 32, 8).all((1, 3))[blocks])
+    assert len(np.concatenate(same[True])) > 500
+    assert np.concatenate(same[True]).mean() > 0.95  # to the bit
+    assert np.concatenate(same[False]).mean() < 0.1
 
 
 def test_the_same_vectors_as_another_reader_on_filmed_videos(real):

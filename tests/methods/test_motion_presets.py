@@ -1,5 +1,6 @@
 """MGM, SMM and MGMAE as presets: the papers' settings, steps with motion, and clear words without."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -108,6 +109,18 @@ def test_a_step_follows_the_motion_of_its_clips(name):
     assert loss.sum != other.sum, "the mask did not look at the motion"
     parts = [method(batch.clips(a, a + 2), Draws(0, 0, range(a, a + 2))) for a in (0, 2)]
     assert sum(part.sum for part in parts).item() == pytest.approx(loss.sum.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("data", ["ssv2", "k400", "ucf101"])
+def test_what_mgm_has_learnt_is_fine_tuned_by_its_table(data):
+    """A step of the recipe with a smaller encoder; no motion is read for it."""
+    run = preset(f"finetune-mgm-{data}-b")
+    assert (run.data.motion, run.encoder.patch, run.data.clip.frames) == (None, SIZES["b"].patch, 16)
+    small = replace(run.encoder, width=24, depth=1, heads=2, hidden=48)
+    method = replace(run.method, outputs=5).build(small, run.grid(), 3)
+    video = torch.randint(0, 256, (2, 3, 16, *run.data.size), dtype=torch.uint8)
+    loss = method(Batch(video, torch.arange(2), labels=torch.eye(5)[:2]), Draws(0, 0, range(2)))
+    assert (loss.sum / loss.count).item() == pytest.approx(math.log(5), abs=0.1)  # nothing is known yet
 
 
 def test_a_step_without_motion_says_what_to_set():

@@ -1,9 +1,10 @@
 """All frames of all videos, small, in memory: decoded once, then only cropped. For minutes of video, not for days."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data.flow import Flow
+from tubelet.data.flow import ENOUGH, Flow, stand_in, usable
 from tubelet.data.vectors import BLOCK, Vectors, chained
-from tubelet.data.video import VideoError, frames_at, probe
+from tubelet.data.video import Video, VideoError, frames_at, probe
 from tubelet.types import Clip, Motion
 
 PIECE = 128  # frames that are decoded at once where motion is kept: raw vectors take more memory than small frames
@@ -25,7 +26,8 @@ class Frames:
     One block of memory: worker processes started by forking see the very same, spawned ones get it as shared memory.
     With `motion`, that between each frame and the one before is kept too, from the codec's vectors or estimated once,
     with half the digits (an eighth of a pixel at 128), on blocks that are as small as the codec's of the file, but not
-    below 2 pixels of the small frames. A clip's is added up from it: so `Flow` is not looked for again at every step.
+    below 2 pixels of the small frames. A clip's is added up from it: so `Flow` is not looked for again at every step,
+    and neither is what stands in for the vectors of a file of which less than half is known.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Frames:
         paths = list(place)
         self.shapes, self.seconds, self.codecs, self.problems = [], [], [], {}
         self.sides: list[int] = []  # of the blocks, in pixels of what is kept
+        videos: dict[int, Video] = {}
         for index, path in enumerate(paths):
             try:
                 video = probe(path)
@@ -58,6 +61,7 @@ class Frames:
                 self.codecs.append("")
                 self.sides.append(BLOCK)
                 continue
+            videos[index] = video
             self.shapes.append((len(video.seconds), *small(video.height, video.width, side), channels))
             self.seconds.append(video.seconds)
             self.codecs.append(video.codec)
@@ -70,35 +74,35 @@ class Frames:
         cells = [int(np.prod(grid)) for grid in self.grids]
         check_memory(sum(sizes) + 5 * sum(cells), side, len(paths))
         self.starts, self.cells = (np.cumsum([0, *numbers]).tolist() for numbers in (sizes, cells))
-        self.damaged, self.exact = [0] * len(paths), [True] * len(paths)
+        self.damaged, self.exact, self.few = [0] * len(paths), [True] * len(paths), [""] * len(paths)
         self.block = torch.empty(self.starts[-1], dtype=torch.uint8)
         self.past = torch.zeros(2 * self.cells[-1], dtype=torch.float16)
         self.known = torch.zeros(self.cells[-1], dtype=torch.bool)
         self.moving, vectors = motion is not None, isinstance(motion, Vectors)
+        fallback = usable(motion.fallback) if isinstance(motion, Vectors) else "none"
 
         def decode(index: int) -> None:
             """Threads, because FFmpeg lets go of the interpreter and so nothing is copied between processes."""
             count, height, width, _ = self.shapes[index]
             if index in self.problems:
                 return
+            (past, known), block, size = self.steps(index), self.sides[index], (height, width)
             try:
-                for start in range(0, count, PIECE if motion else count):
-                    stop = min(start + PIECE, count) if motion else count
-                    early = int(start > 0)  # one frame more: motion is that since the frame before
-                    some, size = np.arange(start - early, stop), (height, width)
-                    clip = frames_at(
-                        paths[index], some, size=size, gray=channels == 1, vectors=vectors, block=self.sides[index]
-                    )
-                    self.damaged[index] += clip.damaged
+                for start, stop in pieces(videos[index], PIECE if vectors else count):
+                    early = int(start > 0 and start not in videos[index].keys)  # motion is that since the frame before
+                    some = range(start - early, stop)
+                    clip = frames_at(paths[index], some, size=size, gray=channels == 1, vectors=vectors, block=block)
                     self.kept(index)[start:stop] = clip.frames[early:]
-                    found = clip.motion
-                    if isinstance(motion, Flow):
-                        found = replace(motion, block=self.sides[index])(clip.frames, both=False)
-                    if found is not None:
-                        past, known = self.steps(index)
-                        past[:, start:stop] = found.to_previous[:, early:]
-                        known[start:stop] = found.had[early:]
-                        self.exact[index] &= found.exact
+                    self.damaged[index] += clip.damaged
+                    if clip.motion is not None:
+                        past[:, start:stop] = clip.motion.to_previous[:, early:]
+                        known[start:stop] = clip.motion.had[early:]
+                        self.exact[index] &= clip.motion.exact
+                if isinstance(motion, Flow):
+                    self.look(index, replace(motion, block=block))
+                elif fallback != "none" and count > 1 and known[1:].float().mean() < ENOUGH:
+                    self.few[index] = "few" if known.any() else "no"
+                    self.look(index, partial(stand_in, fallback, block=block))
             except (VideoError, OSError) as error:
                 self.problems[index] = str(error)
 
@@ -112,6 +116,17 @@ class Frames:
                 pool.shutdown(cancel_futures=True)
                 raise
 
+    def look(self, index: int, look: Callable[..., Motion]) -> None:
+        """Looks for motion in the frames of a video that are kept; counting different videos."""
+        frames, (past, known) = self.kept(index), self.steps(index)
+        self.exact[index] = True  # of what was there, nothing stays
+        for start in range(0, len(frames), PIECE):
+            early = int(start > 0)  # one frame more: motion is that since the frame before
+            found = look(frames[start - early : start + PIECE], both=False)
+            past[:, start : start + PIECE] = found.to_previous[:, early:]
+            known[start : start + PIECE] = found.had[early:]
+            self.exact[index] &= found.exact
+
     def all(self, index: int) -> UInt8[Tensor, "t h w c"]:
         """Every frame of the video at a place of the list: a view, not a copy."""
         return self.kept(self.which[index])
@@ -124,6 +139,10 @@ class Frames:
         """Where the blocks of every frame were in the one before, and which are known; counting different videos."""
         first, stop, grid = self.cells[index], self.cells[index + 1], self.grids[index]
         return self.past[2 * first : 2 * stop].view(2, *grid), self.known[first:stop].view(grid)
+
+    def lacks(self, index: int) -> str:
+        """What the video at a place of the list had of vectors, where something stands in for them: "no" or "few"."""
+        return self.few[self.which[index]]
 
     def codec(self, index: int) -> str:
         """The codec of the video at a place of the list."""
@@ -159,6 +178,19 @@ class Frames:
         steps = past[:, part].float().movedim(0, 1).numpy()
         ones, block, exact = np.ones_like(rows), self.sides[index], self.exact[index]
         return chained(steps, known[part].numpy(), ones, indices, frames=rows, block=block, exact=exact)
+
+
+def pieces(video: Video, least: int) -> Iterator[tuple[int, int]]:
+    """Where a video is cut so that little is decoded twice: (first, behind the last), of `least` frames or more.
+
+    A piece begins at a key frame, of which no vectors are known anyway, or if none is near after `least` frames.
+    """
+    start = 0
+    while start < video.frames:
+        keys = video.keys[(video.keys >= start + least) & (video.keys < start + 4 * least)]
+        stop = int(keys[0]) if len(keys) else start + least
+        yield start, min(stop, video.frames)
+        start = stop
 
 
 def small(height: int, width: int, side: int) -> tuple[int, int]:

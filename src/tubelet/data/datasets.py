@@ -6,6 +6,7 @@ the same on any number of workers, after a resume, and when asked for alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
-from tubelet.data.flow import Flow, opencv, recoded
+from tubelet.data.flow import ENOUGH, Flow, opencv, stand_in, usable
 from tubelet.data.labels import Labels
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
-from tubelet.data.vectors import Vectors
+from tubelet.data.vectors import SINGLE, Vectors
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.types import Clip, Motion, Sampler
 
@@ -32,7 +33,7 @@ STANDS_IN = {  # for the vectors of a file that has none, by `Vectors.fallback`
     "encode": "clips are encoded for it while they are read",
     "none": "their motion stays unknown",
 }
-ENOUGH = 0.5  # share of a clip's blocks whose vector is known, below which the fallback is taken
+SAMPLE = 50  # files of a list that are looked into before a run begins
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
 
 
@@ -99,8 +100,7 @@ class Dataset:
             ValueError: no items, or settings that cannot be used; flow, and no OpenCV.
         """
         checked(data)
-        if isinstance(data.motion, Flow):
-            opencv()  # now, not in the first worker
+        with_flow(items, data.motion)  # now, not in the first worker
         if not items:
             raise ValueError("a data set needs at least one video, got none")
         self.items, self.data, self.seed = list(items), data, seed
@@ -194,8 +194,9 @@ class Dataset:
             clip = self.frames.at(item, indices(self.frames.times(item)))
         motion, motions = None, []
         if data.motion is not None:
-            codec = probe(path).codec if self.frames is None else self.frames.codec(item)
-            motion, more = motion_of(clip, data.motion, data.size, path, codec)
+            kept = self.frames
+            codec, few = (probe(path).codec, "") if kept is None else (kept.codec(item), kept.lacks(item))
+            motion, more = motion_of(clip, data.motion, data.size, path, codec, few)
             notes += more
         crops = torch.empty(data.repeats, len(clip.frames), *data.size, data.channels, dtype=torch.uint8)
         for crop in crops:
@@ -214,11 +215,13 @@ class Dataset:
 
 
 def motion_of(
-    clip: Clip, how: Vectors | Flow, size: tuple[int, int], path: Path, codec: str
+    clip: Clip, how: Vectors | Flow, size: tuple[int, int], path: Path, codec: str, few: str = ""
 ) -> tuple[Motion, list[Note]]:
     """Motion between the frames of a clip, in pixels of them, and what there is to say about the file.
 
-    Flow has blocks half as wide as those of a clip of `size` (height, width) will be, for `carried` to cut anew.
+    Flow has blocks half as wide as those of a clip of `size` (height, width) will be, for `carried` to cut anew. `few`
+    ("no" or "few") says that the file has too few vectors and that a cache has looked for the fallback already. Where
+    that cannot be had, for want of OpenCV, motion stays unknown: `with_flow` has looked for files that need it.
 
     Raises:
         ValueError: flow, and OpenCV is not installed.
@@ -228,7 +231,7 @@ def motion_of(
         return clip.motion or replace(how, block=fine)(clip.frames), []
     if (motion := clip.motion) is None:
         raise ValueError("this clip was read without its vectors; use frames_at(..., vectors=True)")
-    if motion.had[1:].float().mean() >= ENOUGH:
+    if not few and motion.had[1:].float().mean() >= ENOUGH:
         text = (
             "motion vectors of some videos may span more frames than one: their encoder could choose among several. "
             "`tubelet prepare` makes exact ones"
@@ -236,14 +239,40 @@ def motion_of(
         return motion, [] if motion.exact else [Note(text, "inexact", str(path))]
     if len(clip.seconds.unique()) == 1:  # one frame, or one repeated
         return motion, []
-    said = "few" if motion.had.any() else "no"
-    if how.fallback == "flow":
-        motion = Flow(block=fine)(clip.frames)
-    elif how.fallback == "encode":
-        motion = recoded(clip.frames, fine)
-    does = f"{STANDS_IN[how.fallback]}; `tubelet prepare` makes some"
+    said, fallback = few or ("few" if motion.had.any() else "no"), usable(how.fallback)
+    if not few and fallback != "none":
+        motion = stand_in(fallback, clip.frames, fine)
+    why = "" if fallback == how.fallback else ", since flow needs OpenCV (pip install 'tubelet[flow]')"
+    does = f"{STANDS_IN[fallback]}{why}; `tubelet prepare` makes some"
     text = f"{path} ({codec}) has {said} motion vectors for a clip: {does}"
-    return motion, [Note(text, f"vectors, {how.fallback}", str(path), codec)]
+    return motion, [Note(text, f"vectors, {fallback}", str(path), codec)]
+
+
+def with_flow(items: Sequence[Item], how: Vectors | Flow | None) -> None:
+    """Looks whether OpenCV is there, where flow is asked for, or has to stand in for vectors in some of the files.
+
+    Without OpenCV it looks into a sample of them. It cannot see whether single clips of a file have too few vectors.
+
+    Raises:
+        ValueError: it is not; names the first file that needs it, and what to do.
+    """
+    if isinstance(how, Flow):
+        opencv()
+    if not isinstance(how, Vectors) or usable(how.fallback) == how.fallback:
+        return
+    for item in items[:: max(len(items) // SAMPLE, 1)]:
+        with suppress(VideoError, OSError):  # what cannot be read is said when the run comes to it
+            video = probe(item.path)
+            told = video.codec == "h264" or video.codec in SINGLE
+            if told and 2 * len(video.keys) <= max(video.frames, 2):
+                continue
+            why = "most of its frames are key frames" if told else f"its codec is {video.codec}"
+            raise ValueError(
+                f"{item.path} has no motion vectors, or too few: {why}. Flow is to stand in for them, and needs "
+                "OpenCV, which is an extra: pip install 'tubelet[flow]'. Or make files that have vectors (`tubelet "
+                "prepare`), or take those of a copy that is encoded on the way (--data.motion.fallback encode), or "
+                "leave such motion unknown (--data.motion.fallback none)"
+            )
 
 
 # ---------------------------------------------------------------------------- part of a video

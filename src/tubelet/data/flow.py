@@ -7,7 +7,7 @@ Vectors that a file holds already are read in `vectors.py`, at a small part of t
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from tubelet.data.transforms import Window, carried, resized
 from tubelet.data.video import frames_at, write
 from tubelet.types import Motion
 
+ENOUGH = 0.5  # share of the blocks whose vector is known, below which something stands in for them
 LEAST = 16  # pixels; DIS refuses pictures smaller than its patches
 SPEEDS = {"ultrafast": ("ULTRAFAST", 1), "fast": ("ULTRAFAST", 0), "medium": ("MEDIUM", 0)}
 """OpenCV's preset, and how often the picture that the search ends on is halved.
@@ -152,6 +153,23 @@ def recoded(frames: UInt8[Tensor, "t h w c"], block: int = 8, size: int = 256) -
         motion = frames_at(path, range(len(frames)), vectors=True).motion
     assert motion is not None
     return carried(motion, small, Window(0, 0, *small), (height, width), block)
+
+
+def usable(fallback: str) -> str:
+    """What stands in for vectors on this machine, by `Vectors.fallback`: for flow without OpenCV nothing ("none")."""
+    with suppress(ValueError):
+        if fallback == "flow":
+            opencv()
+        return fallback
+    return "none"
+
+
+def stand_in(fallback: str, frames: UInt8[Tensor, "t h w c"], block: int, *, both: bool = True) -> Motion:
+    """Motion between neighbouring frames where the file tells none: "flow", or the vectors of a copy ("encode").
+
+    Without `both` that to the next frame may be left out.
+    """
+    return Flow(block=block)(frames, both=both) if fallback == "flow" else recoded(frames, block)
 
 
 def opencv() -> Any:

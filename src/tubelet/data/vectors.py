@@ -100,7 +100,8 @@ def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exa
         before = np.maximum(before, goal[live])
         share = at[live] - before
         on = torch.from_numpy(live) if len(live) < len(gap) else slice(None)  # a slice is not copied
-        rows, look = field.index_select(0, torch.from_numpy(row)), place[on].permute(0, 2, 3, 1)
+        rows = field.index_select(0, torch.from_numpy(np.maximum(row, 0)))
+        look = place[on].permute(0, 2, 3, 1)
         step = F.grid_sample(rows, look, mode="nearest", padding_mode="border", align_corners=False)
         if not there.all() or (length != 1).any():
             weights = np.stack([share / length, share / length, share]) * there
@@ -177,6 +178,8 @@ class Steps:
         self.headers = Headers(codec.extradata) if codec.name == "h264" else None
         self.slices: dict[int, Slice | None] = {}  # by stamp
         self.references: set[int] = set()  # frames that others refer to
+        self.came: set[int] = set()  # frames that were not lost
+        self.chain = self.headers is None and not codec.has_b_frames  # every frame refers to the one before
         self.wanted = set(asked.tolist())
         self.rows: dict[int, bytes | None] = {}  # FFmpeg's lists; None where there is none
         self.dtype: Any = None  # of their entries
@@ -189,14 +192,14 @@ class Steps:
     def heard(self, packets: Iterator[Any]) -> Iterator[Any]:
         """The packets, on their way to the decoder."""
         for packet in packets:
-            if self.headers is not None:
-                self.slices[packet.pts] = self.headers.slices(bytes(packet))
+            self.slices[packet.pts] = None if self.headers is None else self.headers.slices(bytes(packet))
             yield packet
 
     def seen(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames, on their way from the decoder."""
         for frame in frames:
             if (place := self.places.get(stamp := frame.pts)) is not None:
+                self.came.add(place)
                 part = self.slices.get(stamp) or Slice(int(frame.pict_type) != B_FRAME, self.headers is None)
                 if part.reference:
                     self.references.add(place)
@@ -230,19 +233,24 @@ class Steps:
         lists = [self.rows[frame] for frame in frames.tolist()]
         if all(vectors is None for vectors in lists):
             return Motion.unknown((len(self.asked), height, width))
-        # The nearest reference shown before each frame, and after it.
-        references = np.array([-1, *sorted(self.references), frames[-1] + 1])
+        # The nearest reference shown before each frame, and after it: also one that was lost, as far as packets tell.
+        heard = {self.places[stamp]: part for stamp, part in self.slices.items() if stamp in self.places}
+        lost = {place: part for place, part in heard.items() if place not in self.came}
+        known = {place for place, part in lost.items() if (part.reference if part else self.chain)}
+        references = np.array([-1, *sorted(self.references | known), frames[-1] + 1])
         behind = frames - references[np.searchsorted(references, frames) - 1]
         after = references[np.searchsorted(references, frames, side="right")] - frames
         past, future = painted(lists, self.dtype, *self.size)
         if future is not None:  # where only the way on is told: as far back at the same pace
             past = np.where(np.isnan(past), future * (-behind / after).astype(np.float32)[:, None, None], past)
-        past[behind > frames] = np.nan  # what it refers to was lost
+        # Others may have referred to these or not; of frames that nobody wanted some were left out on purpose.
+        unclear = [p for p, part in lost.items() if not part and p not in known and (self.headers or p in self.wanted)]
+        over = np.searchsorted(np.sort(unclear), frames) > np.searchsorted(np.sort(unclear), frames - behind)
+        past[over | (behind > frames)] = np.nan
         past = turned(past, height, width, self.turns)
-        known = ~np.isnan(past)
         field = np.empty((len(past), 3, *past.shape[1:]), dtype=np.float32)
-        field[:, 0], field[:, 1], field[:, 2] = past.real, past.imag, known
-        field[:, :2][~np.stack([known] * 2, 1)] = 0
+        field[:, 0], field[:, 1], field[:, 2] = past.real, past.imag, ~np.isnan(past)
+        np.nan_to_num(field, copy=False)
         exact = self.exact and not (self.headers is not None and self.headers.layered)
         return _chained(torch.from_numpy(field), behind, self.asked, frames, BLOCK, exact)
 

@@ -200,9 +200,10 @@ def _decoded(
                 break
         if missing:
             damage.frames.update(missing.values())
-            yield from nearest_of(
-                video, decoded_from(video, container, stream, starts[-1], set(missing), Damage(), fresh), missing
-            )
+            # All frames on the way there, also those that no other refers to: one of them may be the nearest.
+            near = set(video.stamps[int(starts[-1][0]) : max(missing.values()) + 1].tolist())
+            run = decoded_from(video, container, stream, starts[-1], near, Damage(), fresh)
+            yield from nearest_of(video, run, missing)
 
 
 def decoded_from(

@@ -19,7 +19,7 @@ from tubelet.nn.warp import warp
 from tubelet.types import Batch, Draws, Grid, Motion, TokenMask
 
 STILL = 1 / 16  # pixels; what moves less between two frames rests: vectors come in quarters, flow with noise
-ALIKE = 0.9  # of the largest displacement of a slot: what moves that much moves alike
+ALIKE = 0.8  # of the largest displacement of a slot: what moves that much moves alike
 FLOOR = 0.05  # weight of a place that rests beside 1 for the one that moves most: sparse masks hide some of those too
 DARK = 1e-8  # what is not 0, as released: 0 marks a hole
 STEPS = 2**16  # of a score between 0 and 1; what differs by less is a tie, not the rounding of a sum
@@ -79,10 +79,11 @@ def overlapped(tokens: int, patch: int, block: int, device: torch.device) -> Int
 class MotionBox:
     """A box for every time slot, around what moves most.
 
-    The middle is the place with the largest displacement. What moves as one moves alike, so of the places within a
-    tenth of the largest it is the one nearest to the middle of them all: one in the object, and in the picture where
-    everything moves (a camera that pans). The first slot's box lies anywhere; a slot in which nothing moves, or nothing
-    is known of it, keeps the place of the one before. Boxes are shifted, not cut, at the edge of the picture.
+    The middle is the place with the largest displacement, but for two things. What moves as one moves alike: of the
+    places that move at least 0.8 times as far as the fastest it is the one nearest to the middle of them all, one in
+    the object, and in the picture where everything moves (a camera that pans). And how far the fastest moves is a mean
+    of 3x3 places, since single vectors err. The first slot's box lies anywhere; a slot in which nothing moves, or
+    nothing is known of it, keeps the place of the one before. Boxes are shifted, not cut, at the edge of the picture.
 
     Height and width are jittered each for itself, up to `jitter` tokens and less the clip's mean, so with zero sum over
     time; then rounded. Whatever the box holds, `int(ratio * places)` are hidden in every slot, nearest to its middle
@@ -200,11 +201,25 @@ def middles(speed: Float[Tensor, "b s n"], grid: Grid) -> Float[Tensor, "b s 2"]
     """In the place that is amid those that move about as much as the fastest of their slot: (down, across)."""
     at = torch.arange(grid.slot, device=speed.device)
     places = torch.stack([at // grid.W, at % grid.W], dim=1).float()
-    alike = speed >= ALIKE * speed.amax(2, keepdim=True)
+    alike = speed >= ALIKE * around(speed, grid).amax(2, keepdim=True)
     amid = (alike.unsqueeze(3) * places).sum(2, keepdim=True) / alike.sum(2)[..., None, None]
     away = (places - amid).square().sum(3).masked_fill(~alike, math.inf)
     nearest = places[away.argmin(2)]
     return nearest + (amid.squeeze(2) - nearest).clamp(-0.5, 0.5)
+
+
+def around(speed: Float[Tensor, "b s n"], grid: Grid) -> Float[Tensor, "b s n"]:
+    """The mean of each known place and its known neighbours; -inf where it is not known itself.
+
+    Behind a thing that moves, its encoder finds the ground that comes to light anywhere: single vectors there are
+    longer than those of the thing, but never many side by side.
+    """
+    known = speed > -math.inf
+    sums = [
+        F.avg_pool2d(values.unflatten(2, (grid.H, grid.W)), 3, 1, 1).flatten(2)
+        for values in (speed.masked_fill(~known, 0.0), known.to(speed.dtype))
+    ]
+    return (sums[0] / sums[1]).masked_fill(~known, -math.inf)
 
 
 def inside(corner: Int[Tensor, "b s 2"], size: Int[Tensor, "b s 2"], grid: Grid) -> Int[Tensor, "b s 2"]:

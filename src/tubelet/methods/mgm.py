@@ -4,7 +4,8 @@ Fan et al., ICCV 2023, arXiv:2308.12962. Against VideoMAE only the mask changes 
 per time slot, around the largest of the motion vectors that the codec stored anyway. Its control, SMM, moves the same
 rectangle at random (section 3.2). Paper: ViT-B, Something-Something V2, 800 epochs, fine-tuned top-1 70.6; 2400: 72.1.
 
-    tubelet pretrain mgm-ssv2 --data ssv2:DIR:train
+    tubelet pretrain mgm-ssv2 --data ssv2:DIR:train --out runs/mgm
+    tubelet finetune finetune-mgm-ssv2-b --weights runs/mgm --data ssv2:DIR:train --validation ssv2:DIR:val
 
 Settings are the paper's (table 5; no code was released): batch 512 over all processes, ratio 0.75, mirrored clips on
 Kinetics only. What it leaves open is chosen, and said, in `masks/motion_masks.py`; jittered boxes are trimmed or topped

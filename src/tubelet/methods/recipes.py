@@ -4,8 +4,10 @@
 
 Sources: the released scripts of VideoMAE for Kinetics-400, Something-Something V2 and UCF101 (batch over all processes;
 base rates are scaled by batch / 256, not counting repeats); MGM (Fan et al. 2023, arXiv:2308.12962, table 6) for HMDB51
-and Diving48, which have no script. Chains: any of them can start from the run of another, as with `--weights
-runs/finetune-k400-b --new-head` (self-supervised, then Kinetics' labels, then UCF101). From scratch: no --weights.
+and Diving48, which have no script, and for its own models on the others (`finetune-mgm-...`; its row of repeats has
+five values for six columns, so whose they are is a guess: 1 for Kinetics, 2 for the others). Chains: any of them can
+start from the run of another, as with `--weights runs/finetune-k400-b --new-head` (self-supervised, then Kinetics'
+labels, then UCF101). From scratch: no --weights.
 """
 
 from dataclasses import replace
@@ -148,6 +150,21 @@ def ucf101_h() -> Run:
 def _mgm(size: str) -> Run:
     """Table 6 of MGM has the same column for HMDB51 and Diving48."""
     return _recipe(size, batch=128, base_lr=5e-4, epochs=100, layer_decay=0.7, drop_path=0.2, warmup=0)
+
+
+def mgm_ssv2_b() -> Run:
+    """Something-Something V2, ViT-B, 30 epochs, no flip, after 800 of MGM. Paper: top-1 70.6 (2x3 views)."""
+    return _recipe("b", batch=128, base_lr=5e-4, epochs=30, segments=True)
+
+
+def mgm_k400_b() -> Run:
+    """Kinetics-400, ViT-B, 75 epochs, one crop a clip, after 800 of MGM. Paper: top-1 80.8 (5x3 views)."""
+    return _recipe("b", batch=128, base_lr=1e-3, epochs=75, repeats=1)
+
+
+def mgm_ucf101_b() -> Run:
+    """UCF101, ViT-B, 100 epochs, after MGM on Kinetics. Paper: top-1 94.2 (5x3 views)."""
+    return _recipe("b", batch=128, base_lr=5e-4, epochs=100, drop_path=0.2, warmup=0)
 
 
 def hmdb51_s() -> Run:
