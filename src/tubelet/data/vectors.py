@@ -11,7 +11,7 @@ one before. Vectors and places are in pixels, x to the right and then y down.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tubelet.data.h264 import Headers, Slice
 from tubelet.data.index import Video, orientation
-from tubelet.data.transforms import Window, carried
 from tubelet.types import Motion
 
 BLOCK = 8  # pixels; the smallest that FFmpeg tells of
@@ -80,17 +79,29 @@ def chained(
     return _chained(field, np.asarray(hop), np.asarray(indices), frames, block, exact)
 
 
-def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exact: bool) -> Motion:
-    """The same from x, y and 1 of what is known, 0 of the rest: rows 3 my mx."""
+class Shown(NamedTuple):
+    """How the clip looks whose blocks have a path each."""
+
+    rows: int
+    columns: int
+    block: int  # pixels
+    scale: tuple[float, float]  # pixels of it over those of the field, across and down
+
+
+def _chained(
+    field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exact: bool, shown: Shown | None = None
+) -> Motion:
+    """The same from x, y and 1 of what is known, 0 of the rest: rows 3 my mx. In pixels of what is `shown`."""
     _, _, my, mx = field.shape
+    shown = shown or Shown(my, mx, block, (1.0, 1.0))
     goal, at = indices[:-1], indices[1:].copy()
     gap = at - goal
-    paths = torch.zeros(len(gap), 3, my, mx)  # x, y, and frames on a path that are accounted for
+    paths = torch.zeros(len(gap), 3, shown.rows, shown.columns)  # x, y, and frames on a path that are accounted for
     # Where to look next, from -1 to 1 as grid_sample has it; the least bit further: what is on a border goes on.
-    size = np.array([mx, my], dtype=np.float32).reshape(2, 1, 1)
-    centres = np.indices((my, mx), dtype=np.float32)[::-1] + np.float32(0.5)
-    scale = torch.from_numpy(2 / (size * block))
-    place = torch.from_numpy(centres * (2 / size) - np.float32(1 - 1e-5)).repeat(len(gap), 1, 1, 1)
+    size, scales = (np.array(pair, np.float32).reshape(2, 1, 1) for pair in ((mx * block, my * block), shown.scale))
+    centres = shown.block * (np.indices((shown.rows, shown.columns), dtype=np.float32)[::-1] + np.float32(0.5))
+    place = torch.from_numpy(2 * centres / (size * scales) - np.float32(1 - 1e-5)).repeat(len(gap), 1, 1, 1)
+    scale = torch.from_numpy(2 / size)
     live = np.flatnonzero((gap > 0) & (gap <= FAR))
     while len(live):  # all blocks of all gaps go one hop back
         row = np.searchsorted(frames, at[live], side="right") - 1
@@ -108,7 +119,7 @@ def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exa
             step *= torch.from_numpy(weights).float().T[..., None, None]
         unknown = np.flatnonzero(step[:, 2].numpy() == 0)
         if len(unknown):  # on at the pace so far, which is not counted
-            which, cell = np.divmod(unknown, my * mx)
+            which, cell = np.divmod(unknown, shown.rows * shown.columns)
             spots = live[which], slice(None), cell
             x_y_frames = paths.flatten(2).numpy()[spots]
             pace = x_y_frames[:, :2] * (share[which] / np.maximum(x_y_frames[:, 2], 1))[:, None]
@@ -121,7 +132,8 @@ def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exa
     had = (2 * passed >= gaps) & (gaps >= 0)
     if not (passed == gaps).all():
         moved *= torch.where(had, gaps / passed.clamp(min=1), 0)[:, None]
-    back, has = _back(moved.numpy(), had.numpy(), block * centres, block)
+    moved *= torch.from_numpy(scales)
+    back, has = _back(moved.numpy(), had.numpy(), centres, shown.block)
 
     def whole(part: Tensor, late: bool) -> Tensor:
         """With the frame that has no neighbour."""
@@ -130,7 +142,7 @@ def _chained(field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exa
         return every
 
     to_previous, to_next = whole(moved, True).movedim(1, 0), whole(torch.from_numpy(back), False).movedim(1, 0)
-    return Motion(to_previous, to_next, whole(had, True), whole(torch.from_numpy(has), False), block, exact)
+    return Motion(to_previous, to_next, whole(had, True), whole(torch.from_numpy(has), False), shown.block, exact)
 
 
 def _back(moved: Any, had: Any, centres: Any, block: int) -> tuple[Any, Any]:
@@ -224,15 +236,15 @@ class Steps:
         return bytes(told)
 
     def motion(self, shown: tuple[int, int], block: int = BLOCK) -> Motion:
-        """Motion between the frames asked for, as shown and scaled to `shown` (height, width)."""
-        size = self.video.height, self.video.width
-        return carried(self._motion(*size), size, Window(0, 0, *size), shown, block)
+        """Motion between the frames asked for, as shown and scaled to `shown` (height, width).
 
-    def _motion(self, height: int, width: int) -> Motion:
+        A block has the path of its centre: a mean of all paths in it would cost as much as decoding does.
+        """
+        height, width = self.video.height, self.video.width
         frames = np.array(sorted(self.rows))
         lists = [self.rows[frame] for frame in frames.tolist()]
         if all(vectors is None for vectors in lists):
-            return Motion.unknown((len(self.asked), height, width))
+            return Motion.unknown((len(self.asked), *shown), block)
         # The nearest reference shown before each frame, and after it: also one that was lost, as far as packets tell.
         heard = {self.places[stamp]: part for stamp, part in self.slices.items() if stamp in self.places}
         lost = {place: part for place, part in heard.items() if place not in self.came}
@@ -242,52 +254,54 @@ class Steps:
         after = references[np.searchsorted(references, frames, side="right")] - frames
         past, future = painted(lists, self.dtype, *self.size)
         if future is not None:  # where only the way on is told: as far back at the same pace
-            past = np.where(np.isnan(past), future * (-behind / after).astype(np.float32)[:, None, None], past)
+            future[:, :2] *= (-behind / after).astype(np.float32)[:, None, None, None]
+            past = np.where(past[:, 2:] == 0, future, past)
         # Others may have referred to these or not; of frames that nobody wanted some were left out on purpose.
         unclear = [p for p, part in lost.items() if not part and p not in known and (self.headers or p in self.wanted)]
         over = np.searchsorted(np.sort(unclear), frames) > np.searchsorted(np.sort(unclear), frames - behind)
-        past[over | (behind > frames)] = np.nan
-        past = turned(past, height, width, self.turns)
-        field = np.empty((len(past), 3, *past.shape[1:]), dtype=np.float32)
-        field[:, 0], field[:, 1], field[:, 2] = past.real, past.imag, ~np.isnan(past)
-        np.nan_to_num(field, copy=False)
+        past[over | (behind > frames)] = 0
+        field = torch.from_numpy(turned(past, height, width, self.turns))
         exact = self.exact and not (self.headers is not None and self.headers.layered)
-        return _chained(torch.from_numpy(field), behind, self.asked, frames, BLOCK, exact)
+        clip = Shown(-(-shown[0] // block), -(-shown[1] // block), block, (shown[1] / width, shown[0] / height))
+        return _chained(field, behind, self.asked, frames, BLOCK, exact, clip)
 
 
 def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) -> tuple[Any, Any]:
     """FFmpeg's lists, one per frame or None, painted on blocks of 8 pixels: where to in the past, and in the future.
 
-    Complex numbers, x + iy; NaN where nothing is told. The second is None if nothing leads to the future. There are
-    blocks for whole macroblocks (for pairs of them, if interlaced), and a row and a column to spare.
+    x, y, and 1 where it is told, 0 where not: rows 3 my mx. The second is None if nothing leads to the future. There
+    are blocks for whole macroblocks (for pairs of them, if interlaced).
     """
-    my, mx = -(-height // 32) * 4 + 1, -(-width // 16) * 2 + 1
+    my, mx = -(-height // 32) * 4, -(-width // 16) * 2
     vectors = np.frombuffer(b"".join(part or b"" for part in lists), dtype=dtype)
     frame = np.repeat(np.arange(len(lists)), [len(part or b"") // dtype.itemsize for part in lists])
     # `dst` is the middle of a block here, and `motion / motion_scale` leads to the middle of where it is taken from.
-    pairs = np.empty((len(vectors), 2), dtype=np.float32)
-    pairs[:, 0], pairs[:, 1], scale = vectors["motion_x"], vectors["motion_y"], vectors["motion_scale"]
-    pairs /= scale[0] if len(scale) and scale[0] and (scale == scale[0]).all() else np.maximum(scale, 1)[:, None]
-    values = pairs.view(np.complex64)[:, 0]
-    wide, tall, back = vectors["w"], vectors["h"], vectors["source"] < 0
+    wide, tall, back, scale = vectors["w"], vectors["h"], vectors["source"] < 0, np.maximum(vectors["motion_scale"], 1)
     column, row = (vectors["dst_x"] - (wide >> 1)) >> 3, (vectors["dst_y"] - (tall >> 1)) >> 3
-    cell = (frame * my + row) * mx + column
-    valid = len(cell) == 0 or (row.min() >= 0 <= column.min() and row.max() < my - 1 and column.max() < mx - 1)
-    whole = bool(back.all())
+    large = (wide == 16) & (tall == 16) & ((row | column) & 1 == 0)  # most are; they are painted quicker
+    x, y = (np.divide(vectors[name], scale, dtype=np.float32) for name in ("motion_x", "motion_y"))
+    inside = (row >= 0) & (column >= 0) & (row + (tall >> 3) <= my) & (column + (wide >> 3) <= mx)  # else damaged
 
     def one(chosen: Any) -> Any:
-        grid = np.full(len(lists) * my * mx, np.nan, dtype=np.complex64)
-        at, told, two, high = (part[chosen] for part in (cell, values, wide == 16, tall == 16))
-        grid[at] = told
-        for also, offset in ((two, 1), (high, mx), (two & high, mx + 1)):
-            chosen = np.flatnonzero(also)  # indices are quicker than a map of them
-            grid[at[chosen] + offset] = told[chosen]
-        return grid.reshape(len(lists), my, mx)
+        coarse = np.zeros((len(lists), 3, my // 2, mx // 2), dtype=np.float32)
+        some = np.flatnonzero(chosen & large)
+        paint(coarse, some, frame[some], row[some] >> 1, column[some] >> 1)
+        fine = np.empty((len(lists), 3, my, mx), dtype=np.float32)
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            fine[:, :, down::2, right::2] = coarse
+        some = np.flatnonzero(chosen & ~large)
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            part = some[(tall[some] > 8 * down) & (wide[some] > 8 * right)]
+            paint(fine, part, frame[part], row[part] + down, column[part] + right)
+        return fine
 
-    if not valid:  # the stream is damaged
-        inside = (row >= 0) & (row < my - 1) & (column >= 0) & (column < mx - 1)
-        return one(back & inside), None if whole else one(~back & inside)
-    return one(slice(None) if whole else back), None if whole else one(~back)
+    def paint(field: Any, some: Any, t: Any, j: Any, i: Any) -> None:
+        _, _, rows, columns = field.shape
+        cell, plane = (3 * t * rows + j) * columns + i, rows * columns
+        for number, values in enumerate((x[some], y[some], 1)):
+            field.ravel()[cell + number * plane] = values
+
+    return one(back & inside), None if back.all() else one(~back & inside)
 
 
 def turned(past: Any, height: int, width: int, turns: tuple[bool, bool, bool]) -> Any:
@@ -296,16 +310,15 @@ def turned(past: Any, height: int, width: int, turns: tuple[bool, bool, bool]) -
     Where a side is no whole number of blocks, a shown block takes the vector of the stored one that its middle is in.
     """
     if not any(turns):
-        return past[:, : -(-height // BLOCK), : -(-width // BLOCK)]
+        return past[:, :, : -(-height // BLOCK), : -(-width // BLOCK)]
     swapped, upside_down, mirrored = turns
     rows, columns = (_middles(size) for size in (height, width))
     if swapped:
-        past = 1j * past.swapaxes(1, 2).conj()
-    if upside_down:
-        past, rows = past.conj(), height - 1 - rows
-    if mirrored:
-        past, columns = -past.conj(), width - 1 - columns
-    return past[:, rows[:, None] // BLOCK, columns // BLOCK]
+        past = past[:, [1, 0, 2]].swapaxes(2, 3)
+    signs = np.array([-1 if mirrored else 1, -1 if upside_down else 1, 1], dtype=np.float32)
+    rows = height - 1 - rows if upside_down else rows
+    columns = width - 1 - columns if mirrored else columns
+    return (past * signs[:, None, None])[:, :, rows[:, None] // BLOCK, columns // BLOCK]
 
 
 def _middles(size: int) -> Any:
