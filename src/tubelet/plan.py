@@ -21,6 +21,7 @@ from tubelet.data.cache import free_memory
 from tubelet.methods.masked import thinned
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.divided import DividedBlock
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
@@ -241,10 +242,13 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
     copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
     if isinstance(module, Block):
         width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
-        norms = 2 * (4 * width + 8)
+        norms, times = 2 * (4 * width + 8), 1
+        if isinstance(module, DividedBlock):  # as if each of its two attentions were over all tokens
+            norms, times = 3 * (4 * width + 8), 2
         attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
         products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
-        return clips * tokens * (norms + attention + products) + copies
+        products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
+        return clips * tokens * (norms + times * attention + products) + copies
     if isinstance(module, nn.LayerNorm):
         return clips * tokens * (4 * module.weight.numel() + 8)
     assert isinstance(module, nn.Linear)

@@ -27,6 +27,7 @@ PRESETS = {
     "block-ssv2": "tubelet.methods.mgm:block_ssv2",
     "mgm-ssv2-200": "tubelet.methods.mgm:ssv2_200",
     "mgm-ssv2-200-s": "tubelet.methods.mgm:ssv2_200_s",
+    "mgm-ssv2-200-timesformer": "tubelet.methods.mgm:ssv2_200_timesformer",
     "mgm-ssv2-200-flow": "tubelet.methods.mgm:ssv2_200_flow",
     "mgm-ssv2-200-rigid": "tubelet.methods.mgm:ssv2_200_rigid",
     "mgm-ssv2-200-sparse": "tubelet.methods.mgm:ssv2_200_sparse",

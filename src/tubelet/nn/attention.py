@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 SHORT = 512  # tokens; longest sequence for which `attend` writes the products out
@@ -10,7 +10,7 @@ EPS = 1e-6  # of every LayerNorm in the MAE family; PyTorch's own default is 1e-
 
 
 class Attention(nn.Module):
-    """Joint self-attention with biases for queries and values only.
+    """Self-attention with biases for queries and values only.
 
     A bias on the keys shifts every logit of a query alike, so softmax cannot see it; but as a third of an ordinary
     `qkv` bias it drifts under AdamW, and it spoils the parameter totals. So it is a constant zero.
@@ -27,28 +27,35 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "b 1 n n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         parts = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)  # after the cut: its gradient is then put together in place
-        return self.proj(attend(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return self.proj(attend(q, k, v, allowed).transpose(1, 2).reshape(b, n, d))
 
 
 def attend(
-    q: Float[Tensor, "b heads n c"], k: Float[Tensor, "b heads m c"], v: Float[Tensor, "b heads m c"]
+    q: Float[Tensor, "b heads n c"],
+    k: Float[Tensor, "b heads m c"],
+    v: Float[Tensor, "b heads m c"],
+    allowed: Bool[Tensor, "b 1 n m"] | None = None,
 ) -> Float[Tensor, "b heads n c"]:
-    """softmax(q k' / sqrt(c)) v, in whichever way is fast here.
+    """softmax(q k' / sqrt(c)) v, in whichever way is fast here; over the `allowed` keys of each query, at least one.
 
     On CPUs the backward pass of PyTorch's fused attention is slow in bfloat16: with the products written out, short
     sequences train up to three and a half times faster (benchmarks/attention.csv). Long ones need the fused form for
     its memory.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > SHORT:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, allowed)
     with torch.autocast("cpu", enabled=False):  # it would have the softmax in float32; PyTorch sums it so anyway
-        weights = torch.softmax((q * q.shape[3] ** -0.5) @ k.transpose(2, 3), dim=3)
-        return weights @ v
+        logits = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        return torch.softmax(logits, dim=3) @ v
 
 
 class MLP(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
+from tubelet.nn.divided import DividedBlock, Where, still_at_first
 from tubelet.nn.patches import Position, positions, take
 from tubelet.types import Grid
 
@@ -29,6 +31,8 @@ class Encoder:
     """Cube of pixels that becomes one token: frames, height, width."""
     position: Position = "index"
     """Sinusoid of the token's index (VideoMAE), or of slot, row and column: axes (small models learn sooner)."""
+    attention: Literal["joint", "divided"] = "joint"
+    """Every token looks at all (VideoMAE), or over time and then over space (TimeSformer; a third more weights)."""
     drop_path: float = 0.0
     """Stochastic depth of the last block, growing from 0 at the first (fine-tuning)."""
     checkpoint: bool = False
@@ -65,10 +69,14 @@ class ViT(nn.Module):
         pt, ph, pw = grid.patch
         self.embed = nn.Linear(pt * ph * pw * channels, shape.width)  # keeps PyTorch's default, as the released Conv3d
         drops = [shape.drop_path * i / max(shape.depth - 1, 1) for i in range(shape.depth)]
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
+        self.divided = shape.attention == "divided"
+        kind = DividedBlock if self.divided else Block
+        self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
         self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
         xavier(self.blocks)
+        if self.divided:
+            still_at_first(self.blocks)
 
     def forward(
         self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None, taps: Sequence[int] = ()
@@ -80,9 +88,11 @@ class ViT(nn.Module):
         """
         position = self.position.expand(len(patches), -1, -1)
         x = self.embed(patches) + (position if ids is None else take(position, ids))
+        where = (Where.of(ids, self.grid),) if self.divided else ()
         tapped = []
         for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
-            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+            recompute = self.checkpointing and self.training
+            x = checkpoint(block, x, *where, use_reentrant=False) if recompute else block(x, *where)
             if number in taps:
                 tapped.append(x)
         return torch.cat(tapped, dim=1) if taps else self.norm(x)
