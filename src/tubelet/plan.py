@@ -18,13 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
-from tubelet.methods.masked import thinned
+from tubelet.methods.masked import Masked, chosen
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.divided import DividedBlock
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
-from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
+from tubelet.types import Batch, Draws, Grid, Method, Motion
 
 SUPPOSED = 400  # classes, where the labels are not known: as many as Kinetics has
 
@@ -127,14 +127,10 @@ def on_meta(config: Any, encoder: Encoder, grid: Grid, channels: int) -> Method:
 
 def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
     """Visible and predicted tokens of every time slot in the run's first mask; empty for methods without one."""
-    masker = getattr(run.method, "mask", None)
-    if masker is None:
+    if not isinstance(run.method, Masked):
         return ()
     video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
-    draws = Draws(run.training.seed, 0, [0])
-    mask: TokenMask = masker(unlabelled(video), grid, draws)
-    if getattr(run.method, "predict", 1.0) < 1:
-        mask = thinned(mask, run.method.predict, draws)
+    mask = chosen(run.method, unlabelled(video), grid, Draws(run.training.seed, 0, [0]))
     visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
     return tuple(zip(visible.tolist(), predicted.tolist()))
 

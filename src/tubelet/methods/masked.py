@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tubelet.masks.random_masks import Tube
+from tubelet.masks.running_cell import RunningCell
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.raft import Raft
@@ -27,6 +28,8 @@ class Masked:
     """What is predicted."""
     decoder: Decoder = field(default_factory=Decoder)
     """Shape of the decoder."""
+    decode: RunningCell | None = None
+    """Which tokens are decoded, hidden or not (dual masking); none: the hidden ones."""
     predict: float = 1.0
     """Share of the hidden tokens that are predicted in a step; fewer make a step cheaper. All of them in the papers."""
     flow: Raft | None = None
@@ -44,7 +47,7 @@ class Masked:
         pt, ph, pw = grid.patch
         blank = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
         ids = torch.zeros(1, dtype=torch.int64, device="cpu")
-        self.mask(Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), grid, Draws(0, 0, [0]))
+        chosen(self, Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), grid, Draws(0, 0, [0]))
         return MaskedAutoencoder(self, encoder, grid, channels)
 
 
@@ -56,7 +59,7 @@ class MaskedAutoencoder(Method):
         self.grid, self.channels = grid, channels
         self.mask: Masker = config.mask
         self.target: Target = config.target
-        self.predict = config.predict
+        self.decode, self.predict = config.decode, config.predict
         self.flow = config.flow.build() if config.flow else None  # no module: neither trained nor saved
         self.encoder = encoder.build(grid, channels)
         self.decoder = config.decoder.build(grid, encoder.width, self.target.size(grid, channels))
@@ -65,10 +68,7 @@ class MaskedAutoencoder(Method):
         """Mean squared error, summed over the scored tokens."""
         if self.flow:
             batch = replace(batch, motion=self.flow(batch.video))
-        mask = self.mask(batch, self.grid, draws)
-        if self.predict < 1:
-            mask = thinned(mask, self.predict, draws)
-        mask = mask.to(batch.video.device)
+        mask = chosen(self, batch, self.grid, draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         prediction = self.imagine(patches, mask)
         target = self.target.encode(take(patches, mask.predict).float().div_(255), self.channels)
@@ -79,6 +79,14 @@ class MaskedAutoencoder(Method):
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
         visible = normalise(take(patches, mask.visible).float().div_(255), self.channels)
         return self.decoder(self.encoder(visible, mask.visible), mask)
+
+
+def chosen(method: Masked | MaskedAutoencoder, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
+    """What a step hides and predicts."""
+    mask: TokenMask = method.mask(batch, grid, draws)
+    if method.decode is not None:
+        mask = method.decode(mask, draws)
+    return thinned(mask, method.predict, draws) if method.predict < 1 else mask
 
 
 def thinned(mask: TokenMask, share: float, draws: Draws) -> TokenMask:

@@ -22,7 +22,7 @@ from tubelet.methods.supervised import Supervised
 from tubelet.nn.vit import SIZES, Encoder
 
 
-def _recipe(
+def recipe(
     size: str,
     batch: int,
     base_lr: float,
@@ -35,8 +35,9 @@ def _recipe(
     segments: bool = False,
     flip: float = 0.5,
 ) -> Run:
+    """VideoMAE's fine-tuning; `batch` videos a step over all processes, `segments` for Something-Something."""
     return Run(
-        encoder=replace(SIZES[size], drop_path=drop_path, checkpoint=size == "h"),
+        encoder=replace(SIZES[size], drop_path=drop_path, checkpoint=size in "hg"),
         method=Supervised(smoothing=0.1, mix=Mix(0.8, 1.0), erase=Erasing(0.25), dropout=dropout),
         data=Data(
             clip=Segments(16) if segments else Spread(16, stride=4),
@@ -60,22 +61,22 @@ def _recipe(
 
 def k400_s() -> Run:
     """Kinetics-400, ViT-S, 150 epochs. Paper's code base: top-1 79.0 (5x3 views)."""
-    return _recipe("s", batch=384, base_lr=5e-4, epochs=150)
+    return recipe("s", batch=384, base_lr=5e-4, epochs=150)
 
 
 def k400_b() -> Run:
     """Kinetics-400, ViT-B, 75 epochs, after 1600 of pre-training. Paper: top-1 81.5 (5x3 views)."""
-    return _recipe("b", batch=384, base_lr=5e-4, epochs=75)
+    return recipe("b", batch=384, base_lr=5e-4, epochs=75)
 
 
 def k400_l() -> Run:
     """Kinetics-400, ViT-L, 35 epochs. Paper: top-1 85.2 (5x3 views)."""
-    return _recipe("l", batch=128, base_lr=2e-3, epochs=35)
+    return recipe("l", batch=128, base_lr=2e-3, epochs=35)
 
 
 def k400_h() -> Run:
     """Kinetics-400, ViT-H, 50 epochs. Paper: top-1 86.6 (5x3 views)."""
-    return _recipe("h", batch=512, base_lr=1e-3, epochs=50, drop_path=0.2, dropout=0.5)
+    return recipe("h", batch=512, base_lr=1e-3, epochs=50, drop_path=0.2, dropout=0.5)
 
 
 def _larger(run: Run) -> Run:
@@ -99,17 +100,17 @@ def k400_h_320() -> Run:
 
 def ssv2_s() -> Run:
     """Something-Something V2, ViT-S, 40 epochs, no flip. Paper's code base: top-1 66.8 (2x3 views)."""
-    return _recipe("s", batch=384, base_lr=1e-3, epochs=40, layer_decay=0.7, segments=True)
+    return recipe("s", batch=384, base_lr=1e-3, epochs=40, layer_decay=0.7, segments=True)
 
 
 def ssv2_b() -> Run:
     """Something-Something V2, ViT-B, 30 epochs, no flip, after 2400 of pre-training. Paper: top-1 70.8 (2x3 views)."""
-    return _recipe("b", batch=384, base_lr=5e-4, epochs=30, segments=True)
+    return recipe("b", batch=384, base_lr=5e-4, epochs=30, segments=True)
 
 
 def ssv2_l() -> Run:
     """Something-Something V2, ViT-L, no flip. Paper: top-1 74.3 (2x3 views). No script: 30 epochs as ViT-B."""
-    return _recipe("l", batch=128, base_lr=5e-4, epochs=30, segments=True)
+    return recipe("l", batch=128, base_lr=5e-4, epochs=30, segments=True)
 
 
 def ssv2_l_32() -> Run:
@@ -120,11 +121,11 @@ def ssv2_l_32() -> Run:
 
 def ssv2_h() -> Run:
     """Something-Something V2, ViT-H, 20 epochs, no flip. Settings of VideoMAE V2's script for its own ViT-H."""
-    return _recipe("h", batch=128, base_lr=5e-4, epochs=20, layer_decay=0.8, drop_path=0.2, segments=True)
+    return recipe("h", batch=128, base_lr=5e-4, epochs=20, layer_decay=0.8, drop_path=0.2, segments=True)
 
 
 def _ucf101(size: str) -> Run:
-    return _recipe(size, batch=128, base_lr=5e-4, epochs=100, layer_decay=0.7, drop_path=0.2, dropout=0.5)
+    return recipe(size, batch=128, base_lr=5e-4, epochs=100, layer_decay=0.7, drop_path=0.2, dropout=0.5)
 
 
 def ucf101_s() -> Run:
@@ -149,22 +150,22 @@ def ucf101_h() -> Run:
 
 def _mgm(size: str) -> Run:
     """Table 6 of MGM has the same column for HMDB51 and Diving48."""
-    return _recipe(size, batch=128, base_lr=5e-4, epochs=100, layer_decay=0.7, drop_path=0.2, warmup=0)
+    return recipe(size, batch=128, base_lr=5e-4, epochs=100, layer_decay=0.7, drop_path=0.2, warmup=0)
 
 
 def mgm_ssv2_b() -> Run:
     """Something-Something V2, ViT-B, 30 epochs, no flip, after 800 of MGM. Paper: top-1 70.6 (2x3 views)."""
-    return _recipe("b", batch=128, base_lr=5e-4, epochs=30, segments=True)
+    return recipe("b", batch=128, base_lr=5e-4, epochs=30, segments=True)
 
 
 def mgm_k400_b() -> Run:
     """Kinetics-400, ViT-B, 75 epochs, one crop a clip, after 800 of MGM. Paper: top-1 80.8 (5x3 views)."""
-    return _recipe("b", batch=128, base_lr=1e-3, epochs=75, repeats=1)
+    return recipe("b", batch=128, base_lr=1e-3, epochs=75, repeats=1)
 
 
 def mgm_ucf101_b() -> Run:
     """UCF101, ViT-B, 100 epochs, after MGM on Kinetics. Paper: top-1 94.2 (5x3 views)."""
-    return _recipe("b", batch=128, base_lr=5e-4, epochs=100, drop_path=0.2, warmup=0)
+    return recipe("b", batch=128, base_lr=5e-4, epochs=100, drop_path=0.2, warmup=0)
 
 
 def hmdb51_s() -> Run:
@@ -209,7 +210,7 @@ def diving48_h() -> Run:
 
 def small_gpu() -> Run:
     """Own labelled videos, hundreds or thousands, one GPU, after videomae-small-gpu. No published number."""
-    run = _recipe("s", batch=32, base_lr=1e-3, epochs=100, layer_decay=0.7, drop_path=0.1)
+    run = recipe("s", batch=32, base_lr=1e-3, epochs=100, layer_decay=0.7, drop_path=0.1)
     data = replace(run.data, crop=RandomResizedCrop((0.25, 1.0)), flip=0.0, clip=Spread(16, stride=2))
     return replace(run, data=data)
 
