@@ -22,7 +22,7 @@ from tubelet.data.loader import Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, MultiScaleCrop, Place
-from tubelet.data.vectors import Vectors
+from tubelet.data.vectors import FAR, Vectors
 from tubelet.data.video import frames_at, probe, write
 from tubelet.types import Batch, Motion
 
@@ -401,3 +401,24 @@ def test_clips_that_nobody_could_foresee_do_not_end_the_run(tmp_path, kept, monk
     assert [note.kind for note in sample.notes] == ["vectors, none"]
     assert "their motion stays unknown, since flow needs OpenCV (pip install 'tubelet[flow]')" in sample.notes[0]
     assert 0 < sample.motion.had[:, 1:].float().mean() < 0.5
+
+
+def test_frames_far_apart(tmp_path):
+    """Files are decoded between them only so far, and it is said; a cache adds vectors up at any distance."""
+    path = tmp_path / "long.mp4"
+    write(path, moving(2 * FAR + 10, 1, 64, 96), 10, options=EXACT)
+    data = replace(SMALL, size=(64, 96), clip=Dense(2, stride=FAR + 1), motion=Vectors(fallback="none"))
+    sample = Dataset(find(path), data, 1)[0]
+    assert sample.motion is not None
+    assert not sample.motion.had.any()
+    (note,) = sample.notes
+    assert f"long.mp4 lie more than {FAR} apart, too far to add up motion vectors: their motion stays unknown" in note
+    failures = Failures(1)
+    failures.count([note])
+    assert "frames lie too far apart for motion vectors" in failures.summary()[0]
+    cached = Dataset(find(path), replace(data, cache=64), 1)
+    cached.fill_cache()
+    sample = cached[0]
+    assert sample.notes == []
+    assert sample.motion is not None
+    assert median(sample.motion.to_previous, sample.motion.had) == pytest.approx([-2 * (FAR + 1), 0], abs=2)

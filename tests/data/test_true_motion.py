@@ -54,6 +54,7 @@ class Thing:
 
 
 GROUND = Thing()
+NOISE = 2  # of 255: what a camera adds
 SCENES = {  # from back to front; the first is the ground
     "opposite": (GROUND, Thing((20, 60), 96, (5, 0)), Thing((298, 170), 96, (-7.5, 0))),
     "diagonal and between pixels": (GROUND, Thing((50, 30), 96, (3.75, 2.5)), Thing((280, 150), 96, (-0.9, 0.7))),
@@ -78,6 +79,7 @@ def drawn(things: tuple[Thing, ...], seed: int) -> np.ndarray:
             how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             seen = cv2.warpAffine(wall, matrix, (WIDTH, HEIGHT), flags=how, borderMode=cv2.BORDER_WRAP)
             cv2.copyTo(seen, thing.covers(points, t).astype(np.uint8), frame)
+        frame[:] = np.clip(frame + rng.normal(0, NOISE, frame.shape), 0, 255)
     return film
 
 

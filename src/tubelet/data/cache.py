@@ -1,5 +1,6 @@
 """All frames of all videos, small, in memory: decoded once, then only cropped. For minutes of video, not for days."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -177,7 +178,7 @@ class Frames:
             return Motion.unknown((len(indices), *self.shapes[index][1:3]), self.sides[index])
         steps = past[:, part].float().movedim(0, 1).numpy()
         ones, block, exact = np.ones_like(rows), self.sides[index], self.exact[index]
-        return chained(steps, known[part].numpy(), ones, indices, frames=rows, block=block, exact=exact)
+        return chained(steps, known[part].numpy(), ones, indices, frames=rows, block=block, exact=exact, far=math.inf)
 
 
 def pieces(video: Video, least: int) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ from tubelet.data.labels import Labels
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
-from tubelet.data.vectors import SINGLE, Vectors
+from tubelet.data.vectors import FAR, SINGLE, Vectors
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.types import Clip, Motion, Sampler
 
@@ -243,6 +243,12 @@ def motion_of(
     if not few and fallback != "none":
         motion = stand_in(fallback, clip.frames, fine)
     why = "" if fallback == how.fallback else ", since flow needs OpenCV (pip install 'tubelet[flow]')"
+    if not few and float(clip.seconds.diff().median()) * probe(path).fps > FAR:
+        text = (
+            f"frames of a clip of {path} lie more than {FAR} apart, too far to add up motion vectors: "
+            f"{STANDS_IN[fallback]}{why}; with --data.cache they are added up at any distance"
+        )
+        return motion, [Note(text, f"far, {fallback}", str(path), codec)]
     does = f"{STANDS_IN[fallback]}{why}; `tubelet prepare` makes some"
     text = f"{path} ({codec}) has {said} motion vectors for a clip: {does}"
     return motion, [Note(text, f"vectors, {fallback}", str(path), codec)]

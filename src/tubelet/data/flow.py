@@ -38,8 +38,8 @@ HALF = 112  # pixels of the short side; smaller pictures are never halved
 class Flow:
     """Dense inverse search between neighbouring frames, forwards and backwards, averaged over blocks.
 
-    It sees brightness only, so what has no texture does not move; what moves by more than about a tenth of the short
-    side from one frame to the next is lost.
+    It sees brightness only, so what has no texture does not move; what moves by more than about a fifteenth of the
+    short side from one frame to the next is lost.
 
     Source: Kroeger et al. 2016, as in OpenCV.
     """
@@ -147,6 +147,7 @@ def recoded(frames: UInt8[Tensor, "t h w c"], block: int = 8, size: int = 256) -
     shrunk = resized(frames, Window(0, 0, height, width), small).expand(-1, -1, -1, 3)
     # No key frame but the first; and one thread, as there are as many workers as cores.
     options = {"bf": "0", "refs": "1", "g": "9999", "sc_threshold": "0", "threads": "1", "preset": "veryfast"}
+    options["x264-params"] = "weightp=0"  # its search is not the same every time
     with TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
         write(path, shrunk, 25, options=options)

@@ -196,6 +196,7 @@ class Failures:
             says[f"vectors, {fallback}"] = (
                 f"have few motion vectors for a clip, or none: {text}; `tubelet prepare` makes some"
             )
+            says[f"far, {fallback}"] = f"have clips whose frames lie too far apart for motion vectors: {text}"
 
         def codecs(notes: Iterable[str]) -> str:
             named = sorted({note.codec for note in notes if isinstance(note, Note) and note.codec})

@@ -25,7 +25,7 @@ from tubelet.types import Motion
 
 BLOCK = 8  # pixels; the smallest that FFmpeg tells of
 REORDERED = 17  # frames; a picture is decoded at most 16 before it is shown (H.264, annex A)
-FAR = 64  # frames; after so many, a block is followed no further
+FAR = 64  # frames; clips whose frames are further apart would have to decode too much between, and get no vectors
 B_FRAME = 3  # FFmpeg's number
 SINGLE = "flv h263 mpeg1video mpeg2video mpeg4 msmpeg4 msmpeg4v1 msmpeg4v2 wmv1 wmv2".split()  # noqa: SIM905
 """Codecs of which every frame refers to one frame before it and one after it at most."""
@@ -61,6 +61,7 @@ def chained(
     frames: Int[np.ndarray, " rows"] | None = None,
     block: int = BLOCK,
     exact: bool = True,
+    far: float = FAR,
 ) -> Motion:
     """Motion between each of the frames `indices` and the one asked for before it, on blocks of `block` pixels.
 
@@ -70,13 +71,13 @@ def chained(
 
     A step that is not known is bridged at the pace so far, and the whole path scaled up, if at least half of the
     frames between are accounted for; else the block is not known. A frame asked for twice in a row did not move; from
-    a frame to an earlier one, or to one more than `FAR` later, nothing is known. `to_next` is the way back, given to
+    a frame to an earlier one, or to one more than `far` later, nothing is known. `to_next` is the way back, given to
     the block that it starts from; of several the one that starts nearest to its centre.
     """
     there = torch.from_numpy(known).float()[:, None]
     field = torch.cat([torch.from_numpy(past).float() * there, there], 1)
     frames = np.arange(len(field)) if frames is None else frames
-    return _chained(field, np.asarray(hop), np.asarray(indices), frames, block, exact)
+    return _chained(field, np.asarray(hop), np.asarray(indices), frames, block, exact, far)
 
 
 class Shown(NamedTuple):
@@ -89,7 +90,14 @@ class Shown(NamedTuple):
 
 
 def _chained(
-    field: Tensor, hop: Any, indices: Any, frames: Any, block: int, exact: bool, shown: Shown | None = None
+    field: Tensor,
+    hop: Any,
+    indices: Any,
+    frames: Any,
+    block: int,
+    exact: bool,
+    far: float = FAR,
+    shown: Shown | None = None,
 ) -> Motion:
     """The same from x, y and 1 of what is known, 0 of the rest: rows 3 my mx. In pixels of what is `shown`."""
     _, _, my, mx = field.shape
@@ -102,7 +110,7 @@ def _chained(
     centres = shown.block * (np.indices((shown.rows, shown.columns), dtype=np.float32)[::-1] + np.float32(0.5))
     place = torch.from_numpy(2 * centres / (size * scales) - np.float32(1 - 1e-5)).repeat(len(gap), 1, 1, 1)
     scale = torch.from_numpy(2 / size)
-    live = np.flatnonzero((gap > 0) & (gap <= FAR))
+    live = np.flatnonzero((gap > 0) & (gap <= far))
     while len(live):  # all blocks of all gaps go one hop back
         row = np.searchsorted(frames, at[live], side="right") - 1
         there = (row >= 0) & (frames[row] == at[live])  # else the frame was lost: on to the last before it
@@ -263,7 +271,7 @@ class Steps:
         field = torch.from_numpy(turned(past, height, width, self.turns))
         exact = self.exact and not (self.headers is not None and self.headers.layered)
         clip = Shown(-(-shown[0] // block), -(-shown[1] // block), block, (shown[1] / width, shown[0] / height))
-        return _chained(field, behind, self.asked, frames, BLOCK, exact, clip)
+        return _chained(field, behind, self.asked, frames, BLOCK, exact, shown=clip)
 
 
 def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from tubelet.masks.random_masks import boxed, count, ranked, share, sides
 from tubelet.nn.warp import warp
 from tubelet.types import Batch, Draws, Grid, Motion, TokenMask
 
-STILL = 1 / 16  # pixels; what moves less between two frames rests: vectors come in quarters, flow with noise
+STILL = 1 / 32  # of a token's side, half a pixel of 16; what moves less from frame to frame rests: films have noise
 ALIKE = 0.8  # of the largest displacement of a slot: what moves that much moves alike
 FLOOR = 0.05  # weight of a place that rests beside 1 for the one that moves most: sparse masks hide some of those too
 DARK = 1e-8  # what is not 0, as released: 0 marks a hole
@@ -82,8 +82,9 @@ class MotionBox:
     The middle is the place with the largest displacement, but for two things. What moves as one moves alike: of the
     places that move at least 0.8 times as far as the fastest it is the one nearest to the middle of them all, one in
     the object, and in the picture where everything moves (a camera that pans). And how far the fastest moves is a mean
-    of 3x3 places, since single vectors err. The first slot's box lies anywhere; a slot in which nothing moves, or
-    nothing is known of it, keeps the place of the one before. Boxes are shifted, not cut, at the edge of the picture.
+    of 3x3 places, since single vectors err. The first slot's box lies anywhere; a slot in which nothing moves by more
+    than 1/32 of a token's side, or of which nothing is known, keeps the place of the one before. Boxes are shifted,
+    not cut, at the edge of the picture.
 
     Height and width are jittered each for itself, up to `jitter` tokens and less the clip's mean, so with zero sum over
     time; then rounded. Whatever the box holds, `int(ratio * places)` are hidden in every slot, nearest to its middle
@@ -107,17 +108,17 @@ class MotionBox:
         hidden = count(self.ratio, grid.slot, "places of a time slot")
         speed = speeds(motion_of(batch, grid, self), grid)
         noise = draws.uniform(grid.slot)
-        fastest = speed.amax(2)
+        peak, still = around(speed, grid).amax(2), STILL * min(grid.patch[1:])
         slots = torch.arange(grid.T, device=speed.device)
-        led = torch.where(fastest > STILL, slots, 0).cummax(1).values.unsqueeze(2)  # the last to move
+        led = torch.where(peak > still, slots, 0).cummax(1).values.unsqueeze(2)  # the last to move
         if self.sparse:
-            weight = speed.clamp(min=0) / fastest.clamp(min=STILL).unsqueeze(2) + FLOOR
+            weight = speed.clamp(min=0) / speed.amax(2, keepdim=True).clamp(min=still) + FLOOR
             weight = torch.where(slots.view(-1, 1) > 0, weight, 1.0).gather(1, led.expand_as(weight))
             race = -noise.log().float().to(speed.device).unsqueeze(1) / weight  # exponential: the first ones win
             return TokenMask.from_hidden(ranked(race, hidden, noise).flatten(1), grid)
         free, size = box_sizes(self.ratio, grid, self.jitter, draws.uniform(grid.T, 2))
         start = (draws.uniform(2) * (free + 1)).long() + (limits(grid) - free - 1) / 2  # its middle
-        middle = torch.where(slots.view(-1, 1) > 0, middles(speed, grid), start.to(speed).unsqueeze(1))
+        middle = torch.where(slots.view(-1, 1) > 0, middles(speed, peak, grid), start.to(speed).unsqueeze(1))
         size = size.to(speed.device)
         corner = (middle.gather(1, led.expand_as(middle)) + 1 - size / 2).floor().long()  # rounded
         return TokenMask.from_hidden(boxed(inside(corner, size, grid), size, hidden, noise, grid).flatten(1), grid)
@@ -197,11 +198,11 @@ def swings(jitter: float, uniform: Float[Tensor, "b s i"]) -> Float[Tensor, "b s
     return drawn - drawn.mean(1, keepdim=True)
 
 
-def middles(speed: Float[Tensor, "b s n"], grid: Grid) -> Float[Tensor, "b s 2"]:
-    """In the place that is amid those that move about as much as the fastest of their slot: (down, across)."""
+def middles(speed: Float[Tensor, "b s n"], peak: Float[Tensor, "b s"], grid: Grid) -> Float[Tensor, "b s 2"]:
+    """In the place that is amid those that move about as much as the peak of their slot: (down, across)."""
     at = torch.arange(grid.slot, device=speed.device)
     places = torch.stack([at // grid.W, at % grid.W], dim=1).float()
-    alike = speed >= ALIKE * around(speed, grid).amax(2, keepdim=True)
+    alike = speed >= ALIKE * peak.unsqueeze(2)
     amid = (alike.unsqueeze(3) * places).sum(2, keepdim=True) / alike.sum(2)[..., None, None]
     away = (places - amid).square().sum(3).masked_fill(~alike, math.inf)
     nearest = places[away.argmin(2)]
