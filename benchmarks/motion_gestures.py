@@ -1,7 +1,7 @@
 """Which mask teaches most at equal time? Tubes, boxes, motion: pre-trained on gestures, read out frozen, fine-tuned.
 
     tubelet prepare /path/to/videos/gestures/clips.csv runs/gestures-prepared --short-side 128
-    python benchmarks/motion_gestures.py --videos runs/gestures-prepared/videos.csv --calibrate      on a quiet machine, one core
+    python benchmarks/motion_gestures.py --videos runs/gestures-prepared/videos.csv --calibrate  (quiet, one core)
     python benchmarks/motion_gestures.py --videos runs/gestures-prepared/videos.csv [--part 0/2]
 
 Equal time, not equal steps: masks differ in how many tokens they leave visible, and motion must be read or estimated.

@@ -740,3 +740,18 @@ def test_new_content_in_an_old_place_is_missing_not_zero(tmp_path):
     assert not motion.had[4, :, :7].any()
     assert motion.had[4, :, 9:].all()
     assert motion.had[[1, 2, 3, 5, 6, 7]].all()
+
+
+def test_one_frame_repeated_does_not_move(tmp_path):
+    path, _, _ = square(tmp_path, (0, 3), 12)
+    motion = frames_at(path, [5, 5, 5], vectors=True).motion
+    assert motion.had.flatten(1).all(1).tolist() == [False, True, True]
+    assert motion.has.flatten(1).all(1).tolist() == [True, True, False]
+    assert not motion.to_previous.any()
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_impossible_blocks_are_named(tmp_path, block):
+    path, _, _ = square(tmp_path, (0, 3), 4)
+    with pytest.raises(ValueError, match=f"blocks of {block} pixels cannot be told"):
+        frames_at(path, [0, 1], vectors=True, block=block)

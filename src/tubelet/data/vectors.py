@@ -252,7 +252,9 @@ class Steps:
         frames = np.array(sorted(self.rows))
         lists = [self.rows[frame] for frame in frames.tolist()]
         if all(vectors is None for vectors in lists):
-            return Motion.unknown((len(self.asked), *shown), block)
+            motion = Motion.unknown((len(self.asked), *shown), block)
+            motion.had[1:] = motion.has[:-1] = self.first == self.last  # one frame, repeated, does not move
+            return motion
         # The nearest reference shown before each frame, and after it: also one that was lost, as far as packets tell.
         heard = {self.places[stamp]: part for stamp, part in self.slices.items() if stamp in self.places}
         lost = {place: part for place, part in heard.items() if place not in self.came}

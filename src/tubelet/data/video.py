@@ -142,7 +142,10 @@ def frames_at(
 
     Raises:
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
+        ValueError: no such block.
     """
+    if block < 1:
+        raise ValueError(f"motion on blocks of {block} pixels cannot be told; expected 1 or more, such as {BLOCK}")
     path = video.path if isinstance(video, Video) else Path(video)
     if path.is_dir():
         video = video if isinstance(video, Video) else probe(path)

@@ -192,6 +192,12 @@ def k400_200() -> Run:
     return _k400(MotionBox(), 200)
 
 
+def k400_flow() -> Run:
+    """As mgm-k400, guided by optical flow. No published number."""
+    run = k400()
+    return replace(run, data=replace(run.data, motion=Flow()))
+
+
 # ---------------------------------------------------------------------------- small
 
 

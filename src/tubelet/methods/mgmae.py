@@ -61,6 +61,12 @@ def ssv2_vectors() -> Run:
     return _recipe(videomae.ssv2_b(), 200, Vectors())
 
 
+def few_cpu_vectors() -> Run:
+    """As mgmae-few-cpu, guided by the codec's motion vectors. No published number."""
+    run = few_cpu()
+    return replace(run, data=replace(run.data, motion=Vectors(block=4)))
+
+
 def few_cpu() -> Run:
     """As videomae-few-cpu, with visible places carried by flow. No published number."""
     run = videomae.few_cpu()
