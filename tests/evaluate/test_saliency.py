@@ -155,6 +155,13 @@ def test_boxes_by_second_tabs_and_marks_are_those_by_frame(film):
         assert np.array_equal(corners, by_second[frame])
 
 
+def test_boxes_in_shares_of_the_picture(film):
+    table = film.parent / "shares.csv"
+    table.write_text(f"path,frame,x1,y1,x2,y2\n{film.name},1,0.25,0.5,0.75,1\n{film.name},2,0,0,0.5,0.5\n")
+    first, second = read_boxes(table).of(probe(film)).values()
+    assert (first.tolist(), second.tolist()) == ([[24, 48, 72, 96]], [[0, 0, 48, 48]])
+
+
 def test_boxes_that_reach_over_the_edge_are_cut(film):
     (film.parent / "over.csv").write_text(HEADER + "film.mp4,2,-5,-5,50,20\nfilm.mp4,2,90,90,200,200\n")
     [corners] = read_boxes(film.parent / "over.csv").of(probe(film)).values()

@@ -1,7 +1,8 @@
 """Where objects are: boxes of the frames of videos, from a table with a row for each box.
 
 The columns are path (or file), frame or seconds, x1, y1, x2, y2. Paths are relative to the table's folder; frames are
-counted from 0; corners are in pixels of the video as it is shown, x to the right and y down, x2 and y2 just outside.
+counted from 0; corners are in pixels of the video as it is shown, x to the right and y down, x2 and y2 just outside; or
+in shares of its width and height, if none in the table is above 1 (those fit copies of any size).
 """
 
 import csv
@@ -28,6 +29,8 @@ class Boxes:
     """What the times of the boxes are."""
     rows: dict[Path, list[tuple[float, Corners]]]
     """(time, corners) by resolved path."""
+    shares: bool = False
+    """Corners are shares of width and height, not pixels."""
 
     def of(self, video: Video) -> dict[int, Float[np.ndarray, "_ 4"]]:
         """The boxes of a video by frame, in order: left, top, right, bottom, in pixels, cut to the picture.
@@ -48,6 +51,8 @@ class Boxes:
                 has = f"{video.frames} frames, 0 to {last}" if self.unit == "frame" else f"{last:.3g} seconds"
                 raise ValueError(f"{self.table} has a box of {video.path} at {self.unit} {time:g}; it has {has}")
             left, top, right, bottom = corners
+            if self.shares:
+                left, top, right, bottom = np.multiply(corners, (video.width, video.height) * 2).tolist()
             inside = max(left, 0.0), max(top, 0.0), min(right, float(video.width)), min(bottom, float(video.height))
             if inside[0] >= inside[2] or inside[1] >= inside[3]:
                 raise ValueError(
@@ -103,4 +108,5 @@ def read_boxes(table: Path | str) -> Boxes:
         rows.setdefault((table.parent / named).resolve(), []).append((time, (left, top, right, bottom)))
     if not rows:
         raise ValueError(f"{table} has a header and no boxes under it")
-    return Boxes(table, unit, rows)
+    largest = max(max(corners) for boxes in rows.values() for _, corners in boxes)
+    return Boxes(table, unit, rows, shares=largest <= 1)
