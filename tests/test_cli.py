@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tubelet.cli import VERBS, run
+from tubelet.data.check import check
 from tubelet.data.synthetic import make
 from tubelet.train.log import metrics
 
@@ -109,6 +111,13 @@ def test_check_takes_the_clip_of_a_preset(videos, capsys):
     for preset, frames in (("videomae-demo", 8), ("videomae-k400-b", 16)):
         run(["check", str(videos), "--preset", preset, "--frames", "99", "--json"])
         assert json.loads(capsys.readouterr().out)["clip"].startswith(f"{frames} frames at stride")
+
+
+def test_check_takes_the_wish_for_vectors_of_a_preset(videos, capsys, monkeypatch):
+    monkeypatch.setattr("tubelet.data.check.check", partial(check, workers=0))
+    for preset, said in (("videomae-k400-b", False), ("mgm-ssv2", True), ("mgmae-ssv2", False)):
+        assert run(["check", str(videos), "--preset", preset]) == 0
+        assert ("vectors     in all files" in capsys.readouterr().out) == said
 
 
 def test_a_preset_is_wanted(capsys):

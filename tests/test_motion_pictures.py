@@ -1,6 +1,7 @@
 """Pictures of motion: colours by the wheel's definition, arrows that point the right way, missing that is not still."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from PIL import Image
 
 import tubelet.pictures
 from tubelet.cli import run
+from tubelet.cli.looking import used
 from tubelet.config import preset, to_json
-from tubelet.data.datasets import Data
+from tubelet.data.datasets import Data, Note, motion_of
 from tubelet.data.flow import Flow
 from tubelet.data.sampling import Dense
 from tubelet.data.synthetic import moving_square
 from tubelet.data.vectors import Vectors
-from tubelet.data.video import write
+from tubelet.data.video import frames_at, write
 from tubelet.evaluate.features import middle_batch, middle_clips
 from tubelet.evaluate.saliency import Annotated, Saliency
 from tubelet.masks.motion_masks import MotionBox
@@ -400,13 +402,19 @@ def test_folders_are_named_by_what_tells_them_apart():
 CLIP = ["--frames", "4", "--stride", "2", "--size", "32", "48", "--patch", "2", "8", "8"]
 
 
+def about(path: Path) -> str:
+    """What a picture says of itself."""
+    with Image.open(path) as image:
+        return image.info["Description"]
+
+
 def test_motion_of_a_film_is_drawn_from_both_sources(film, tmp_path, capsys):
     for guide, name in (("vectors", "motion.png"), ("flow", "motion.gif")):
         asked = ["picture", "motion", "--data", str(film), "--guide", guide, *CLIP, "--out", str(tmp_path / name)]
         assert run(asked) == 0
         with Image.open(capsys.readouterr().out.strip()) as image:
-            about = image.info.get("Description") or image.info["comment"].decode()
-            assert about.startswith(f"Motion from {guide}, since the frame before, in pixels of clips of 32x48")
+            said = image.info.get("Description") or image.info["comment"].decode()
+            assert said.startswith(f"Motion from {guide}, since the frame before, in pixels of clips of 32x48")
             assert getattr(image, "n_frames", 1) == (4 if name.endswith("gif") else 1)
 
 
@@ -443,6 +451,49 @@ def test_what_stands_in_for_vectors_is_said(tmp_path, capsys):
         Image.fromarray(frame).save(folder / f"{number:03d}.png")
     assert run(["picture", "motion", "--data", str(folder), *CLIP, "--out", str(tmp_path / "motion.png")]) == 0
     assert "has no motion vectors" in capsys.readouterr().err
+    assert about(tmp_path / "motion.png").startswith("Motion from flow (no vectors), since")
+
+
+def test_captions_say_what_was_used_for_lack_of_vectors(film, tmp_path, capsys):
+    """One of two files is of a codec that has none."""
+    videos, out = tmp_path / "videos", tmp_path / "a.png"
+    videos.mkdir()
+    frames, _ = moving_square((0, 4), 16, 96, np.random.default_rng(3), side=32)
+    write(videos / "b.avi", frames, 10, codec="mjpeg", pixels="yuvj420p")
+    shutil.copy(film, videos / "a.mp4")
+    lines = [f"{name},{t},{4 * t},0,{4 * t + 32},32" for name in ("a.mp4", "b.avi") for t in range(3)]
+    (videos / "boxes.csv").write_text("\n".join(["path,frame,x1,y1,x2,y2", *lines]))
+    for kind, said in (("mgm", "b.avi · motion from flow (no vectors) · MGM 75 %"), ("tube", "b.avi · 90 % hidden")):
+        assert run(["picture", "mask", "--data", str(videos / "b.avi"), "--kind", kind, *CLIP, "--out", str(out)]) == 0
+        assert about(out).startswith(said) or kind == "tube"
+        assert ("motion" in about(out)) == (kind == "mgm")
+    asked = ["picture", "motion", "--data", str(videos), "--out", str(out), "--count"]
+    measured = ["--size", "64", "64", "--saliency", "--boxes", str(videos / "boxes.csv")]
+    both = "Motion from vectors in 1 of 2 videos, flow (no vectors) in 1 of 2 videos, since"
+    for options in (CLIP, measured):
+        assert run([*asked, "1", *options]) == 0
+        assert about(out).startswith("Motion from vectors, since")
+        assert run([*asked, "2", *options]) == 0
+        assert about(out).startswith(both)
+    assert run([*asked, "2", "--guide", "flow", *CLIP]) == 0
+    assert about(out).startswith("Motion from flow, since")
+
+
+def test_captions_tell_few_vectors_from_none(film):
+    """By the notes of whoever gives motion."""
+    clip = frames_at(film, range(0, 8, 2), vectors=True)
+    assert used("vectors", [film], motion_of(clip, Vectors(), (96, 96), film, "h264")[1]) == "vectors"
+    for keep, kind in ((0, "no"), (5, "few")):
+        motion = clip.motion.each(torch.clone)
+        motion.had[..., keep:, :] = motion.has[..., keep:, :] = False
+        for fallback, said in (("flow", "flow"), ("encode", "vectors of a copy"), ("none", "nowhere")):
+            short = replace(clip, motion=motion)
+            _, notes = motion_of(short, Vectors(fallback=fallback), (96, 96), film, "h264")
+            assert used("vectors", [film], notes) == f"{said} ({kind} vectors)"
+    far = Note("", "far, flow", str(film), "h264")
+    assert used("vectors", [film, film, Path("b")], [far]) == (
+        "flow (frames too far apart) in 2 of 3 videos, vectors in 1 of 3 videos"
+    )
 
 
 def test_wrong_combinations_are_refused(film, capsys):
@@ -451,6 +502,11 @@ def test_wrong_combinations_are_refused(film, capsys):
         (["motion", "--data", str(film), "--boxes", "b.csv"], "go together"),
         (["motion", "--data", str(film), "--count", "0"], "--count 0"),
         (["mask", "--data", str(film), "--kind"], "at least one kind"),
+        (["mask", "--data", "nowhere.mp4", "--kind", "tube", "smm", "--guide", "flow"], "--guide flow does nothing"),
+        (["mask", "--data", "nowhere.mp4", "--kind", "mgm", "tube", "mgm"], "mgm is there twice"),
+        (["motion", "--data", "nowhere.mp4", "--kind", "mgm", "mgm"], "mgm is there twice"),
+        (["mask", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: name a .png or a .gif"),
+        (["motion", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: name a .png or a .gif"),
         (["reconstruction", "--data", str(film), "--weights", "a", "b", "--ratio", "0.5", "0.9"], "name one ratio"),
     ):
         assert run(["picture", *asked]) == 2, asked

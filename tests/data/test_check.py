@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 
 import av
@@ -12,8 +13,11 @@ from conftest import moving
 
 from tubelet.data import check as module
 from tubelet.data.check import Report, Row, check
+from tubelet.data.flow import Flow
 from tubelet.data.sampling import Dense
 from tubelet.data.sources import Item, find
+from tubelet.data.vectors import Vectors
+from tubelet.data.video import write
 
 
 @pytest.mark.parametrize("level", ["open", "demux", "decode"])
@@ -69,6 +73,32 @@ def test_bad_files(bad, level, expected):
         (flipped,) = (row for row in report.rows if "flipped" in row.path)
         assert flipped.damaged == 7  # as many as were spoilt
         assert flipped.problem == "7 packets or frames are damaged"
+
+
+@pytest.mark.parametrize("level", ["open", "demux"])
+def test_files_without_motion_vectors_are_named(clips, tmp_path, level):
+    """By their codec, or for being key frames all through, which their headers do not tell."""
+    shutil.copy(clips / "a" / "0.mp4", tmp_path / "good.mp4")
+    write(tmp_path / "other.avi", moving(8), 10, codec="mjpeg", pixels="yuvj420p")
+    write(tmp_path / "keys.mp4", moving(8), 10, options={"g": "1"})
+    items = find(tmp_path)
+    lacking = ["other"] if level == "open" else ["keys", "other"]
+    for motion, instead in ((Vectors(), "flow is used"), (Vectors(fallback="none"), "their motion stays unknown")):
+        report = check(items, level, motion=motion, workers=0)
+        names = ", ".join(str(item.path) for item in items if item.path.stem in lacking)
+        assert f"vectors     {len(lacking)} of 3 files have none, or too few; {instead}: {names}" in report.lines()
+        assert report.problems == ()
+        assert report.totals()["vectors"] == 3 - len(lacking)
+    assert "vectors     in all files" in check(items[:1], level, motion=Vectors(), workers=0).lines()
+    for motion in (None, Flow()):
+        assert not [line for line in check(items, level, motion=motion, workers=0).lines() if "vectors" in line]
+
+
+def test_flow_that_is_not_there_is_asked_for(clips, monkeypatch, tmp_path):
+    write(tmp_path / "other.avi", moving(8), 10, codec="mjpeg", pixels="yuvj420p")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    lines = check(find(tmp_path), motion=Vectors(), workers=0).lines()
+    assert "which needs OpenCV (pip install 'tubelet[flow]')" in "\n".join(lines)
 
 
 def test_files_that_are_gone(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -340,6 +341,20 @@ def test_quarantine(bad, clips, tmp_path, capsys):
     assert probe(tmp_path / "out" / "flipped.mp4").frames == 60
 
 
+def test_a_file_that_turned_bad_leaves_nothing_behind(clips, tmp_path):
+    origin, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(clips / "a", origin)
+    assert prepare(origin, out, workers=0).quarantined == ()
+    (origin / "2.mp4").write_bytes(b"")
+    outcome = prepare(origin, out, workers=0)
+    assert [Path(row.source).name for row in outcome.quarantined] == ["2.mp4"]
+    names = {"0.mp4", "4.mp4", "6.mp4"}
+    assert {item.path.name for item in find(out)} == {file.name for file in out.rglob("*.mp4")} == names
+    shutil.copy(clips / "a" / "2.mp4", origin)
+    assert prepare(origin, out, workers=0).new == 1
+    assert {item.path.name for item in find(out)} == names | {"2.mp4"}
+
+
 def test_lost_frames_are_replaced(tmp_path):
     """By those before them, at the end, too: the count stays, and so the times of all others."""
     (tmp_path / "in").mkdir()
@@ -458,7 +473,34 @@ def test_a_full_disk_is_no_reason_for_quarantine(source, tmp_path):
     child.join(30)
     assert child.exitcode == 41
     assert [*(tmp_path / "out").rglob("*.mp4")] == []
-    assert prepare(source / "one", tmp_path / "out", Encoding(crf=0), workers=1).totals()["videos"] == 3
+    outcome = prepare(source / "one", tmp_path / "out", Encoding(crf=0), workers=1)
+    assert outcome.totals()["videos"] == 3
+    assert all(row.psnr == math.inf for row in outcome.rows)  # crf 0 loses nothing, and x264 said so
+    assert json.loads(json.dumps(outcome.to_dict(), allow_nan=False))["psnr"] is None
+    assert [row["psnr"] for row in known(tmp_path / "out")[1]] == ["inf"] * 3
+    assert all(row.psnr == math.inf for row in prepare(source / "one", tmp_path / "out", Encoding(crf=0)).rows)
+
+
+def test_room_is_asked_for_where_it_is_what_lacks(source, tmp_path, capsys):
+    """The device that is always full takes the place of a shard; a file that of the folder with the notes."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    out.mkdir()
+    (out / f".0of1-00000.{os.getpid()}.tar").symlink_to("/dev/full")
+    command = ["prepare", str(source / "one"), str(out), "--shards", "1", "--workers", "0"]
+    assert run(command) == 1
+    assert "No space left on device. Make room; what is done stays, and the same" in capsys.readouterr().err
+    assert run(command) == 0
+    capsys.readouterr()
+    other.mkdir()
+    (other / ".prepare").touch()
+    assert run(["prepare", str(source / "one"), str(other), "--workers", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written: " in said
+    assert "Mend that; what is done stays, and the same command goes on" in said
+    assert "Make room" not in said
+    (tmp_path / "file").touch()
+    assert run(["prepare", str(source / "one"), str(tmp_path / "file"), "--workers", "0"]) == 2
+    assert "file is a file; name a new folder" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- stopped and shared
@@ -627,8 +669,9 @@ def test_verb(source, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "videos 3, 3 files done now" in text
     assert "quarantined none" in text
-    for wrong in ("3", "a/b", "-1/3", "1/1"):
+    for wrong, why in {"3": "i/n", "a/b": "i/n", "-1/3": "i/n", "1/1": "0/1, which", "0/0": "0/1, which"}.items():
         assert run(["prepare", str(source), str(tmp_path / "no"), "--part", wrong]) == 2
+        assert f"expected {why}" in capsys.readouterr().err
         assert not (tmp_path / "no").exists()
     assert run(["prepare", str(source), str(tmp_path / "no"), "--shards", "-5"]) == 2
 
@@ -642,5 +685,6 @@ def test_filmed_videos(real, tmp_path):
     assert outcome.quarantined == ()
     assert len(outcome.rows) == 5
     for row in outcome.rows:
-        assert row.psnr is None or row.psnr >= 38
+        assert row.psnr is not None, "x264 did not say how far off it is"
+        assert row.psnr >= 38  # infinite where nothing was lost
         assert np.abs(probe(Path(row.source)).seconds - probe(tmp_path / "out" / row.path).seconds).max() < 1e-9

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -195,6 +196,44 @@ def test_parts_have_shards_of_their_own(clips, sharded, tmp_path):
     }
     assert [item.path.name for item in find(out)] == [item.path.name for item in find(sharded)]
     assert prepare(clips, out, shard_bytes=SIZE, workers=0).new == 0  # whoever looks: all is done
+
+
+def test_files_in_quarantine_are_tried_again(clips, bad, tmp_path):
+    """Between others that stand already: none is passed over, and the lists are written anew."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(6):
+        shutil.copy(bad["flipped"] if number in (1, 4) else clips / "ab"[number % 2] / f"{number}.mp4", folder)
+        (folder / "flipped.mp4").rename(folder / f"{number}.mp4") if number in (1, 4) else None
+    assert len(prepare(folder, out, shard_bytes=SIZE, workers=0).quarantined) == 2
+    again = prepare(folder, out, shard_bytes=SIZE, workers=0, lost=0.9, retry=True)
+    assert (again.new, again.left, again.quarantined) == (2, 0, ())
+    assert [item.path.name for item in find(out)] == [f"{number}.mp4" for number in range(6)]
+    assert (out / "quarantine.csv").read_text().count("\n") == 1
+    assert len(grouped(out)) == 6
+    assert prepare(folder, out, shard_bytes=SIZE, workers=0, lost=0.9, retry=True).new == 0
+
+
+def test_nothing_waits_for_ever_when_others_go_on(clips, tmp_path):
+    """What is stopped as one part, and goes on as two: what waited is removed when all is packed, and not before."""
+    out = tmp_path / "out"
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(clips, out, shard_bytes=10**9, workers=0, progress=stop)
+    waiting = lambda: [*(out / ".prepare").rglob("*.mp4")]  # noqa: E731
+    assert len(waiting()) == 2
+    prepare(clips, out, shard_bytes=10**9, part=(0, 2), workers=0)
+    assert len(waiting()) == 2
+    with Notebook(out, (0, 1)).open():  # somebody is at work on them, and has seen that one is packed
+        assert prepare(clips, out, shard_bytes=10**9, part=(1, 2), workers=0).left == 0
+        assert len(waiting()) == 1
+    assert prepare(clips, out, shard_bytes=10**9, part=(1, 2), workers=0).new == 0
+    assert waiting() == []
+    assert len(grouped(out)) == len(find(out)) == 7
 
 
 def test_names_with_dots_and_changed_sources(tmp_path):

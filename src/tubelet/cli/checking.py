@@ -24,7 +24,8 @@ def check_verb(args: list[str]) -> int:
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
         preset: str | None = None
-        """Take the clip from this preset, instead of --frames and --stride."""
+        """Take the clip from this preset, instead of --frames and --stride; and say which files lack the motion vectors
+        that it wants."""
         frames: int = 16
         """Frames of a clip; videos that are too short for it are named."""
         stride: int = 4
@@ -39,8 +40,9 @@ def check_verb(args: list[str]) -> int:
     from tubelet.data.sources import find
     from tubelet.train.log import Counter
 
-    clip = preset(a.preset).data.clip if a.preset else Dense(a.frames, stride=a.stride)
-    report = check(find(a.path), a.level, clip, progress=Counter("checking", a.json))
+    data = preset(a.preset).data if a.preset else None
+    clip, motion = (data.clip, data.motion) if data else (Dense(a.frames, stride=a.stride), None)
+    report = check(find(a.path), a.level, clip, motion=motion, progress=Counter("checking", a.json))
     if a.json:
         print(json.dumps(report.to_dict()))
     else:

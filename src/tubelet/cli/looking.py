@@ -1,7 +1,8 @@
 """Verbs that draw pictures."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Kind = Literal["tube", "random", "frame", "block", "smm", "smm-sparse", "mgm", "mgm-sparse", "mgmae"]
 GUIDED = ("mgm", "mgm-sparse", "mgmae")  # masks that look at motion
 Guide = Literal["vectors", "flow"]
+STAND_INS = {"flow": "flow", "encode": "vectors of a copy", "none": "nowhere"}  # of notes about files, for captions
+FEW = " has few motion vectors "
 
 
 def picture(args: list[str]) -> int:
@@ -107,14 +110,17 @@ def picture_mask(args: list[str]) -> int:
     a = parse(Mask, args, "picture mask")
     if not a.kind:
         raise ValueError("--kind: name at least one kind of mask")
+    guide = a.guide if {*a.kind} & {*GUIDED} else None
+    if guide is None and a.guide != Mask("").guide:
+        raise ValueError(f"--guide {a.guide} does nothing: only {', '.join(GUIDED)} follow motion; leave it out")
+    drawable(a.kind, a.out)
     from tubelet.pictures import mask_strip, masks_strip, save
     from tubelet.types import Grid
 
     grid = Grid.of(a.frames, *a.size, a.patch)
-    guide = a.guide if {*a.kind} & {*GUIDED} else None
     [path], batch = clips_of(a.data, 1, a.frames, a.stride, a.size, guide)
     masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
-    title = f"{path.name} · motion from {a.guide}" if guide else path.name
+    title = f"{path.name} · motion from {used(guide, [path], batch.notes)}" if guide else path.name
     if len(masks) == 1:
         strips = mask_strip(batch.video, *masks.values())
         print(save(a.out, strips, f"{title} · {' '.join(masks)}"))
@@ -122,6 +128,32 @@ def picture_mask(args: list[str]) -> int:
         caption = f"Grey is hidden, in cubes of {'x'.join(map(str, a.patch))}."
         print(save(a.out, masks_strip(batch.video, masks, title), caption))
     return 0
+
+
+def drawable(kinds: Sequence[Kind], out: Path) -> None:
+    """Looks for what cannot be drawn, before any video is read.
+
+    Raises:
+        ValueError: a kind of mask twice, or no ending of a picture.
+    """
+    if twice := [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]:
+        raise ValueError(f"--kind {' '.join(kinds)}: {twice[0]} is there twice; it would be the same mask")
+    if out.suffix not in (".png", ".gif"):
+        raise ValueError(f"--out {out}: name a .png or a .gif")
+
+
+def used(guide: Guide, paths: Sequence[Path], notes: Iterable[str]) -> str:
+    """Where the motion of clips came from in truth, for captions: vectors of a file may be missing or too few."""
+    instead: dict[str, str] = {}
+    for note in notes:
+        why, _, what = getattr(note, "kind", "").partition(", ")
+        if what in STAND_INS:
+            few = "frames too far apart" if why == "far" else "few vectors" if FEW in note else "no vectors"
+            instead[note.path] = f"{STAND_INS[what]} ({few})"  # type: ignore[attr-defined]
+    said = [instead.get(str(path), guide) for path in paths]
+    if len(counts := Counter(said)) == 1:
+        return said[0]
+    return ", ".join(f"{one} in {count} of {len(said)} videos" for one, count in counts.items())
 
 
 def clips_of(
@@ -209,6 +241,7 @@ def picture_motion(args: list[str]) -> int:
                 f"--{' --'.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing with --saliency; leave out"
             )
         return salient(a.data, a.boxes, a.guide, a.frames, a.count, a.size[0], a.json, a.out)
+    drawable(a.kind, a.out)
     from tubelet.motion_pictures import motion_strips
     from tubelet.strips import save
     from tubelet.types import Grid
@@ -217,7 +250,8 @@ def picture_motion(args: list[str]) -> int:
     paths, batch = clips_of(a.data, a.count, a.frames, a.stride, a.size, a.guide)
     assert batch.motion is not None
     masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
-    strips, caption, legend = motion_strips(batch.video, batch.motion, [path.name for path in paths], a.guide, masks)
+    guide = used(a.guide, paths, batch.notes)
+    strips, caption, legend = motion_strips(batch.video, batch.motion, [path.name for path in paths], guide, masks)
     print(save(a.out, strips, caption, legend))
     return 0
 
@@ -237,14 +271,13 @@ def salient(
 
     if frames < 1 or count < 1:
         raise ValueError(f"--frames {frames} --count {count}: at least one of each")
-    if out.suffix not in (".png", ".gif"):
-        raise ValueError(f"--out {out}: name a .png or a .gif")
+    drawable((), out)
     boxes, items = read_boxes(table), find(source)
     there = [item for item in items if item.path.resolve() in boxes.rows]
     if len(there) < len(items):
         print(f"{len(items) - len(there)} of {len(items)} videos have no boxes and are left out", file=sys.stderr)
     notes: dict[str, None] = {}
-    shown: list[tuple[str, Annotated]] = []
+    shown: list[tuple[Path, Annotated]] = []
     scores = []
     for item in there or items[:1]:  # without any, the first says so
         try:
@@ -256,7 +289,7 @@ def salient(
             continue
         notes |= dict.fromkeys(seen.notes)
         scores.append(seen.saliency)
-        shown += [(item.path.name, seen)] * (len(shown) < count)
+        shown += [(item.path, seen)] * (len(shown) < count)
         line = {"path": str(item.path)} | seen.saliency.to_dict()
         print(json.dumps(line) if as_json else f"{seen.saliency}  {item.path}", flush=True)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
@@ -264,7 +297,8 @@ def salient(
         raise ValueError(f"none of the {len(there)} videos with boxes can be measured")
     total = overall(scores)
     print(json.dumps(total.to_dict()) if as_json else total)
-    strips, caption, legend = boxes_strips(shown, guide, height)
+    said = used(guide, [path for path, _ in shown], [note for _, seen in shown for note in seen.notes])
+    strips, caption, legend = boxes_strips([(path.name, seen) for path, seen in shown], said, height)
     print(save(out, strips, caption, legend), file=sys.stderr if as_json else sys.stdout)
     return 0
 

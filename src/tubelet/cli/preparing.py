@@ -97,7 +97,8 @@ def prepare_verb(args: list[str]) -> int:
         print(f"tubelet: stopped; {done}the same command goes on from there", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     except DiskError as error:
-        raise DiskError(f"{error}. Make room; what is done stays, and the same command goes on") from error
+        what = "Make room" if error.full else "Mend that"
+        raise DiskError(f"{error}. {what}; what is done stays, and the same command goes on") from error
     finally:
         signal.signal(signal.SIGTERM, before)
     if a.json:

@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from tubelet.data.datasets import part_of
+from tubelet.data.datasets import STANDS_IN, part_of
+from tubelet.data.flow import Flow, usable
 from tubelet.data.processes import in_processes
 from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item
+from tubelet.data.vectors import Vectors, has_vectors, tells
 from tubelet.data.video import VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
 
@@ -42,6 +44,7 @@ class Row:
     variable: bool = False  # frames are not evenly spaced
     damaged: int = 0  # packets that do not decode, or frames that the decoder made up
     short: bool = False  # fewer frames than a clip takes
+    vectors: bool = False  # most frames have motion vectors; by the codec alone if opened only
     bytes: int = 0
 
 
@@ -53,6 +56,7 @@ class Report:
     rows: tuple[Row, ...]
     duplicates: tuple[tuple[str, ...], ...]  # groups of files with the same bytes
     clip: str = ""  # the sampler that `short` is about
+    instead: str = ""  # what is done about files without motion vectors, where a run takes motion from them
 
     @property
     def problems(self) -> tuple[Row, ...]:
@@ -72,6 +76,7 @@ class Report:
             "fps": counted(f"{row.fps:.4g}" for row in good),
             "variable": sum(row.variable for row in good),
             "short": sum(row.short for row in good),
+            "vectors": sum(row.vectors for row in good),
             "duplicates": sum(len(group) - 1 for group in self.duplicates),
             "labels": counted(row.label for row in self.rows if row.label is not None),
         }
@@ -100,6 +105,10 @@ class Report:
         if total["short"]:
             names = [row.path for row in good if row.short]
             lines.append(f"too short   {len(names)} for {self.clip}, so frames would be repeated: {some(names)}")
+        if self.instead and good:
+            bare = [row.path for row in good if not row.vectors]
+            text = f"{len(bare)} of {len(good)} files have none, or too few; {self.instead}: {some(bare)}"
+            lines.append(f"vectors     {text if bare else 'in all files'}")
         lines += [f"duplicates  {' = '.join(group)}" for group in self.duplicates]
         lines.append(f"problems    {len(self.problems) or 'none'}")
         return lines + [f"  {row.path}: {row.problem.removeprefix(row.path).strip()}" for row in self.problems]
@@ -113,14 +122,15 @@ def check(
     level: Level = "demux",
     sampler: Sampler | None = None,
     *,
+    motion: Vectors | Flow | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """What is wrong with `items`, and what they are, in processes (0 `workers`: in this one).
 
-    `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage that
-    decoders notice. With a sampler it also says
-    which videos are too short for a clip.
+    `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage that decoders notice. With a
+    sampler it also says which videos are too short for a clip; and which have no motion vectors, if `motion` is to come
+    from them.
     """
     jobs = [(item, level, sampler) for item in items]
     rows = parallel(examine, jobs, workers, progress, crashed)
@@ -132,7 +142,8 @@ def check(
         if path not in groups.setdefault(value, []):  # a list may name a file twice on purpose
             groups[value].append(path)
     duplicates = tuple(tuple(group) for value, group in groups.items() if value and len(group) > 1)
-    return Report(level, tuple(rows), duplicates, str(sampler or ""))
+    instead = without(motion) if isinstance(motion, Vectors) else ""
+    return Report(level, tuple(rows), duplicates, str(sampler or ""), instead)
 
 
 def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
@@ -141,7 +152,8 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
     try:
         row = replace(row, bytes=0 if item.path.is_dir() or not exists(item.path) else state_of(item.path)[0])
         if level == "open":
-            return replace(row, **headers(item.path))
+            row = replace(row, **headers(item.path))
+            return replace(row, vectors=tells(row.codec))
         video = probe(item.path)
         row = replace(
             row,
@@ -153,6 +165,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
             duration=video.duration,
             variable=video.variable,
             short=sampler is not None and too_short(sampler, video.seconds[part_of(item, video.seconds)]),
+            vectors=has_vectors(video),
         )
         if level == "decode":
             row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
@@ -195,6 +208,13 @@ def too_short(sampler: Sampler, seconds: np.ndarray) -> bool:
     except ValueError:
         return True
     return len(np.unique(indices)) < len(indices)
+
+
+def without(motion: Vectors) -> str:
+    """What a run does about files without motion vectors."""
+    if usable(motion.fallback) == motion.fallback:
+        return STANDS_IN[motion.fallback]
+    return "flow is to stand in, which needs OpenCV (pip install 'tubelet[flow]')"
 
 
 def crashed(item: Item, level: Level, sampler: Sampler | None) -> Row:

@@ -23,7 +23,7 @@ from tubelet.data.labels import Labels
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
-from tubelet.data.vectors import FAR, SINGLE, Vectors
+from tubelet.data.vectors import FAR, Vectors, has_vectors, tells
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.types import Clip, Motion, Sampler
 
@@ -269,10 +269,9 @@ def with_flow(items: Sequence[Item], how: Vectors | Flow | None) -> None:
     for item in items[:: max(len(items) // SAMPLE, 1)]:
         with suppress(VideoError, OSError):  # what cannot be read is said when the run comes to it
             video = probe(item.path)
-            told = video.codec == "h264" or video.codec in SINGLE
-            if told and 2 * len(video.keys) <= max(video.frames, 2):
+            if has_vectors(video):
                 continue
-            why = "most of its frames are key frames" if told else f"its codec is {video.codec}"
+            why = "most of its frames are key frames" if tells(video.codec) else f"its codec is {video.codec}"
             raise ValueError(
                 f"{item.path} has no motion vectors, or too few: {why}. Flow is to stand in for them, and needs "
                 "OpenCV, which is an extra: pip install 'tubelet[flow]'. Or make files that have vectors (`tubelet "

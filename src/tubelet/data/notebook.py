@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ class Row:
     width_before: int = 0
     height: int = 0
     width: int = 0
-    psnr: float | None = None  # dB, against the scaled frames; none: nothing was lost
+    psnr: float | None = None  # dB, against the scaled frames; infinite: nothing was lost; none: x264 did not say
     moving: float | None = None  # share of the blocks with a vector that move, in a sample; none: no vectors
     damaged: int = 0  # packets or frames of the source that did not decode
     offset: int = 0  # bytes before it in its shard
@@ -71,7 +71,7 @@ class Notebook:
             self.scratch.mkdir(parents=True, exist_ok=True)
             self.file = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise DiskError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise DiskError.of(f"{path} cannot be written", error) from error
         with self.file:
             alone(self.file, f"part {self.name.replace('of', ' of ')} of {self.out}")
             for left in self.scratch.glob(".*"):  # by a kill
@@ -118,7 +118,7 @@ class Notebook:
             self.file.write(json.dumps({"at": time.time_ns(), **line}) + "\n")
             self.file.flush()
         except OSError as error:
-            raise DiskError(f"{self.out / NOTES} cannot be written to: {error.strerror or error}") from error
+            raise DiskError.of(f"{self.out / NOTES} cannot be written to", error) from error
 
     def final(self, row: Row, key: str) -> Row | None:
         """The row with the place that the file has in the end; none where it waits for its shard."""
@@ -138,30 +138,70 @@ class Notebook:
             return not retry
         if sharded and key in self.packed:
             return (self.out / self.packed[key][0]).is_file()
-        place = self.waiting(key) if sharded else self.out / f"{key}.mp4"
+        place = self.place(key, sharded)
         return place.is_file() and place.stat().st_size == row.bytes
+
+    def place(self, key: str, sharded: bool) -> Path:
+        """Where a file lies: in the new folder, or where it waits for its shard."""
+        return self.waiting(key) if sharded else self.out / f"{key}.mp4"
 
     def waiting(self, key: str) -> Path:
         """Where a file lies that waits for its shard."""
         return self.scratch / f"{key}.mp4"
 
+    def drop(self, key: str, sharded: bool) -> None:
+        """Removes what was made of a file as it was before.
+
+        Raises:
+            DiskError: the folder cannot be written to.
+        """
+        try:
+            self.place(key, sharded).unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError.of(f"{self.place(key, sharded)} cannot be removed", error) from error
+
+    def clear(self) -> None:
+        """Removes what waits for its shard although it is in one: work went on with other part numbers.
+
+        Where somebody is at work on those parts, it stays.
+        """
+        for folder in [path for path in (self.out / NOTES).iterdir() if path.is_dir()]:
+            waiting = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.mp4")}
+            if left := waiting.keys() & self.packed.keys():
+                with suppress(ValueError, OSError), folder.with_suffix(".jsonl").open("a") as file:
+                    if folder != self.scratch:
+                        alone(file, folder.name)
+                    for key in left:
+                        waiting[key].unlink(missing_ok=True)
+
 
 class Packer:
-    """Fills shards with the files of a part, in their order, as soon as they are there."""
+    """Fills shards with the files of a part, in their order, as soon as they are there.
 
-    def __init__(self, book: Notebook, jobs: Sequence[tuple[Path, str]], items: Sequence[Item], size: int) -> None:
-        self.book, self.jobs, self.size = book, jobs, size
+    `todo` names the sources that are being done now. A row of an earlier time does not count for them: not that of a
+    file in quarantine which is tried again.
+    """
+
+    def __init__(
+        self, book: Notebook, jobs: Sequence[tuple[Path, str]], items: Sequence[Item], size: int, todo: Iterable[str]
+    ) -> None:
+        self.book, self.jobs, self.size, self.todo = book, jobs, size, {*todo}
         self.next, self.bytes = 0, 0
         self.waiting: list[tuple[Path, str, Row]] = []
         self.items: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             self.items[os.path.abspath(item.path)].append(item)
 
+    def came(self, source: str) -> None:
+        """One of the files to do is there, or in quarantine."""
+        self.todo.discard(source)
+        self.go_on()
+
     def go_on(self, last: bool = False) -> None:
         """Packs what is there, in full shards; with `last` the rest, too."""
         while self.next < len(self.jobs):
             source, key = self.jobs[self.next]
-            if not self.book.stands(source, key, sharded=True):
+            if os.fspath(source) in self.todo or not self.book.stands(source, key, sharded=True):
                 break
             row = self.book.rows[os.fspath(source)]
             if not row.problem and key not in self.book.packed:
@@ -190,7 +230,7 @@ class Packer:
             for _, path, _, _ in videos:
                 path.unlink()
         except OSError as error:
-            raise DiskError(f"{self.book.out / name} cannot be written: {error.strerror or error}") from error
+            raise DiskError.of(f"{self.book.out / name} cannot be written", error) from error
         self.waiting, self.bytes = [], 0
 
     def about(self, source: Path, row: Row) -> dict[str, Any]:
@@ -241,6 +281,8 @@ def begun(out: Path, settings: dict[str, Any]) -> None:
         DiskError: it cannot be made.
     """
     card = out / PREPARED
+    if out.is_file():
+        raise ValueError(f"{out} is a file; name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not card.exists():
@@ -248,7 +290,7 @@ def begun(out: Path, settings: dict[str, Any]) -> None:
                 raise ValueError(f"{out} holds something else ({', '.join(there[:3])}); name a new folder")
             replaced(card, json.dumps({"tubelet": tubelet.__version__, "settings": settings}, indent=1) + "\n")
     except OSError as error:
-        raise DiskError(f"{out} cannot be written to: {error.strerror or error}") from error
+        raise DiskError.of(f"{out} cannot be written to", error) from error
     try:
         before = json.loads(card.read_text(encoding="utf-8"))["settings"]
     except (ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -68,7 +69,7 @@ class Outcome:
             "bytes_before": sum(row.bytes_before for row in good),
             "bytes": sum(row.bytes for row in good),
             "damaged": sum(row.damaged for row in good),
-            "psnr": min((row.psnr for row in good if row.psnr is not None), default=None),
+            "psnr": min((row.psnr for row in good if row.psnr is not None and row.psnr < math.inf), default=None),
             "seconds": round(self.seconds, 1),
         }
 
@@ -107,7 +108,8 @@ def prepare(
     begin, items = monotonic(), find(source)
     index, count = part
     if not 0 <= index < count:
-        raise ValueError(f"part {index}/{count} is none: expected 0/{max(count, 1)} to {count - 1}/{count}")
+        parts = f"0/{count} to {count - 1}/{count}" if count > 1 else "0/1, which is all"
+        raise ValueError(f"part {index}/{count} is none: expected {parts}")
     if not 0 <= lost < 1:
         raise ValueError(f"{lost:g} of the frames lost: expected a share from 0 to less than 1")
     if workers is not None and workers < 0:
@@ -124,12 +126,15 @@ def prepare(
                 f"{changed[0].source} is another file now than the one in {book.packed[changed[0].key][0]}, and shards "
                 "stay as they are; name a new folder"
             )
-        packer = Packer(book, mine, items, shard_bytes) if shard_bytes is not None else None
+        keys = {os.fspath(job.source): job.key for job in todo}
+        packer = Packer(book, mine, items, shard_bytes, keys) if shard_bytes is not None else None
 
         def keep(done: int, row: Row) -> None:
+            if row.problem:  # before it is noted: a kill between the two leaves nothing that nobody knows of
+                book.drop(keys[row.source], sharded)
             book.add(row)
             if packer:
-                packer.go_on()
+                packer.came(row.source)
             if progress:
                 progress(len(mine) - len(todo) + done, len(mine))
 
@@ -145,6 +150,7 @@ def prepare(
         ]
         if len(rows) == len(jobs):
             listed(out, items, rows)
+            book.clear()
     return Outcome(tuple(rows), len(todo), len(jobs) - len(rows), monotonic() - begin)
 
 
@@ -214,7 +220,7 @@ def listed(out: Path, items: Sequence[Item], rows: Sequence[Row]) -> None:
         for name, part in parts.items():
             part.replace(out / name)
     except OSError as error:
-        raise DiskError(f"the lists in {out} cannot be written: {error.strerror or error}") from error
+        raise DiskError.of(f"the lists in {out} cannot be written", error) from error
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -248,14 +254,15 @@ def remade(job: Job, book: tuple[Path, Path], sharded: bool, how: Encoding, lost
         said = headers(job.source)["duration"]
         if said > 1.1 * video.duration + 0.5:
             raise VideoError(f"breaks off after {video.duration:.1f} of {said:.1f} seconds: copy it anew")
-        made = encode(part, every_frame(video, damage), (video.height, video.width), video.fps, how, alive)
+        shown = video.height, video.width
+        made = encode(part, every_frame(video, damage), shown, video.fps, how, alive, pixel_of(video))
         if len(damage.frames) > lost * video.frames:
             raise VideoError(
                 f"{len(damage.frames)} of {video.frames} frames are lost to damage: copy it anew, or allow for more"
             )
         if (count := probe(part).frames) != made.frames:
             raise DiskError(f"{part} has {count} frames, not the {made.frames} that were written: is the disk full?")
-        psnr = None if math.isinf(made.psnr) else round(made.psnr, 2)
+        psnr = made.psnr and round(made.psnr, 2)
         row = replace(row, frames=made.frames, height=made.height, width=made.width, psnr=psnr)
         moving = share_moving(part, made.frames, how)
         if damaged := max(len(damage.packets), len(damage.frames)):
@@ -284,7 +291,7 @@ def placed(part: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
     except OSError as error:
-        raise DiskError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise DiskError.of(f"{target} cannot be written", error) from error
 
 
 def died(job: Job) -> Row:
@@ -292,6 +299,15 @@ def died(job: Job) -> Row:
     size, modified = state(job.source)
     problem = "the process that read this file died: FFmpeg crashed, or memory ran out"
     return Row(os.fspath(job.source), problem=problem, bytes_before=size, modified=modified)
+
+
+def pixel_of(video: Video) -> Fraction:
+    """How wide a pixel is to be shown, in heights of it; 1 where the file does not say."""
+    if video.path.is_dir():
+        return Fraction(1)
+    with opened(video.path) as (_, stream):
+        shape = stream.sample_aspect_ratio or Fraction(1)
+    return 1 / shape if video.rotation % 180 else shape
 
 
 def every_frame(video: Video, damage: Damage) -> Iterator[tuple[float, Any]]:

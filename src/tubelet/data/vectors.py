@@ -33,6 +33,16 @@ BETWEEN = ("h264", "mpeg1video", "mpeg2video")
 """Codecs of which FFmpeg knows the vectors of B-frames. For those of MPEG-4 it tells zeros, whatever they are."""
 
 
+def tells(codec: str) -> bool:
+    """Whether FFmpeg tells the motion vectors of a codec."""
+    return codec == "h264" or codec in SINGLE
+
+
+def has_vectors(video: Video) -> bool:
+    """Whether most frames of a file have some, as far as its codec and its key frames tell."""
+    return tells(video.codec) and 2 * len(video.keys) <= max(video.frames, 2)
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Motion from the vectors that are in the file."""
@@ -203,7 +213,7 @@ class Steps:
         self.wanted = set(asked.tolist())
         self.rows: dict[int, bytes | None] = {}  # FFmpeg's lists; None where there is none
         self.dtype: Any = None  # of their entries
-        self.exact = self.headers is not None or video.codec in SINGLE
+        self.exact = tells(video.codec)
         self.shy = video.codec not in BETWEEN  # tells nothing of B-frames
         self.turns: tuple[bool, bool, bool] = (False, False, False)
         turned = video.rotation % 180 == 90

@@ -1,5 +1,6 @@
 """Video files out of frames: encoding with PyAV. Reading is in `video.py`."""
 
+import errno
 import math
 import os
 import struct
@@ -62,6 +63,8 @@ def write(
 
 # ---------------------------------------------------------------------------- videos to train on
 
+SQUARE = Fraction(1)
+LOSSY = 1  # crf from which x264 loses anything; below, it measures no error and says the greatest that there is
 MARK = "tubelet prepare"  # how the comment begins that such files carry
 SPEEDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -138,11 +141,34 @@ class Encoded(NamedTuple):
     frames: int
     height: int  # pixels
     width: int
-    psnr: float  # dB, of all planes together, against the scaled frames; infinite where nothing was lost
+    psnr: float | None  # dB, of all planes together, against the scaled frames; infinite: nothing lost; none: not told
 
 
 class DiskError(OSError):
     """A file could not be written: the disk is full, or refuses."""
+
+    full = False  # room would mend it
+
+    @classmethod
+    def of(cls, what: str, error: OSError | FFmpegError) -> "DiskError":
+        """What the system said about something that cannot be done; the error travels from one process to another."""
+        made = cls(f"{what}: {error.strerror or error}")
+        made.full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return made
+
+
+RARE = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE 2085",
+    12: "derived from the primaries",
+    13: "derived from the primaries, with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+"""Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
 
 
 def encode(
@@ -152,11 +178,13 @@ def encode(
     fps: float,
     how: Encoding,
     alive: Callable[[], object] = lambda: None,
+    pixel: Fraction = SQUARE,
 ) -> Encoded:
     """A file of frames with their times in seconds, each at its time; `size` (height, width) is that of a whole video.
 
     Frames come from a decoder, whose clock is kept, or are RGB arrays; what a player would turn is turned. `alive` is
-    called before each frame, to be able to stop. The file may be unfinished after an error.
+    called before each frame, to be able to stop. `pixel` is how wide a pixel is to be shown, in heights of it: where
+    that is not 1, the file says it of its own pixels. The file may be unfinished after an error.
 
     Raises:
         VideoError: the encoder refuses.
@@ -166,21 +194,23 @@ def encode(
     try:
         container = av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"})
     except OSError as error:
-        raise DiskError(f"{path} cannot be written: {error.strerror or error}") from error
-    count, last, errors = 0, -1, [0, 0, 0]
+        raise DiskError.of(f"{path} cannot be written", error) from error
+    count, told, last, errors = 0, 0, -1, [0, 0, 0]
     stream, tick = None, Fraction(0)
     drawn = drawer(height, width)
 
     def written(packets: Iterable[Any]) -> None:
+        nonlocal told
         for packet in packets:
             stats = packet.get_sidedata("quality_stats")
             if stats is not None and (data := bytes(stats)) and data[5] == 3:  # planes that errors are told of
+                told += 1
                 for plane, value in enumerate(struct.unpack_from("<3q", data, 8)):
                     errors[plane] += value
             try:
                 container.mux(packet)
             except FFmpegError as error:
-                raise DiskError(f"{path} cannot be written: {error.strerror or error}") from error
+                raise DiskError.of(f"{path} cannot be written", error) from error
 
     try:
         container.metadata["comment"] = how.comment()
@@ -189,7 +219,7 @@ def encode(
             try:
                 frame = drawn(source)
             except FFmpegError as error:
-                raise VideoError(f"frame {count} cannot be scaled or turned: {error}") from error
+                raise VideoError(f"frame {count} cannot be scaled or turned: {refused(source, error)}") from error
             if stream is None:
                 rate = Fraction(fps).limit_denominator(60060)
                 tick = getattr(source, "time_base", None) or 1 / rate
@@ -198,6 +228,8 @@ def encode(
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 codec = stream.codec_context
                 codec.time_base, codec.thread_count = tick, 1
+                if pixel != SQUARE:
+                    codec.sample_aspect_ratio = pixel * Fraction(height * size[1], width * size[0])
                 for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
                     setattr(codec, name, getattr(frame, name))
             frame.pict_type = 0  # x264 obeys it, and the old file's pattern would be the new one's
@@ -212,10 +244,20 @@ def encode(
         try:
             container.close()
         except FFmpegError as error:
-            raise DiskError(f"{path} cannot be written: {error.strerror or error}") from error
-    pixels = count * height * width * 3 / 2
-    psnr = 10 * math.log10(255**2 * pixels / total) if (total := sum(errors)) else math.inf
-    return Encoded(count, height, width, psnr)
+            raise DiskError.of(f"{path} cannot be written", error) from error
+    pixels, total = count * height * width * 3 / 2, sum(errors)
+    psnr: float | None = 10 * math.log10(255**2 * pixels / total) if total and how.crf >= LOSSY else math.inf
+    return Encoded(count, height, width, psnr if told == count else None)
+
+
+def refused(frame: Any, error: FFmpegError) -> str:
+    """Why a frame cannot be scaled, and what to do: FFmpeg says no more of its colours than that it is not able to."""
+    if (matrix := RARE.get(getattr(frame, "colorspace", 2))) is None:
+        return str(error)
+    return (
+        f"its colour matrix is {matrix}, which FFmpeg's scaler does not know. Convert the file first (ffmpeg -i IN "
+        "-vf zscale=matrix=709 -c:v ffv1 OUT.mkv), or leave it out"
+    )
 
 
 def encoded(stream: Any, frame: Any, path: Path) -> list[Any]:
