@@ -230,3 +230,23 @@ def test_long_videos_give_more_clips(durations, seconds):
     assert (counts >= 1).all()
     assert np.abs(counts - np.maximum(np.array(durations) / seconds, 1)).max() <= 0.5 + 1e-6
     assert clips_of(durations, per="video").tolist() == [1] * len(durations)
+
+
+@pytest.mark.parametrize("every", [1, 4, 8])
+def test_clips_that_begin_on_a_layer(every):
+    """As drawn without it, and then back to the frame of the layer before; never past the end."""
+    seconds = np.arange(150) / 25
+    firsts = []
+    for seed in range(60):
+        free = Dense(16, stride=4)(seconds, np.random.default_rng(seed))
+        held = Dense(16, stride=4, every=every)(seconds, np.random.default_rng(seed))
+        assert held[0] == free[0] // every * every
+        assert (np.diff(held) == 4).all()
+        firsts.append(int(held[0]))
+    assert len(set(firsts)) > 30 // every
+
+
+@pytest.mark.parametrize("every", [0, -4])
+def test_no_layer_has_such_a_distance(every):
+    with pytest.raises(ValueError, match=f"every={every}"):
+        Dense(16, every=every)

@@ -78,6 +78,8 @@ class Dense:
     """Seconds of the video that the clip covers."""
     short: Literal["repeat", "wrap", "error"] = "repeat"
     """What happens where the video is too short."""
+    every: int = 1
+    """Clips begin at each so manieth frame: the N of `tubelet prepare --layered N`, whose layer is read fastest."""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("stride", "fps", "span") if getattr(self, name) is not None}
@@ -85,8 +87,8 @@ class Dense:
             raise ValueError(
                 f"the distance of frames is given more than once: {given}; set all but one of them to None"
             )
-        if self.frames < 1 or any(value <= 0 for value in given.values()):
-            raise ValueError(f"a clip needs positive numbers, got {self}")
+        if min(self.frames, self.every) < 1 or any(value <= 0 for value in given.values()):
+            raise ValueError(f"a clip needs positive numbers, got {self!r}")
         if self.short not in ("repeat", "wrap", "error"):
             raise ValueError(f'short={self.short!r} is unknown; use "repeat", "wrap" or "error"')
         if not given:
@@ -152,7 +154,7 @@ class Dense:
             )
         room = max(self._room(seconds), 0)
         start = room // 2 if rng is None else int(rng.integers(room + 1))
-        places = start + step * np.arange(self.frames)
+        places = start // self.every * self.every + step * np.arange(self.frames)
         if self.short == "wrap":
             return on_screen(seconds, places % total)
         taken = np.count_nonzero(places[1:] <= self._end(seconds))
