@@ -9,9 +9,9 @@ from tubelet.train.folder import machine
 
 
 def provenance() -> dict[str, Any]:
-    """What a row's numbers depend on: machine, versions, date, command."""
+    """What a row's numbers depend on: machine, versions, date, command; of paths of this machine the last part."""
     about = machine()
-    command = "python " + " ".join(sys.argv)
+    command = " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
     return {key: about[key] for key in ("processor", "cores", "torch")} | {
         "date": about["date"][:10],
         "command": command,
