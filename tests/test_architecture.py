@@ -50,7 +50,7 @@ def name_of(file: Path) -> str:
 
 
 HOMES = {
-    "av": {"data/video.py", "data/writing.py", "data/stream.py", "doctor.py"},
+    "av": {"data/video.py", "data/paint.py", "data/writing.py", "data/stream.py", "doctor.py"},
     "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
     "matplotlib": {"strips.py", "space.py", "charts.py"},

@@ -14,9 +14,10 @@ import pytest
 from conftest import moving
 
 from tubelet.data.index import VideoError
+from tubelet.data.paint import RARE
 from tubelet.data.prepare import prepare
-from tubelet.data.video import probe
-from tubelet.data.writing import RARE, DiskError, Encoding, drawer, encode
+from tubelet.data.video import frames_at, probe
+from tubelet.data.writing import DiskError, Encoding, drawer, encode
 
 COLOURS = {
     "bt709": ["-colorspace", "bt709", "-color_range", "tv"],
@@ -106,6 +107,8 @@ def test_colours_that_the_scaler_does_not_know_are_named(tmp_path, told, name):
     assert RARE[frame.colorspace].startswith(name)
     with pytest.raises(VideoError, match=rf"frame 0 cannot.*: its colour matrix is {name}.*zscale=matrix=709"):
         encode(tmp_path / "a.mp4", [(0.0, frame)], (48, 64), 25, Encoding())
+    with pytest.raises(VideoError, match=rf"film.mkv: a frame cannot be drawn: its colour matrix is {name}"):
+        frames_at(film, [0])
     if told != "ictcp":  # whose transfer is another one
         advice = ["-i", film, "-vf", "zscale=matrix=709", "-c:v", "ffv1", other]
         subprocess.run([films.FFMPEG, "-v", "error", *advice], check=True)

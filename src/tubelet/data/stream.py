@@ -14,7 +14,8 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Int, UInt8
 
 from tubelet.data.index import Damage, Video, VideoError, checked, orientation, runs_of, warn_damaged
-from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened, paint
+from tubelet.data.paint import paint
+from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened
 
 Picture = UInt8[np.ndarray, "h w c"]
 

@@ -21,7 +21,7 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tubelet.data import images, shards
@@ -45,6 +45,7 @@ from tubelet.data.index import (
     stamps_of,
     video_of,
 )
+from tubelet.data.paint import paint
 from tubelet.data.vectors import BLOCK, FAR, Steps
 from tubelet.data.writing import write
 from tubelet.types import Clip, Motion
@@ -310,7 +311,10 @@ def _filled(
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
     scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
     for index, frame in decoded:
-        paint(scaler, frame, out[place[index]])
+        try:
+            paint(scaler, frame, out[place[index]])
+        except VideoError as error:
+            raise VideoError(f"{video.path}: {error}") from error
         got.add(index)
     if not got:
         raise VideoError(
@@ -324,32 +328,6 @@ def _filled(
             out[t] = out[place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
     return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage.packets), len(damage.frames)))
-
-
-def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
-    """Draw a decoded frame: colour and scale in one pass, then turned as players turn it."""
-    turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
-    height, width, channels = out.shape
-    if turned:
-        height, width = width, height
-    kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
-    frame = _whole(frame) if frame.interlaced_frame else frame
-    plane = scaler.reformat(frame, width, height, kind, dst_color_range=limits, threads=1).planes[0]
-    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
-    if not (turned or upside_down or mirrored):
-        out.reshape(height, width * channels)[:] = rows
-        return
-    pixels = rows.reshape(height, width, channels).transpose((1, 0, 2) if turned else (0, 1, 2))
-    out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-
-
-def _whole(frame: Any) -> Any:
-    """An interlaced frame not marked as such: swscale would scale its two fields one by one, and keep the comb."""
-    with suppress(ValueError, AssertionError):  # a pixel format or size that has no array form; then fields it is
-        plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
-        plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
-        return plain
-    return frame
 
 
 # ---------------------------------------------------------------------------- 4. files

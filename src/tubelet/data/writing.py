@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tubelet.data.index import VideoError, orientation
+from tubelet.data.paint import refused
 
 
 def write(
@@ -157,20 +158,6 @@ class DiskError(OSError):
         return made
 
 
-RARE = {
-    8: "YCgCo",
-    10: "BT.2020 with constant luminance",
-    11: "SMPTE 2085",
-    12: "derived from the primaries",
-    13: "derived from the primaries, with constant luminance",
-    14: "ICtCp",
-    15: "IPT-C2",
-    16: "YCgCo-Re",
-    17: "YCgCo-Ro",
-}
-"""Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
-
-
 def encode(
     path: Path,
     frames: Iterable[tuple[float, Any]],
@@ -248,16 +235,6 @@ def encode(
     pixels, total = count * height * width * 3 / 2, sum(errors)
     psnr: float | None = 10 * math.log10(255**2 * pixels / total) if total and how.crf >= LOSSY else math.inf
     return Encoded(count, height, width, psnr if told == count else None)
-
-
-def refused(frame: Any, error: FFmpegError) -> str:
-    """Why a frame cannot be scaled, and what to do: FFmpeg says no more of its colours than that it is not able to."""
-    if (matrix := RARE.get(getattr(frame, "colorspace", 2))) is None:
-        return str(error)
-    return (
-        f"its colour matrix is {matrix}, which FFmpeg's scaler does not know. Convert the file first (ffmpeg -i IN "
-        "-vf zscale=matrix=709 -c:v ffv1 OUT.mkv), or leave it out"
-    )
 
 
 def encoded(stream: Any, frame: Any, path: Path) -> list[Any]:
