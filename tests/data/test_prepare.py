@@ -537,6 +537,18 @@ def many(tmp_path_factory) -> Path:
     return folder
 
 
+def test_ctrl_c_while_workers_load_is_heard_once(many, tmp_path, capfd):
+    command = ["prepare", str(many), str(tmp_path / "out"), "--workers", "2"]
+    child = forked(lambda: run(command))
+    children = Path(f"/proc/{child}/task/{child}/children")
+    until(lambda: len(children.read_text().split()) >= 2)  # the resource tracker, and a worker
+    time.sleep(0.6)  # it imports
+    os.killpg(child, signal.SIGINT)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["kill all", "kill first", "terminate", "interrupt"])
 def test_stopped_work_goes_on(many, tmp_path, how, capfd):
     out = tmp_path / "out"

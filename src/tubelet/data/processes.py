@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -78,7 +79,8 @@ def _run(
     stop, begun = context.Event(), context.Event()
     pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop, begun))
     try:
-        futures: dict[Future[Result], int] = {pool.submit(function, jobs[index]): index for index in todo}
+        with deaf():
+            futures: dict[Future[Result], int] = {pool.submit(function, jobs[index]): index for index in todo}
         for future in as_completed(futures):
             kept(futures[future], future.result())
     except BrokenProcessPool as error:
@@ -94,6 +96,19 @@ def _run(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes begun within never hear Ctrl-C, not even while they load; this one hears it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _enter(stop: Any, begun: Any) -> None:
