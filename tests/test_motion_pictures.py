@@ -463,9 +463,9 @@ def test_captions_say_what_was_used_for_lack_of_vectors(film, tmp_path, capsys):
     shutil.copy(film, videos / "a.mp4")
     lines = [f"{name},{t},{4 * t},0,{4 * t + 32},32" for name in ("a.mp4", "b.avi") for t in range(3)]
     (videos / "boxes.csv").write_text("\n".join(["path,frame,x1,y1,x2,y2", *lines]))
-    for kind, said in (("mgm", "b.avi · motion from flow (no vectors) · MGM 75 %"), ("tube", "b.avi · 90 % hidden")):
+    for kind, said in (("mgm", "b.avi · motion from flow (no vectors) · MGM 75 %"), ("tube", "b.avi · tube")):
         assert run(["picture", "mask", "--data", str(videos / "b.avi"), "--kind", kind, *CLIP, "--out", str(out)]) == 0
-        assert about(out).startswith(said) or kind == "tube"
+        assert about(out).startswith(said)
         assert ("motion" in about(out)) == (kind == "mgm")
     asked = ["picture", "motion", "--data", str(videos), "--out", str(out), "--count"]
     measured = ["--size", "64", "64", "--saliency", "--boxes", str(videos / "boxes.csv")]

@@ -1,6 +1,7 @@
 """Decoded frames as pictures, and why one may not become a picture."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import av
@@ -25,8 +26,8 @@ RARE = {
 """Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
 
 
-def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
-    """Draw a decoded frame: colour and scale in one pass, then turned as players turn it.
+def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"], of: Path | str = "what comes in") -> None:
+    """Draw a decoded frame `of` a file: colour and scale in one pass, then turned as players turn it.
 
     Raises:
         VideoError: FFmpeg's scaler does not know its colours.
@@ -40,7 +41,7 @@ def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
     try:
         plane = scaler.reformat(frame, width, height, kind, dst_color_range=limits, threads=1).planes[0]
     except FFmpegError as error:
-        raise VideoError(f"a frame cannot be drawn: {refused(frame, error)}") from error
+        raise VideoError(f"{of} cannot be drawn: {refused(frame, error)}") from error
     rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
     if not (turned or upside_down or mirrored):
         out.reshape(height, width * channels)[:] = rows

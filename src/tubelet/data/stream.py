@@ -36,7 +36,7 @@ def in_order(
         for index in asked.tolist():
             yield index, frames_at(video, [index], size=size, gray=gray).frames[0].numpy()
         return
-    painted, damage = painter(size, gray), Damage()
+    painted, damage = painter(size, gray, video.path), Damage()
     near, fresh = None, True
     indices_of = {int(stamp): index for index, stamp in enumerate(video.stamps)}
     with opened(video.path) as (container, stream):
@@ -65,7 +65,7 @@ def in_order(
     warn_damaged(video.path, len(damage.packets) + len(damage.frames))
 
 
-def painter(size: int | None, gray: bool) -> Callable[[Any], Picture]:
+def painter(size: int | None, gray: bool, of: Path | str = "what comes in") -> Callable[[Any], Picture]:
     """A function that draws decoded frames: as shown, in colours or grey, all as large as the first, whose short side
     becomes `size` pixels."""
     scaler = VideoReformatter()
@@ -78,7 +78,7 @@ def painter(size: int | None, gray: bool) -> Callable[[Any], Picture]:
             scale = 1.0 if size is None else size / min(height, width)
             shape.extend((round(height * scale), round(width * scale), 1 if gray else 3))
         out = np.empty(shape, dtype=np.uint8)
-        paint(scaler, frame, out)
+        paint(scaler, frame, out, of)
         return out
 
     return painted

@@ -311,10 +311,7 @@ def _filled(
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
     scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
     for index, frame in decoded:
-        try:
-            paint(scaler, frame, out[place[index]])
-        except VideoError as error:
-            raise VideoError(f"{video.path}: {error}") from error
+        paint(scaler, frame, out[place[index]], video.path)
         got.add(index)
     if not got:
         raise VideoError(
