@@ -341,6 +341,15 @@ def test_quarantine(bad, clips, tmp_path, capsys):
     assert probe(tmp_path / "out" / "flipped.mp4").frames == 60
 
 
+def test_where_no_file_can_be_prepared_the_lists_are_not_advertised(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.mp4").touch()
+    assert run(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 3
+    text = "".join(capsys.readouterr().out.split())
+    assert f"nothingwasprepared;{tmp_path / 'out' / 'quarantine.csv'}sayswhy" in text
+    assert "--data" not in text
+
+
 def test_a_file_that_turned_bad_leaves_nothing_behind(clips, tmp_path):
     origin, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(clips / "a", origin)

@@ -112,6 +112,8 @@ def prepare_verb(args: list[str]) -> int:
                 print(f"  {row.source}: {row.problem or row.note}" + " (in quarantine)" * bool(row.problem))
         if outcome.left:
             print(f"{outcome.left} files of other parts are not done yet; whichever part is last writes the lists")
+        elif not outcome.totals()["videos"]:
+            print(f"nothing was prepared; {a.out / 'quarantine.csv'} says why")
         else:
             print(f"{a.out / 'videos.csv'} lists the videos; --data {a.out} reads it")
     return 3 if outcome.quarantined else 0
