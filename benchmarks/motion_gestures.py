@@ -34,6 +34,7 @@ from tubelet.data.sources import Item, find
 from tubelet.data.vectors import Vectors
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
 from tubelet.masks.random_masks import Block, Frame, Random, Tube
+from tubelet.nn.vit import ViT
 from tubelet.train.checkpoint import load_encoder
 from tubelet.train.log import say
 from tubelet.train.loop import one_step, pick_precision
@@ -41,6 +42,7 @@ from tubelet.train.optim import adamw
 
 SIZE = (48, 64)  # 6x8 places of 8x8 pixels, 8 slots
 READ_OUTS = ("linear on cells", "knn on cells")
+NOTHING = "no pre-training"
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,17 @@ def calibrated(videos: Path, file: Path, repeats: int = 100) -> dict[str, dict[s
     return {"milliseconds": best, "seconds before": filled}
 
 
+def untrained(seed: int) -> ViT:
+    """The encoder that every mask begins with, and a fine-tuning from scratch."""
+    torch.manual_seed(seed)
+    run = run_of(CHOICES["tube 0.9"], 1, seed, 1)
+    return run.method.build(run.encoder, run.grid(), 3).encoder.eval()
+
+
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Mean and every seed, as Markdown: a line a mask, a column a number."""
     yield "| mask | linear, frozen | kNN, frozen | fine-tuned |\n|---|---|---|---|"
-    for name in CHOICES:
+    for name in (*CHOICES, NOTHING):
         cells = []
         for key in (f"linear on cells, {name}", f"knn on cells, {name}", f"{name}, 100% of labels"):
             found = [float(row["top1"]) for row in rows if row["name"] == key]
@@ -166,6 +175,10 @@ def main() -> None:
         frozen(results, name, seed, encoder, replace(run.data, motion=None), labelled, READ_OUTS)
         if choice.tuned:
             tuned(results, name, seed, folder, found, 1.0, size=SIZE)
+    for seed in range(3)[part::parts]:
+        plain = replace(run_of(CHOICES["tube 0.9"], videos, seed, 1).data, motion=None)
+        frozen(results, NOTHING, seed, untrained(seed), plain, labelled, READ_OUTS)
+        tuned(results, NOTHING, seed, None, found, 1.0, size=SIZE)
     rows = results.rows()
     print("\n".join(table(rows)))
     names = dict.fromkeys(key for row in rows for key in row)

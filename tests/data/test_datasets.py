@@ -35,7 +35,7 @@ def contents(stream) -> list[tuple]:
 # ---------------------------------------------------------------------------- the order
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(0, 2**40), st.integers(0, 3))
 def test_every_epoch_shows_every_video_once(count, seed, epoch):
     dataset = Dataset([Item(Path(f"{n}.mp4")) for n in range(count)], SMALL, seed)

@@ -56,7 +56,7 @@ def by_pixels(
     return out, there
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_block_is_the_mean_of_what_was_there(data):
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731

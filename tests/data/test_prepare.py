@@ -607,8 +607,8 @@ def test_stopped_work_goes_on(many, tmp_path, how, capfd):
 
 
 def lasting(first: bool) -> bool:
-    """A piece of work that is done soon, or takes a minute."""
-    for _ in range(20 if first else 3000):
+    """A piece of work that is done soon, or takes ten minutes."""
+    for _ in range(20 if first else 30_000):
         alive()
         time.sleep(0.02)
     return first
@@ -622,7 +622,7 @@ def test_work_under_way_stops_at_once():
 
     with pytest.raises(KeyboardInterrupt):
         in_processes(lasting, [True, False, False], 2, interrupted, lambda job: False)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 300  # starting processes may take long on a busy machine
 
 
 def test_parts_make_the_whole(source, prepared, tmp_path):

@@ -271,7 +271,7 @@ names = st.text("ab ,'\"é", min_size=1, max_size=8).filter(lambda s: s == s.str
 labels = st.text("xy ,7'\"", min_size=1, max_size=5).filter(lambda s: s == s.strip())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(names, labels), min_size=1, max_size=4), st.sampled_from("\t,"), st.booleans())
 def test_what_csv_writes_is_read_back(rows, separator, header):
     """Any name and label, as Python's csv module quotes them."""

@@ -46,7 +46,7 @@ def test_a_share_of_nothing_leaves_a_part_out():
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(12, 40), st.integers(2, 4))
 def test_no_group_is_in_two_parts_and_shares_are_near(seed, people, classes):
     """People do each class once to four times: every clip somewhere, no person twice, shares within a person or so."""
@@ -105,7 +105,7 @@ def test_divisions_that_are_of_no_use(items, shares, words):
 # ---------------------------------------------------------------------------- fewer labels
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 99), st.lists(st.integers(1, 30), min_size=1, max_size=4))
 def test_fractions_are_nested_and_of_every_class(seed, counts):
     items = clips({f"c{n}": count for n, count in enumerate(counts)})
@@ -142,7 +142,7 @@ texts = st.text("ab ,;'\"é|:", min_size=1, max_size=6).filter(lambda s: s == s.
 times = st.one_of(st.none(), st.floats(0, 1e4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(texts, st.one_of(st.none(), texts), times, st.one_of(st.none(), texts)), min_size=1, max_size=4)
 )

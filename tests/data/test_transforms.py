@@ -45,7 +45,7 @@ def pil(frames: torch.Tensor, window: Window, size: tuple[int, int]) -> np.ndarr
     return np.stack(pictures).astype(int)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sides, sides, outputs, st.sampled_from([1, 3]), st.sampled_from(CROPS), st.integers(0, 99))
 def test_same_as_pil(height, width, size, channels, crop, seed):
     frames = noise(2, height, width, channels)
@@ -57,7 +57,7 @@ def test_same_as_pil(height, width, size, channels, crop, seed):
     assert (difference > 1).mean() < 1e-3
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sides, sides, outputs, st.sampled_from(CROPS), st.integers(0, 2**32))
 def test_windows_lie_inside(height, width, size, crop, seed):
     window = crop.window(height, width, size, np.random.default_rng(seed))
@@ -140,7 +140,7 @@ def test_centre_crop():
     assert torch.equal(CentreCrop()(frames, (224, 224), rng), frames)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(64, 400), st.integers(64, 400), st.integers(0, 999))
 def test_random_resized_crop_keeps_its_limits(height, width, seed):
     window = RandomResizedCrop((0.5, 1.0), (0.75, 4 / 3)).window(height, width, (224, 224), np.random.default_rng(seed))
@@ -217,7 +217,7 @@ def test_places_in_numbers():
     assert Place().window(297, 224, (224, 224)) == Window(36, 0, 224, 224)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sides, sides, outputs, st.integers(1, 5))
 def test_frames_are_covered(height, width, size, count):
     scaled = covering(noise(1, height, width, 1), size)

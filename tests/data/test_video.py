@@ -89,7 +89,7 @@ def test_any_choice_of_frames_equals_the_full_decode(film, name):
     assert whole.damaged == 0
 
     @given(st.lists(st.integers(0, known.frames - 1), min_size=1, max_size=6))
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, suppress_health_check=list(HealthCheck))
     def check(indices):
         clip = frames_at(known, indices)
         assert clip.damaged == 0

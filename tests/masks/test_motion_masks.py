@@ -119,7 +119,7 @@ def cases(draw):
     return grid, draw(st.integers(1, 9)), draw(st.integers(1, grid.slot - 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=cases(),
     masker=st.sampled_from(MASKERS),
@@ -212,7 +212,7 @@ def test_what_is_shown_does_not_depend_on_the_last_bits_of_a_ratio(places, ratio
     assert FlowWarp(ratio).shown(Grid(1, 1, places, (1, 1, 1))) == shown
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_speeds_are_the_largest_of_a_cubes_pixels(case, seed):
     grid, block, _ = case
@@ -335,7 +335,7 @@ def test_a_box_at_the_edge_is_shifted_not_cut():
     assert hidden[:, 1, :7, :7].all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     jitter=st.floats(0, 20),
     ratio=st.floats(0.05, 0.95),

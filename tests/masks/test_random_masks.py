@@ -52,7 +52,7 @@ def cases(draw):
     return kind((hidden + 0.5) / places), grid, hidden * grid.tokens // places
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), seed=st.integers(0, 2**31), step=st.integers(0, 10**6))
 def test_masks_partition_the_grid(case, seed, step):
     masker, grid, hidden = case

@@ -86,7 +86,7 @@ def test_cutmix_cuts_one_box_into_all_frames_and_counts_its_pixels(seed):
     torch.testing.assert_close(labels, faded(one_hot(0, 1, 2, 3), own_share(labels)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0, 1), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
 def test_the_box_is_that_of_cutmix(own, height, width, seed):
     """Both corners from the centre, each clipped."""

@@ -15,7 +15,7 @@ def drawn(seed: int, b: int, c: int, h: int, w: int, reach: float) -> tuple[torc
     return torch.from_numpy(maps).float(), torch.from_numpy(flow).float()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 9), st.integers(1, 40)),
