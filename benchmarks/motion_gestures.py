@@ -59,7 +59,7 @@ CODEC, FLOW = Vectors(block=4), Flow(size=96, block=4)
 CHOICES = {
     "tube 0.9": Choice(Tube(0.9), seeds=3, tuned=True),
     "random 0.9": Choice(Random(0.9), tuned=True),  # what videomae-few-cpu has
-    "frame 0.875": Choice(Frame(0.875), seeds=3, tuned=True),  # the best of the first seed, frozen and fine-tuned
+    "frame 0.875": Choice(Frame(0.875), seeds=3, tuned=True),  # the best of the first seed, linear and fine-tuned
     "block 0.75": Choice(Block(0.75)),
     "SMM 0.75": Choice(SimulatedBox(0.75)),
     "MGM sparse 0.75": Choice(MotionBox(0.75, sparse=True), CODEC),
@@ -151,7 +151,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/motion-gestures"))
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--part", default="0/1", help="i/n: only each n-th training, from the i-th on")
-    parser.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES), help="these masks")
+    every = [*CHOICES, NOTHING]
+    parser.add_argument("--only", nargs="*", default=every, choices=every, help="these masks")
     parser.add_argument("--calibrate", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -164,23 +165,26 @@ def main() -> None:
     results, labelled = Results(args.out / "results"), find(found["all"])
     videos = len(find(found["unlabelled"]))
     part, parts = map(int, args.part.split("/"))
-    jobs = [(seed, name) for seed in range(3) for name in args.only if seed < CHOICES[name].seeds]
+    length = {name: int(1000 * (60 * args.minutes - before[name]) / speed[name]) for name in CHOICES}
+    jobs = [(seed, name) for seed in range(3) for name in CHOICES if name in args.only and seed < CHOICES[name].seeds]
     for seed, name in jobs[part::parts]:
         choice = CHOICES[name]
-        steps = int(1000 * (60 * args.minutes - before[name]) / speed[name])
         folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-        say(f"{name}, seed {seed}: {steps} steps of {speed[name]:.1f} ms")
-        pretrained(folder, found["unlabelled"], run_of(choice, videos, seed, steps))
+        say(f"{name}, seed {seed}: {length[name]} steps of {speed[name]:.1f} ms")
+        pretrained(folder, found["unlabelled"], run_of(choice, videos, seed, length[name]))
         encoder, run = load_encoder(folder)
         frozen(results, name, seed, encoder, replace(run.data, motion=None), labelled, READ_OUTS)
         if choice.tuned:
             tuned(results, name, seed, folder, found, 1.0, size=SIZE)
-    for seed in range(3)[part::parts]:
+    for seed in range(3)[part::parts] if NOTHING in args.only else ():
         plain = replace(run_of(CHOICES["tube 0.9"], videos, seed, 1).data, motion=None)
         frozen(results, NOTHING, seed, untrained(seed), plain, labelled, READ_OUTS)
         tuned(results, NOTHING, seed, None, found, 1.0, size=SIZE)
     rows = results.rows()
     print("\n".join(table(rows)))
+    for name, steps in length.items():
+        told_by = {key: value for key, value in told.items() if not isinstance(value, dict)}
+        rows.append({"name": f"pre-training, {name}", "steps": steps, "milliseconds": round(speed[name], 2), **told_by})
     names = dict.fromkeys(key for row in rows for key in row)
     save(__file__, [{name: row.get(name) for name in names} for row in rows])
 

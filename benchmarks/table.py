@@ -1,6 +1,7 @@
 """Results as CSV, beside the script that made them."""
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tubelet.train.folder import machine
 def provenance() -> dict[str, Any]:
     """What a row's numbers depend on: machine, versions, date, command; of paths of this machine the last part."""
     about = machine()
-    command = " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
+    command = shlex.join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
     return {key: about[key] for key in ("processor", "cores", "torch")} | {
         "date": about["date"][:10],
         "command": command,
