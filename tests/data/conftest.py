@@ -6,15 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from films import moving
 
 from tubelet.data.video import write
-
-
-def moving(frames: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
-    """Blocks of noise that move to the right."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-    picture = blocks.repeat(4, 0).repeat(4, 1)
-    return np.stack([np.roll(picture, 2 * t, 1) for t in range(frames)])
 
 
 @pytest.fixture(scope="session")

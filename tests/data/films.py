@@ -120,3 +120,10 @@ def pictures(path: Path, height: int, width: int, kind: str = "rgb24", scale: st
     filters = ("-vf", scale) if scale else ()
     raw = ffmpeg(path, *filters, "-f", "rawvideo", "-pix_fmt", kind)
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 1 if kind == "gray" else 3)
+
+
+def moving(frames: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
+    """Blocks of noise that move to the right."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    picture = blocks.repeat(4, 0).repeat(4, 1)
+    return np.stack([np.roll(picture, 2 * t, 1) for t in range(frames)])

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import av
 import pytest
-from conftest import moving
+from films import moving
 
 from tubelet.data import check as module
 from tubelet.data.check import Report, Row, check

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import moving
+from films import moving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

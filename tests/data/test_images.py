@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import moving
+from films import moving
 from PIL import Image
 
 from tubelet.data.check import check

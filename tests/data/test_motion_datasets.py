@@ -10,7 +10,7 @@ import films
 import numpy as np
 import pytest
 import torch
-from conftest import moving
+from films import moving
 
 from tubelet.data import cache, datasets, flow
 from tubelet.data import video as reading

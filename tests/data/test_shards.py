@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import moving
+from films import moving
 
 from tubelet.data import shards
 from tubelet.data.cache import Frames

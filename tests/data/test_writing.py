@@ -11,7 +11,7 @@ import films
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import moving
+from films import moving
 
 from tubelet.data.index import VideoError
 from tubelet.data.paint import RARE
