@@ -128,10 +128,9 @@ def written(found: dict[str, list[Item]], folder: Path) -> dict[str, Path]:
     return lists
 
 
-def untrained(seed: int) -> ViT:
-    """The encoder that a fine-tuning from scratch would begin with."""
-    torch.manual_seed(seed)
-    run = pretraining(100, seed)
+def untrained(run: Run) -> ViT:
+    """The encoder that a run begins with, and a fine-tuning from scratch."""
+    torch.manual_seed(run.training.seed)
     return run.method.build(run.encoder, run.grid(), 3).encoder.eval()
 
 
@@ -223,7 +222,7 @@ def main() -> None:
             tuned(results, "from scratch", seed, None, found, share)
             tuned(results, "pre-trained", seed, own, found, share)
         frozen(results, "pre-trained", seed, encoder, run.data, labelled)
-        frozen(results, "random encoder", seed, untrained(seed), run.data, labelled)
+        frozen(results, "random encoder", seed, untrained(pretraining(100, seed)), run.data, labelled)
     for seed in args.seeds[part::parts]:
         everyday = pretrained(
             args.out / f"everyday-{seed}", found["everyday"], pretraining(count["everyday"], seed, FEW_STEPS)

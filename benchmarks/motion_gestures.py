@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gestures import Results, frozen, pretrained, tuned, written
+from gestures import Results, frozen, pretrained, tuned, untrained, written
 from table import provenance, save
 
 from tubelet.config import Run, preset
@@ -34,7 +34,6 @@ from tubelet.data.sources import Item, find
 from tubelet.data.vectors import Vectors
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
 from tubelet.masks.random_masks import Block, Frame, Random, Tube
-from tubelet.nn.vit import ViT
 from tubelet.train.checkpoint import load_encoder
 from tubelet.train.log import say
 from tubelet.train.loop import one_step, pick_precision
@@ -127,13 +126,6 @@ def calibrated(videos: Path, file: Path, repeats: int = 100) -> dict[str, dict[s
     return {"milliseconds": best, "seconds before": filled}
 
 
-def untrained(seed: int) -> ViT:
-    """The encoder that every mask begins with, and a fine-tuning from scratch."""
-    torch.manual_seed(seed)
-    run = run_of(CHOICES["tube 0.9"], 1, seed, 1)
-    return run.method.build(run.encoder, run.grid(), 3).encoder.eval()
-
-
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Mean and every seed, as Markdown: a line a mask, a column a number."""
     yield "| mask | linear, frozen | kNN, frozen | fine-tuned |\n|---|---|---|---|"
@@ -177,14 +169,15 @@ def main() -> None:
         if choice.tuned:
             tuned(results, name, seed, folder, found, 1.0, size=SIZE)
     for seed in range(3)[part::parts] if NOTHING in args.only else ():
-        plain = replace(run_of(CHOICES["tube 0.9"], videos, seed, 1).data, motion=None)
-        frozen(results, NOTHING, seed, untrained(seed), plain, labelled, READ_OUTS)
+        run = run_of(CHOICES["tube 0.9"], videos, seed, 1)  # all masks begin alike
+        frozen(results, NOTHING, seed, untrained(run), run.data, labelled, READ_OUTS)
         tuned(results, NOTHING, seed, None, found, 1.0, size=SIZE)
     rows = results.rows()
     print("\n".join(table(rows)))
+    calibration = {key: value for key, value in told.items() if not isinstance(value, dict)}
     for name, steps in length.items():
-        told_by = {key: value for key, value in told.items() if not isinstance(value, dict)}
-        rows.append({"name": f"pre-training, {name}", "steps": steps, "milliseconds": round(speed[name], 2), **told_by})
+        told_of = {"milliseconds": round(speed[name], 2), "seconds before": round(before[name], 1), **calibration}
+        rows.append({"name": f"pre-training, {name}", "steps": steps, **told_of})
     names = dict.fromkeys(key for row in rows for key in row)
     save(__file__, [{name: row.get(name) for name in names} for row in rows])
 

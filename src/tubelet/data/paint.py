@@ -26,7 +26,7 @@ RARE = {
 """Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
 
 
-def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"], of: Path | str = "what comes in") -> None:
+def paint(scaler: Any, frame: Any, out: UInt8[np.ndarray, "h w c"], of: Path | str) -> None:
     """Draw a decoded frame `of` a file: colour and scale in one pass, then turned as players turn it.
 
     Raises:
