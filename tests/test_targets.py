@@ -8,9 +8,10 @@ import torch
 
 from tubelet.nn.patches import patchify
 from tubelet.targets import Pixels, normalise
-from tubelet.types import Grid
+from tubelet.types import Grid, TokenMask
 
 GRID = Grid(2, 2, 2, (2, 4, 4))
+ALL = TokenMask(torch.zeros(2, 0, dtype=torch.long), torch.arange(8).expand(2, 8), GRID)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as every release has them
 
 
@@ -93,13 +94,13 @@ def test_decode_is_the_inverse_of_encode(name, channels):
     patches = patchify(clip(channels), GRID.patch)
     target = Pixels(name)
     torch.testing.assert_close(
-        target.decode(target.encode(patches, channels), patches, channels), patches, atol=1e-5, rtol=0
+        target.decode(target.encode(patches, channels), patches, ALL, channels), patches, atol=1e-5, rtol=0
     )
 
 
 def test_a_prediction_of_zeros_decodes_to_the_mean_colour_of_the_true_cube():
     patches = patchify(clip(), GRID.patch)
-    shown = Pixels().decode(torch.zeros_like(patches), patches, 3).unflatten(2, (-1, 3))
+    shown = Pixels().decode(torch.zeros_like(patches), patches, ALL, 3).unflatten(2, (-1, 3))
     mean = patches.unflatten(2, (-1, 3)).mean(2, keepdim=True)
     torch.testing.assert_close(shown, mean.expand_as(shown), atol=1e-5, rtol=0)
 

@@ -32,27 +32,35 @@ class Reconstruction:
     imagined: UInt8[Tensor, "b c t h w"]  # true pixels where it does
     mask: TokenMask
     psnr: Float[Tensor, " b"]  # dB over imagined pixels
-    baseline: Float[Tensor, " b"]  # dB over the same pixels, filled with flat colours without a model
+    baseline: Float[Tensor, " b"] | None  # dB over the same pixels, filled with flat colours without a model
     borrowed: bool  # the target leaves out each cube's mean and contrast, so both fills were given the true ones
+    sought: UInt8[Tensor, "b c t h w"] | None = None  # what was to be imagined, where that is not the original
 
     def strips(self) -> list[Strip]:
         """Original, hidden and imagined of every clip, headed by the share hidden and the scores."""
-        scores = [f"imagined {p:.1f} dB · without a model {b:.1f} dB" for p, b in zip(self.psnr, self.baseline)]
+        scores = [f"imagined {score:.1f} dB" for score in self.psnr]
+        if self.baseline is not None:
+            scores = [f"{score} · without a model {flat:.1f} dB" for score, flat in zip(scores, self.baseline)]
+        rows = {"original": self.original, "hidden": self.hidden, "imagined": self.imagined}
+        if self.sought is not None:
+            rows = {"original": self.original, "target": self.sought, **rows}
         return [
-            Strip({"original": a, "hidden": b, "imagined": c}, f"{share(self.mask)} hidden · {score}")
-            for a, b, c, score in zip(self.original, self.hidden, self.imagined, scores)
+            Strip({name: clips[i] for name, clips in rows.items()}, f"{share(self.mask)} hidden · {score}")
+            for i, score in enumerate(scores)
         ]
 
     @property
     def note(self) -> str:
         """What must be known to read the picture fairly."""
+        text = "dB: signal to noise of the imagined pixels; more is better."
+        if self.baseline is None:
+            return f"{text} The model predicts no pixels: what it was to predict is drawn beside what it did."
         flat = "their true mean colour" if self.borrowed else "the colours of visible ones nearby"
         told = " The model predicts only patterns: here each cube was given its true mean colour and contrast."
-        text = f"dB: signal to noise of the imagined pixels; more is better. Without a model: flat cubes in {flat}."
         worse = " So far the model does worse than that: it needs more steps." * bool(
             self.psnr.mean() < self.baseline.mean()
         )
-        return text + told * self.borrowed + worse
+        return f"{text} Without a model: flat cubes in {flat}." + told * self.borrowed + worse
 
 
 def reconstruct(
@@ -93,31 +101,37 @@ def reconstruct(
     covered = torch.where(mask.hidden.unsqueeze(2), curtain(grid, channels), patches)
 
     def shown(guess: Float[Tensor, "b p y"]) -> UInt8[Tensor, "b c t h w"]:
-        pixels = (method.target.decode(guess, true, channels) * 255).round().clamp(0, 255).byte()
+        pixels = (method.target.decode(guess, true, mask, channels) * 255).round().clamp(0, 255).byte()
         filled = put(covered, mask.predict, pixels)
         return unpatchify(torch.where(mask.hidden.unsqueeze(2), filled, patches), grid)
 
     scored = torch.zeros(mask.hidden.shape, dtype=torch.bool).scatter(1, mask.predict, mask.scored)
     where = unpatchify(scored.unsqueeze(2).expand(patches.shape), grid)
-    imagined, flat = shown(values), shown(spread(method.target, patches, mask, channels))
-    without = method.target.decode(values, torch.zeros_like(true), channels)  # tells whether truth was borrowed
+    target = method.target
+    imagined = shown(values)
+    sought = None if target.pixels else shown(target.wanted(batch, patches, mask).values)
+    flat = shown(spread(target, batch, patches, mask, channels)) if target.pixels else None
+    without = target.decode(values, torch.zeros_like(true), mask, channels)  # tells whether truth was borrowed
     return Reconstruction(
         original=video,
         hidden=unpatchify(covered, grid),
         imagined=imagined,
         mask=mask,
-        psnr=decibels(video, imagined, where),
-        baseline=decibels(video, flat, where),
-        borrowed=not torch.equal(without, method.target.decode(values, true, channels)),
+        psnr=decibels(video if sought is None else sought, imagined, where),
+        baseline=None if flat is None else decibels(video, flat, where),
+        borrowed=not torch.equal(without, target.decode(values, true, mask, channels)),
+        sought=sought,
     )
 
 
-def spread(target: Target, patches: UInt8[Tensor, "b n q"], mask: TokenMask, channels: int) -> Float[Tensor, "b p y"]:
+def spread(
+    target: Target, batch: Batch, patches: UInt8[Tensor, "b n q"], mask: TokenMask, channels: int
+) -> Float[Tensor, "b p y"]:
     """The answer without a model: every cube flat, in the colours of the visible ones weighted by 1 / distance².
 
     Colours are those of the target: where it takes out each cube's mean, this is that mean.
     """
-    seen = target.encode(take(patches, mask.visible).float() / 255, channels)
+    seen = target.wanted(batch, patches, replace(mask, predict=mask.visible)).values
     colour = seen.unflatten(2, (-1, channels)).mean(2)
     grid = mask.grid
     place = torch.cartesian_prod(*(torch.arange(size).float() for size in (grid.T, grid.H, grid.W)))
@@ -210,7 +224,9 @@ def reconstruct_runs(
             )
         clips = middle_batch(videos, data)
         result = reconstruct(method, clips.video, ratio, seed, clips.motion)
-        mean = f"{result.psnr.mean():.1f} dB, without a model {result.baseline.mean():.1f} dB"
+        mean = f"{result.psnr.mean():.1f} dB"
+        if result.baseline is not None:
+            mean += f", without a model {result.baseline.mean():.1f} dB"
         notes.append(f"{name}, step {step}: {share(result.mask)} hidden, {mean}.")
         for row, a, b, c in zip(rows, result.original, result.hidden, result.imagined):
             row |= {"original": a, f"{name}, hidden": b, f"{name}, imagined": c}

@@ -21,6 +21,8 @@ from tubelet.data.cache import free_memory
 from tubelet.methods.masked import Masked, chosen
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.cross import CrossBlock, CrossDecoder
+from tubelet.nn.decoder import Decoder, Head
 from tubelet.nn.divided import DividedBlock
 from tubelet.nn.vit import Encoder, ViT
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
@@ -145,7 +147,7 @@ class Passage:
     """One clip's way through a module, without gradients."""
 
     gmacs: dict[str, float]
-    tokens: list[tuple[nn.Module, int]]  # that every Block, and every Linear and LayerNorm outside of blocks, was given
+    tokens: list[tuple[nn.Module, int, int]]  # given to every block, and Linear and LayerNorm outside; and to ask
     predicted: int  # values that the decoder put out
 
 
@@ -154,12 +156,13 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     pt, ph, pw = grid.patch
     video = torch.empty(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
     network: Classifier | None = getattr(method, "network", None)
-    inside = {m for block in method.modules() if isinstance(block, Block) for m in list(block.modules())[1:]}
-    tokens: list[tuple[nn.Module, int]] = []
+    kinds = Block | CrossBlock
+    inside = {m for block in method.modules() if isinstance(block, kinds) for m in list(block.modules())[1:]}
+    tokens: list[tuple[nn.Module, int, int]] = []
     predicted: list[int] = []
     for module in method.modules():
-        if isinstance(module, Block | nn.Linear | nn.LayerNorm) and module not in inside:
-            module.register_forward_hook(lambda m, args, _: tokens.append((m, args[0].shape[:-1].numel())))
+        if isinstance(module, kinds | nn.Linear | nn.LayerNorm) and module not in inside:
+            module.register_forward_hook(lambda m, args, _: tokens.append((m, *counted(m, args))))
     if (decoder := getattr(method, "decoder", None)) is not None:
         decoder.register_forward_hook(lambda m, args, out: predicted.append(out.numel()))
 
@@ -177,6 +180,12 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
         with FlopCounterMode(display=False) as counter:
             method.encoder(torch.empty(1, grid.tokens, prod(grid.patch) * channels, device="meta"))
     return Passage(gmacs | {"encoder of all tokens": counter.get_total_flops() / 2e9}, passed, sum(predicted))
+
+
+def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, int]:
+    """Tokens that a module was given, and those that it may ask, if it attends across."""
+    asked = args[1].shape[:-1].numel() if isinstance(module, CrossBlock) else 0
+    return args[0].shape[:-1].numel(), asked
 
 
 # ---------------------------------------------------------------------------- memory
@@ -211,8 +220,8 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
     real = 2 if precision == torch.bfloat16 else 4
     before = after = largest = 0
-    for module, tokens in passed.tokens:  # in the order of the forward pass
-        needs = kept_by(module, clips, tokens, precision, device)
+    for module, tokens, asked in passed.tokens:  # in the order of the forward pass
+        needs = kept_by(module, clips, tokens, precision, device, asked)
         if isinstance(module, Block) and module in recomputed:
             width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
             before += clips * tokens * 4 * width
@@ -226,8 +235,8 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
     return before + max(after + 4 * 4 * passed.predicted * clips, largest)
 
 
-def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str) -> int:
-    """Bytes that one module keeps for its backward pass over `clips` clips of `tokens` tokens.
+def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:
+    """Bytes that one module keeps for its backward pass over `clips` clips of `tokens` tokens, which ask `asked`.
 
     Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
     float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
@@ -245,6 +254,13 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
         products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
         products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
         return clips * tokens * (norms + times * attention + products) + copies
+    if isinstance(module, CrossBlock):
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
+        source = module.norm_memory.weight.numel()
+        attention = heads * (real * asked if half and device == "cpu" and tokens <= SHORT else 4)
+        products = real * (4 * width + 2 * hidden)  # the input of q, its output, proj's, fc1's; GELU's and fc2's
+        memory = asked * (4 * source + 8 + real * (source + 2 * width))  # its norm; the input of kv, keys, values
+        return clips * (tokens * (2 * (4 * width + 8) + attention + products) + memory) + copies
     if isinstance(module, nn.LayerNorm):
         return clips * tokens * (4 * module.weight.numel() + 8)
     assert isinstance(module, nn.Linear)
@@ -267,6 +283,8 @@ def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ..
     if mask:
         rows.append(Stage("mask", described(run.method.mask), sized(e.width, visible)))
     again = ", recomputed" if e.checkpoint else ""
+    if isinstance(getattr(run.method, "decoder", None), Head):
+        visible = [grid.slot] * grid.T  # with mask tokens for those that are hidden
     rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
     if outputs := getattr(run.method, "outputs", 0):
         read = (
@@ -282,12 +300,20 @@ def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ..
         return rows
     predicted = [p for _, p in mask]
     outputs = run.method.target.size(grid, c)
-    rows += [
-        Stage("projector", f"Linear {e.width} to {d.width}", sized(d.width, visible)),
-        Stage("decoder", "mask tokens, " + blocks(d.heads, d.hidden, d.depth), sized(d.width, map(sum, mask))),
-        Stage("head", f"Linear {d.width} to {outputs}: {described(run.method.target)}", sized(outputs, predicted)),
-    ]
-    if outputs == prod(grid.patch) * c:
+    width = e.width
+    if isinstance(d, Decoder):
+        width = d.width
+        rows += [
+            Stage("projector", f"Linear {e.width} to {width}", sized(width, visible)),
+            Stage("decoder", "mask tokens, " + blocks(d.heads, d.hidden, d.depth), sized(width, map(sum, mask))),
+        ]
+    elif isinstance(d, CrossDecoder):
+        width = d.width
+        shape = f"mask tokens ask {d.memory}, " + blocks(d.heads, d.hidden, d.depth)
+        rows.append(Stage("decoder", shape, sized(width, predicted)))
+    told = f"Linear {width} to {outputs}: {described(run.method.target)}"
+    rows.append(Stage("head", told, sized(outputs, predicted)))
+    if run.method.target.pixels and outputs == prod(grid.patch) * c:
         rows.append(Stage("reshape", "cubes to video, for pictures", clip))
     return rows
 

@@ -1,14 +1,14 @@
 """What the decoder must output, and the way back to pixels for pictures."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tubelet.nn.patches import patchify
-from tubelet.types import Grid
+from tubelet.nn.patches import patchify, take
+from tubelet.types import Batch, Grid, TokenMask, Wanted
 
 # ImageNet's statistics of RGB in [0, 1]; other channel counts use their mean for every channel.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +43,7 @@ class Pixels:
     - `none`: video in [0, 1].
     """
 
+    pixels: ClassVar[bool] = True
     normalise: Literal["videomae", "mae", "none"] = "videomae"
     """Which statistics are taken out of every cube."""
 
@@ -50,6 +51,10 @@ class Pixels:
         """Values per token: all pixels of a cube."""
         pt, ph, pw = grid.patch
         return pt * ph * pw * channels
+
+    def wanted(self, batch: Batch, patches: UInt8[Tensor, "b n q"], mask: TokenMask) -> Wanted:
+        """The cubes at `mask.predict`."""
+        return Wanted(self.encode(take(patches, mask.predict).float().div_(255), batch.video.shape[1]))
 
     def encode(self, patches: Float[Tensor, "b p q"], channels: int) -> Float[Tensor, "b p q"]:
         """What to predict for cubes whose pixels, in [0, 1], are `patches`."""
@@ -59,7 +64,7 @@ class Pixels:
         return (values - mean).div_(scale).flatten(2)  # in place: these are the largest tensors of a step
 
     def decode(
-        self, values: Float[Tensor, "b p q"], patches: Float[Tensor, "b p q"], channels: int
+        self, values: Float[Tensor, "b p q"], patches: Float[Tensor, "b p q"], mask: TokenMask, channels: int
     ) -> Float[Tensor, "b p q"]:
         """Pixels in [0, 1] for a prediction.
 
@@ -84,3 +89,51 @@ class Pixels:
         values = normalise(patches, channels).unsqueeze(3)
         variance, mean = torch.var_mean(values, dim=2, keepdim=True)
         return values, mean, (variance + 1e-6).sqrt()
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several targets at once, side by side; the loss is the weighted sum of theirs. Pictures show the first.
+
+    One linear layer puts them all out, which is the same as a linear head for each.
+    """
+
+    targets: tuple[Any, ...] = field(default_factory=lambda: (Pixels(),))  # Targets
+    """What is predicted."""
+    weights: tuple[float, ...] = (1.0,)
+    """How much each counts."""
+
+    def size(self, grid: Grid, channels: int) -> int:
+        """Values per token: of all targets.
+
+        Raises:
+            ValueError: not a weight for every target, or one that is not above 0; or a target cannot be made.
+        """
+        if len(self.weights) != len(self.targets) or min(self.weights, default=0) <= 0:
+            raise ValueError(f"{len(self.targets)} targets with weights {self.weights}: give each one, above 0")
+        return sum(self._sizes(grid, channels))
+
+    def wanted(self, batch: Batch, patches: UInt8[Tensor, "b n q"], mask: TokenMask) -> Wanted:
+        """The values of all targets, weighted so that each one's mean squared error counts by its weight."""
+        parts = [target.wanted(batch, patches, mask) for target in self.targets]
+        total = sum(part.values.shape[2] for part in parts)
+        weights = []
+        for part, weight in zip(parts, self.weights):
+            own = torch.ones_like(part.values) if part.weights is None else part.weights.expand_as(part.values)
+            weights.append(own * (weight * total / part.values.shape[2]))
+        return Wanted(torch.cat([part.values for part in parts], dim=2), torch.cat(weights, dim=2))
+
+    @property
+    def pixels(self) -> bool:
+        """Of the first."""
+        return self.targets[0].pixels
+
+    def decode(
+        self, values: Float[Tensor, "b p y"], patches: Float[Tensor, "b p q"], mask: TokenMask, channels: int
+    ) -> Float[Tensor, "b p q"]:
+        """What the first target shows."""
+        own = self._sizes(mask.grid, channels)[0]
+        return self.targets[0].decode(values[..., :own], patches, mask, channels)
+
+    def _sizes(self, grid: Grid, channels: int) -> list[int]:
+        return [target.size(grid, channels) for target in self.targets]

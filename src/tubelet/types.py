@@ -267,22 +267,39 @@ class Masker(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a decoder should have put out for the tokens to predict."""
+
+    values: Float[Tensor, "b p y"]
+    weights: Float[Tensor, "*b y"] | None = None  # of each squared error before their mean; none: all count alike
+
+
 @runtime_checkable
 class Target(Protocol):
     """What the decoder must output, and the way back to pixels for pictures."""
 
-    def size(self, grid: Grid, channels: int) -> int:
-        """Values per token."""
+    @property
+    def pixels(self) -> bool:
+        """Whether its values are pixels, channel by channel, so that pictures show what was there."""
         ...
 
-    def encode(self, patches: Float[Tensor, "b p q"], channels: int) -> Float[Tensor, "b p y"]:
-        """What to predict for tokens whose pixels, in [0, 1], are `patches`."""
+    def size(self, grid: Grid, channels: int) -> int:
+        """Values per token.
+
+        Raises:
+            ValueError: the target cannot be made of clips of this grid.
+        """
+        ...
+
+    def wanted(self, batch: Batch, patches: UInt8[Tensor, "b n q"], mask: TokenMask) -> Wanted:
+        """What to predict at `mask.predict`, for clips and the same clips cut into patches."""
         ...
 
     def decode(
-        self, values: Float[Tensor, "b p y"], patches: Float[Tensor, "b p q"], channels: int
+        self, values: Float[Tensor, "b p y"], patches: Float[Tensor, "b p q"], mask: TokenMask, channels: int
     ) -> Float[Tensor, "b p q"]:
-        """Pixels in [0, 1] for a prediction; `patches` are the true ones, for statistics that were not predicted."""
+        """Pixels in [0, 1] that show values for `mask.predict`, whose true ones are `patches`."""
         ...
 
 

@@ -87,7 +87,7 @@ def table_of(path: Path) -> list[dict[str, str]]:
 def test_pooled_is_the_mean_token_after_the_norm_and_a_block_has_no_norm(encoder):
     patches = torch.randn(2, encoder.grid.tokens, encoder.embed.in_features)
     with torch.no_grad():
-        x = encoder.embed(patches) + encoder.position
+        x = encoder.embed(patches) + encoder.position()
         for count, block in enumerate(encoder.blocks, 1):
             x = block(x)
             torch.testing.assert_close(features_of(encoder, patches, count), x.mean(1))

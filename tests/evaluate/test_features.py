@@ -48,7 +48,7 @@ def encoder(run):
 def block_by_block(encoder, data, items) -> list[torch.Tensor]:
     """What each block puts out, and last the norm, by hand."""
     with torch.no_grad():
-        x = encoder.embed(inputs(middle_clips(items, data), encoder.grid.patch)) + encoder.position
+        x = encoder.embed(inputs(middle_clips(items, data), encoder.grid.patch)) + encoder.position()
         outs = []
         for block in encoder.blocks:
             x = block(x)

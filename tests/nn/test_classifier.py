@@ -67,7 +67,7 @@ def test_cells_tell_what_changes_where_and_when():
     expected = torch.from_numpy(cells).permute(0, 3, 1, 2).flatten(1)
     torch.testing.assert_close(network.features(x), expected, rtol=1e-4, atol=1e-5)
     still = torch.randn(1, 1, 12, 2 * 8 * 8 * 3).expand(1, 4, 12, -1).flatten(1, 2)
-    encoder.position.zero_()
+    encoder.position.fixed.zero_()
     assert network.features(still).abs().max() < 1e-5, "nothing changes in a film that stands still"
     with pytest.raises(ValueError, match="4x2x6"):
         Classifier(encoder, 5, cells=(2, 3, 3))

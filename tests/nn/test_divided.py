@@ -58,7 +58,7 @@ def some(kind: str) -> torch.Tensor | None:
 def test_tokens_see_their_place_and_then_their_slot(kind):
     torch.manual_seed(0)
     attention, ids = Attention(24, 3).double(), some(kind)
-    where = Where.of(ids, GRID)
+    where = Where.of(ids, GRID, GRID.tokens if ids is None else ids.shape[1])
     assert bool(where.slots) == (kind in ("all", "tubes", "frames"))
     every = torch.arange(GRID.tokens).repeat(2, 1) if ids is None else ids
     x = torch.randn(*every.shape, 24, dtype=torch.float64)

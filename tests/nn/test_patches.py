@@ -93,8 +93,8 @@ def test_positions_by_axes_have_the_numbers_of_the_equation():
 def test_encoder_and_decoder_use_the_kind_asked_for(kind, table):
     shape = Encoder(width=24, depth=1, heads=2, hidden=48, patch=(1, 2, 2), position=kind)
     method = Masked(decoder=Decoder(24, 1, 2, position=kind)).build(shape, Grid(3, 4, 5, (1, 2, 2)), 3)
-    assert torch.equal(method.encoder.position, table)
-    assert torch.equal(method.decoder.position, table)
+    assert torch.equal(method.encoder.position.fixed, table)
+    assert torch.equal(method.decoder.position.fixed, table)
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(1568, 192), (64, 1408), (13, 10), (7, 9)])
@@ -105,11 +105,11 @@ def test_sinusoid_equals_transformers_table(tokens, width):
 def test_position_tables_are_not_in_state_dicts():
     grid = Grid(2, 3, 3, (2, 4, 4))
     encoder = Encoder(width=8, depth=1, heads=2, hidden=16, patch=grid.patch).build(grid, 3)
-    decoder = Decoder(8, 1, 2).build(grid, 8, 5)
+    decoder = Decoder(8, 1, 2).build(grid, Encoder(width=8), 5)
     for module in (encoder, decoder):
         assert not [name for name in module.state_dict() if "position" in name]
-        assert module.position.shape == (18, 8)
-        assert not module.position.requires_grad
+        assert module.position().shape == (18, 8)
+        assert not module.position().requires_grad
 
 
 def test_take_and_put_follow_indices_clip_by_clip():

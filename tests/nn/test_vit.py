@@ -102,7 +102,7 @@ def test_gathering_then_embedding_equals_conv3d_then_gathering(channels):
         h, rest = divmod(rest, 8 * channels)
         w, c = divmod(rest, channels)
         kernel[:, c, t, h, w] = encoder.embed.weight.detach()[:, value]
-    full = F.conv3d(video, kernel, encoder.embed.bias, stride=(2, 8, 8)).flatten(2).transpose(1, 2) + encoder.position
+    full = F.conv3d(video, kernel, encoder.embed.bias, stride=(2, 8, 8)).flatten(2).transpose(1, 2) + encoder.position()
     expected = torch.stack([full[clip, ids[clip]] for clip in range(2)])
     torch.testing.assert_close(encoder(take(patchify(video, grid.patch), ids), ids), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(encoder(patchify(video, grid.patch)), full, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
-from tubelet.nn.decoder import Decoder
+from tubelet.nn.decoder import Decoder, Head
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.raft import Raft
 from tubelet.nn.vit import Encoder
@@ -26,12 +26,14 @@ class Masked:
     """Which tokens are hidden."""
     target: Any = field(default_factory=Pixels)  # a Target
     """What is predicted."""
-    decoder: Decoder = field(default_factory=Decoder)
-    """Shape of the decoder."""
+    decoder: Any = field(default_factory=Decoder)  # Decoder, CrossDecoder or Head
+    """What imagines: a decoder that attends over all tokens, one that attends across only, or none but a head."""
     decode: RunningCell | None = None
     """Which tokens are decoded, hidden or not (dual masking); none: the hidden ones."""
     predict: float = 1.0
     """Share of the hidden tokens that are predicted in a step; fewer make a step cheaper. All of them in the papers."""
+    still: Any = None  # a Masker
+    """Which tokens of pictures are hidden, where they are shown among videos (`data.images`); none: as of videos."""
     flow: Raft | None = None
     """Motion estimated on the device in every step, for masks that it guides, in place of `data.motion`."""
 
@@ -58,32 +60,45 @@ class MaskedAutoencoder(Method):
         super().__init__()
         self.grid, self.channels = grid, channels
         self.mask: Masker = config.mask
+        self.still: Masker = config.still or config.mask
         self.target: Target = config.target
         self.decode, self.predict = config.decode, config.predict
         self.flow = config.flow.build() if config.flow else None  # no module: neither trained nor saved
+        self.whole = isinstance(config.decoder, Head)
         self.encoder = encoder.build(grid, channels)
-        self.decoder = config.decoder.build(grid, encoder.width, self.target.size(grid, channels))
+        self.decoder = config.decoder.build(grid, encoder, self.target.size(grid, channels))
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """Mean squared error, summed over the scored tokens."""
         if self.flow:
             batch = replace(batch, motion=self.flow(batch.video))
-        mask = chosen(self, batch, self.grid, draws).to(batch.video.device)
+        mask = chosen(self, batch, self.grid_of(batch.video), draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         prediction = self.imagine(patches, mask)
-        target = self.target.encode(take(patches, mask.predict).float().div_(255), self.channels)
-        error = F.mse_loss(prediction.float(), target, reduction="none").mean(-1)
-        return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
+        wanted = self.target.wanted(batch, patches, mask)
+        error = F.mse_loss(prediction.float(), wanted.values, reduction="none")
+        if wanted.weights is not None:
+            error = error * wanted.weights
+        return Loss(sum=(error.mean(-1) * mask.scored).sum(), count=mask.scored.sum())
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
+        taps = self.decoder.taps
+        if self.whole:
+            every = normalise(patches.float().div_(255), self.channels)
+            return self.decoder(self.encoder(every, taps=taps, instead=(self.decoder.mask_token, mask.hidden)), mask)
         visible = normalise(take(patches, mask.visible).float().div_(255), self.channels)
-        return self.decoder(self.encoder(visible, mask.visible), mask)
+        return self.decoder(self.encoder(visible, mask.visible, taps=taps), mask)
+
+    def grid_of(self, video: Tensor) -> Grid:
+        """Where the tokens of clips are: those of pictures, shown for the frames of one cube, in the first slot."""
+        return replace(self.grid, T=video.shape[2] // self.grid.patch[0])
 
 
 def chosen(method: Masked | MaskedAutoencoder, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
     """What a step hides and predicts."""
-    mask: TokenMask = method.mask(batch, grid, draws)
+    masker = (method.still or method.mask) if grid.T == 1 else method.mask
+    mask: TokenMask = masker(batch, grid, draws)
     if method.decode is not None:
         mask = method.decode(mask, draws)
     return thinned(mask, method.predict, draws) if method.predict < 1 else mask

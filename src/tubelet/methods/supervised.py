@@ -196,4 +196,6 @@ def fixed(config: Supervised, network: Classifier) -> Iterator[nn.Parameter]:
     if config.tune == "head" or config.lora:
         yield from encoder.parameters()
     elif config.freeze:
-        yield from chain(encoder.embed.parameters(), encoder.blocks[: config.freeze].parameters())
+        yield from chain(
+            encoder.embed.parameters(), encoder.position.parameters(), encoder.blocks[: config.freeze].parameters()
+        )

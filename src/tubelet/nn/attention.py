@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "b 1 n n"] | None = None
+        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "_ 1 n n"] | None = None
     ) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -41,7 +41,7 @@ def attend(
     q: Float[Tensor, "b heads n c"],
     k: Float[Tensor, "b heads m c"],
     v: Float[Tensor, "b heads m c"],
-    allowed: Bool[Tensor, "b 1 n m"] | None = None,
+    allowed: Bool[Tensor, "_ 1 n m"] | None = None,
 ) -> Float[Tensor, "b heads n c"]:
     """softmax(q k' / sqrt(c)) v, in whichever way is fast here; over the `allowed` keys of each query, at least one.
 
@@ -81,8 +81,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = MLP(width, hidden)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        x = x + self.dropped(self.attn(self.norm1(x)))
+    def forward(
+        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "_ 1 n n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.dropped(self.attn(self.norm1(x), allowed))
         return x + self.dropped(self.mlp(self.norm2(x)))
 
     def dropped(self, branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

@@ -1,4 +1,4 @@
-"""The decoder of a masked autoencoder: imagines the hidden tokens. Thrown away after pre-training."""
+"""Decoders of masked autoencoders: they imagine the hidden tokens, and are thrown away after pre-training."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tubelet.nn.attention import EPS, Block, xavier
-from tubelet.nn.patches import Position, positions, take
+from tubelet.nn.patches import Position, Positions, take
+from tubelet.nn.vit import Encoder
 from tubelet.types import Grid, TokenMask
 
 
@@ -31,7 +32,7 @@ class Decoder:
         """Channels inside the MLP."""
         return int(self.mlp_ratio * self.width)
 
-    def build(self, grid: Grid, encoder_width: int, outputs: int) -> "MaskDecoder":
+    def build(self, grid: Grid, encoder: Encoder, outputs: int) -> nn.Module:
         """The decoder for clips of `grid` that predicts `outputs` values a token.
 
         Raises:
@@ -39,7 +40,24 @@ class Decoder:
         """
         if min(self.width, self.depth, self.heads, self.hidden) < 1:
             raise ValueError(f"{self}: width, depth, heads and mlp_ratio must all be above 0")
-        return MaskDecoder(self, grid, encoder_width, outputs)
+        return MaskDecoder(self, grid, encoder, outputs)
+
+
+@dataclass(frozen=True)
+class Head:
+    """No decoder: a norm and a linear layer on the encoder's own tokens, which sees mask tokens for hidden patches.
+
+    Source: MaskFeat (arXiv:2112.09133), section 3, and SimMIM (arXiv:2111.09886).
+    """
+
+    def build(self, grid: Grid, encoder: Encoder, outputs: int) -> nn.Module:
+        """The head for an encoder."""
+        return MaskHead(encoder.width, outputs)
+
+
+def mask_token(width: int) -> nn.Parameter:
+    """A learnt token, truncated normal 0.02 within one deviation."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
 
 class MaskDecoder(nn.Module):
@@ -49,24 +67,40 @@ class MaskDecoder(nn.Module):
     initialisation.
     """
 
-    position: Tensor
+    taps = ()  # reads the encoder's normed output
 
-    def __init__(self, shape: Decoder, grid: Grid, encoder_width: int, outputs: int) -> None:
+    def __init__(self, shape: Decoder, grid: Grid, encoder: Encoder, outputs: int) -> None:
         super().__init__()
-        self.bridge = nn.Linear(encoder_width, shape.width, bias=False)
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.width), std=0.02, a=-0.02, b=0.02))
+        self.bridge = nn.Linear(encoder.width, shape.width, bias=False)
+        self.mask_token = mask_token(shape.width)
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, eps=EPS)
         self.head = nn.Linear(shape.width, outputs)
-        self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
+        self.position = Positions(shape.position, grid, shape.width)
         xavier(self.blocks)
         xavier(self.head)
 
     def forward(self, latent: Float[Tensor, "b v d"], mask: TokenMask) -> Float[Tensor, "b p y"]:
         """Predictions for `mask.predict`, in that order."""
-        position = self.position.expand(len(latent), -1, -1)
+        position = self.position().expand(len(latent), -1, -1)
         seen = self.bridge(latent) + take(position, mask.visible)
         x = torch.cat([seen, self.mask_token + take(position, mask.predict)], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, -mask.predict.shape[1] :]))
+
+
+class MaskHead(nn.Module):
+    """The encoder's tokens at the places to predict, normed by it, through a linear layer."""
+
+    taps = ()
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.mask_token = mask_token(width)  # for the encoder to see where patches are hidden
+        self.head = nn.Linear(width, outputs)
+        xavier(self.head)
+
+    def forward(self, latent: Float[Tensor, "b n d"], mask: TokenMask) -> Float[Tensor, "b p y"]:
+        """Predictions for `mask.predict` from the tokens of the whole grid."""
+        return self.head(take(latent, mask.predict))

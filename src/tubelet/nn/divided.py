@@ -29,10 +29,10 @@ class Where:
     same_slot: Bool[Tensor, "b 1 v v"] | None = None
 
     @classmethod
-    def of(cls, ids: Int[Tensor, "b v"] | None, grid: Grid) -> "Where":
-        """Of tokens at the ascending indices `ids` of the grid; None: of all."""
+    def of(cls, ids: Int[Tensor, "b v"] | None, grid: Grid, tokens: int) -> "Where":
+        """Of tokens at the ascending indices `ids` of the grid; None: of its first `tokens`, which are whole slots."""
         if ids is None:
-            return cls(grid.T)
+            return cls(tokens // grid.slot)
         slot, place = ids // grid.slot, ids % grid.slot
         counted = ids.is_meta  # for `tubelet plan`: indices without values, so the larger count
         slots = 1 if counted else int((slot[0].diff() > 0).sum()) + 1
@@ -68,7 +68,9 @@ class DividedBlock(Block):
         self.attn0 = Attention(width, heads)
         self.join = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b v d"], where: Where | None = None) -> Float[Tensor, "b v d"]:
+    def forward(  # type: ignore[override]  # what it is told is where tokens are
+        self, x: Float[Tensor, "b v d"], where: Where | None = None
+    ) -> Float[Tensor, "b v d"]:
         assert where is not None  # the encoder knows
         x = x + self.join(self.dropped(where.over_time(self.attn0, self.norm0(x))))
         x = x + self.dropped(where.over_space(self.attn, self.norm1(x)))

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from tubelet.types import Grid
 
-Position = Literal["index", "axes"]
+Position = Literal["index", "axes", "plane", "learned"]
 
 
 def patchify(video: Shaped[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Shaped[Tensor, "b n q"]:
@@ -92,6 +92,52 @@ def changes(tokens: Float[Tensor, "b n d"], grid: Grid, cells: tuple[int, int, i
     return F.adaptive_avg_pool3d(where - where.mean(dim=2, keepdim=True), cells).flatten(1)
 
 
-def positions(kind: Position, grid: Grid, width: int) -> Float[Tensor, "n d"]:
-    """The fixed position table of a kind."""
-    return sinusoid(grid.tokens, width) if kind == "index" else sinusoid_of_axes(grid, width)
+def sinusoid_of_plane(grid: Grid, width: int) -> Float[Tensor, "n d"]:
+    """MAE's fixed table for images, and for the slots after the first a sinusoid of time on top.
+
+    The first half of the columns tells the column of a place, the second its row; of each, sines and then cosines of
+    place / 10000^(i / quarter). Time is added as the difference from slot 0, so that the first slot of a clip has what
+    an image has: a model of images can begin to see clips from there.
+    Source: MAE (arXiv:2111.06377), released model; the time part is ours.
+
+    Raises:
+        ValueError: a width that does not divide by 4.
+    """
+    if width % 4:
+        raise ValueError(f"width {width} cannot be shared out to sines and cosines of two axes; use a multiple of 4")
+    angles = np.power(10000.0, -np.arange(width // 4) / (width // 4))
+    across, down = (np.arange(size)[:, None] * angles for size in (grid.W, grid.H))
+    across, down = (np.concatenate([np.sin(angle), np.cos(angle)], axis=1) for angle in (across, down))
+    table = np.zeros((grid.T, grid.H, grid.W, width))
+    table[..., : width // 2] = across
+    table[..., width // 2 :] = down[:, None]
+    time = sinusoid(grid.T, width)
+    return (
+        torch.from_numpy(table.reshape(grid.T, grid.slot, width))
+        .float()
+        .add((time - time[0]).unsqueeze(1))
+        .flatten(0, 1)
+    )
+
+
+class Positions(nn.Module):
+    """The position table of a kind: fixed and not saved, or learnt.
+
+    `learned` is a vector for each slot plus one for each place in it, truncated normal 0.02.
+    Source: MAE-ST (arXiv:2205.09113), section 3, "separable positional embeddings".
+    """
+
+    fixed: Tensor | None
+
+    def __init__(self, kind: Position, grid: Grid, width: int) -> None:
+        super().__init__()
+        tables = {"index": lambda: sinusoid(grid.tokens, width), "axes": lambda: sinusoid_of_axes(grid, width)}
+        tables["plane"] = lambda: sinusoid_of_plane(grid, width)
+        self.register_buffer("fixed", None if kind == "learned" else tables[kind](), persistent=False)
+        if kind == "learned":
+            self.slot = nn.Parameter(nn.init.trunc_normal_(torch.empty(grid.T, width), std=0.02))
+            self.place = nn.Parameter(nn.init.trunc_normal_(torch.empty(grid.slot, width), std=0.02))
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        """A row for each token of the grid."""
+        return (self.slot.unsqueeze(1) + self.place).flatten(0, 1) if self.fixed is None else self.fixed

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
 from tubelet.nn.divided import DividedBlock, Where, still_at_first
-from tubelet.nn.patches import Position, positions, take
+from tubelet.nn.patches import Position, Positions, take
 from tubelet.types import Grid
 
 
@@ -30,7 +30,8 @@ class Encoder:
     patch: tuple[int, int, int] = (2, 16, 16)
     """Cube of pixels that becomes one token: frames, height, width."""
     position: Position = "index"
-    """Sinusoid of the token's index (VideoMAE), or of slot, row and column: axes (small models learn sooner)."""
+    """Sinusoid of the token's index (VideoMAE), of slot, row and column: axes (small models learn sooner), MAE's table
+    for images with time added: plane, or learned (MAE-ST)."""
     attention: Literal["joint", "divided"] = "joint"
     """Every token looks at all (VideoMAE), or over time and then over space (TimeSformer; a third more weights)."""
     drop_path: float = 0.0
@@ -60,8 +61,6 @@ class ViT(nn.Module):
     Source: VideoMAE (arXiv:2203.12602), section 3 and its released model: no class token, fixed positions.
     """
 
-    position: Tensor
-
     def __init__(self, shape: Encoder, grid: Grid, channels: int) -> None:
         super().__init__()
         self.grid = grid
@@ -73,26 +72,39 @@ class ViT(nn.Module):
         kind = DividedBlock if self.divided else Block
         self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
-        self.register_buffer("position", positions(shape.position, grid, shape.width), persistent=False)
+        self.position = Positions(shape.position, grid, shape.width)
         xavier(self.blocks)
         if self.divided:
             still_at_first(self.blocks)
 
     def forward(
-        self, patches: Float[Tensor, "b v q"], ids: Int[Tensor, "b v"] | None = None, taps: Sequence[int] = ()
+        self,
+        patches: Float[Tensor, "b v q"],
+        ids: Int[Tensor, "b v"] | None = None,
+        taps: Sequence[int] = (),
+        allowed: Bool[Tensor, "_ 1 v v"] | None = None,
+        instead: tuple[Float[Tensor, " d"], Bool[Tensor, "b v"]] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Tokens for normalised patches; `ids` says where in the grid they are (default: all of it, in order).
+        """Tokens for normalised patches; `ids` says where in the grid they are (default: from its start, in order).
 
         With `taps`, what the blocks of these numbers (1 is the first) put out, without the last norm, one after the
-        other along the token axis, in ascending order; later blocks are not computed.
+        other along the token axis, in ascending order; later blocks are not computed. The number after the last block
+        is the normed output. `allowed` says which tokens each may look at (joint attention only). `instead` is a token
+        that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM).
         """
-        position = self.position.expand(len(patches), -1, -1)
-        x = self.embed(patches) + (position if ids is None else take(position, ids))
-        where = (Where.of(ids, self.grid),) if self.divided else ()
+        assert allowed is None or not self.divided
+        table = self.position()
+        x = self.embed(patches)
+        if instead is not None:
+            x = torch.where(instead[1].unsqueeze(2), instead[0].to(x.dtype), x)
+        x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
+        where = Where.of(ids, self.grid, patches.shape[1]) if self.divided else allowed
         tapped = []
         for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
             recompute = self.checkpointing and self.training
-            x = checkpoint(block, x, *where, use_reentrant=False) if recompute else block(x, *where)
+            x = checkpoint(block, x, where, use_reentrant=False) if recompute else block(x, where)
             if number in taps:
                 tapped.append(x)
+        if len(self.blocks) + 1 in taps:
+            tapped.append(self.norm(x))
         return torch.cat(tapped, dim=1) if taps else self.norm(x)
