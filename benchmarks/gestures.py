@@ -82,6 +82,12 @@ class Results:
         self.path(name, seed).write_text(text)
         say(f"{name}, seed {seed}: {values}")
 
+    def take(self, rows: Sequence[dict[str, str]]) -> None:
+        """Numbers of a CSV, as one that another machine wrote, which are then not made again."""
+        for row in rows:
+            if row.get("top1") and (row["name"], int(row["seed"])) not in self:
+                self.path(row["name"], int(row["seed"])).write_text(json.dumps(row, indent=1))
+
     def rows(self) -> list[dict[str, object]]:
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
 

@@ -99,12 +99,11 @@ def split_of(item: Item) -> str:
     return "train" if int(item.group or 0) <= 12 else "test"
 
 
-def calibrated(videos: Path, file: Path, repeats: int = 100) -> dict[str, dict[str, float]]:
-    """Milliseconds a step of every mask, turn about: the minimum over blocks of ten. And seconds to fill its cache."""
+def calibrated(videos: Path, file: Path, runs: dict[str, Run], repeats: int = 100) -> dict[str, dict[str, float]]:
+    """Milliseconds a step of every run, turn about: the minimum over blocks of ten. And seconds to fill its cache."""
     items = find(videos)
     sides, filled = {}, {}
-    for name, choice in CHOICES.items():
-        run = run_of(choice, len(items), 0, 100_000)
+    for name, run in runs.items():
         dataset = Dataset(items, run.data, 0)
         begun = time.perf_counter()
         dataset.fill_cache()
@@ -150,7 +149,9 @@ def main() -> None:
     torch.set_num_threads(1)
     found, file = lists(args.videos, args.out / "lists"), args.out / "calibration.json"
     if args.calibrate:
-        print(json.dumps(calibrated(found["unlabelled"], file), indent=1))
+        count = len(find(found["unlabelled"]))
+        runs = {name: run_of(choice, count, 0, 100_000) for name, choice in CHOICES.items()}
+        print(json.dumps(calibrated(found["unlabelled"], file, runs), indent=1))
         return
     told = json.loads(file.read_text())
     speed, before = told["milliseconds"], told["seconds before"]
