@@ -8,7 +8,7 @@ BIN := .venv/bin
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check results format clean
+.PHONY: demo test test-all check results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
@@ -16,6 +16,10 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile
+
+# besides: every preset of every method, where `make test` takes the first of each
+test-all: test
+	$(BIN)/python -m pytest -m every
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
