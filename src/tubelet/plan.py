@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
+from tubelet.data.joint import Images
 from tubelet.methods.masked import Masked, chosen
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
@@ -326,11 +327,18 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
     return {
         "videos": f"{counted.videos:,}" if counted else open_,
         "batch": f"{t.batch:,} videos{crops}{parts}",
+        **({"pictures": pictured(d.images)} if d.images else {}),
         "steps": f"{f'{counted.steps:,}' if counted else open_}; {t.epochs:g} epochs",
         "warm-up": f"{f'{counted.warmup:,} steps' if counted else open_}; {o.warmup:g} epochs"
         + "; more than half of the run: lower --optim.warmup" * (o.warmup > t.epochs / 2),
         "learning rate": f"{rates.lr:.3g} = {rates.rule}, falling to {rates.low:.3g}",
     }
+
+
+def pictured(images: Images) -> str:
+    """Which steps show pictures, and how."""
+    crops = f", {images.repeats} crops of each" if images.repeats > 1 else ""
+    return f"{images.share:.4g} of the steps show as many pictures, as clips of {images.frames} frames{crops}"
 
 
 def read_ahead(run: Run) -> str:

@@ -6,7 +6,8 @@ the same on any number of workers, after a resume, and when asked for alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,9 +19,12 @@ from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
 from tubelet.data.flow import Flow
 from tubelet.data.items import Item, Note
+from tubelet.data.joint import Images
+from tubelet.data.joint import checked as images_checked
 from tubelet.data.labels import Labels
 from tubelet.data.motion import motion_of, with_flow
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
+from tubelet.data.sources import find
 from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
 from tubelet.data.vectors import Vectors
 from tubelet.data.video import VideoError, frames_at, probe
@@ -58,11 +62,18 @@ class Data:
     """Keep all frames in memory with this short side, in pixels; 0 decodes every clip from its file."""
     motion: Vectors | Flow | None = None
     """Where the motion of the clips comes from, for masks that it guides: the codec or optical flow; none: nowhere."""
+    images: Images | None = None
+    """Pictures that some steps show in place of videos (pre-training); an epoch counts the videos only."""
 
     @property
     def per_video(self) -> int:
         """What each video gives a step: `repeats` crops of each of its `clips`."""
         return self.clips * self.repeats
+
+    @property
+    def video_share(self) -> float:
+        """Share of the steps that show videos."""
+        return 1 if self.images is None else 1 - self.images.share
 
 
 class Sample(NamedTuple):
@@ -100,6 +111,31 @@ class Dataset:
         """Positions in an epoch."""
         return len(self.places)
 
+    @cached_property
+    def pictures(self) -> "Dataset | None":
+        """The stream of the pictures that some steps show, each once; looked for when first asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: `data.images` names none.
+        """
+        images = self.data.images
+        if images is None:
+            return None
+        if not images.source:
+            raise ValueError(
+                "this run shows pictures beside videos, and does not know where they are; add --data.images.source "
+                "images:DIR (a folder of them), or set data.images to None"
+            )
+        data = replace(
+            self.data, clip=Dense(1), crop=images.crop, flip=images.flip, clips=1, repeats=images.repeats, per="video"
+        )
+        return Dataset(find(images.source), replace(data, images=None), self.seed)
+
+    @property
+    def files(self) -> int:
+        """Videos, and pictures if some steps show those."""
+        return len(self.items) + (len(self.pictures.items) if self.pictures else 0)
+
     def fill_cache(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Decodes all videos into memory, if `data.cache` says so; `progress` gets (done, total).
 
@@ -109,6 +145,8 @@ class Dataset:
         if self.data.cache and self.frames is None:
             paths = [item.path for item in self.items]
             self.frames = Frames(paths, self.data.cache, self.data.channels, progress, motion=self.data.motion)
+        if self.pictures is not None:
+            self.pictures.fill_cache(progress)
 
     def where(self, position: int) -> tuple[int, int]:
         """Epoch and place of a position."""
@@ -315,6 +353,13 @@ def checked(data: Data) -> None:
     ):
         if not fits:
             raise ValueError(f"--data.{name} {value} cannot be used; expected {expected}")
+    if data.images is not None:
+        images_checked(data.images)
+        if data.labels is not None or data.motion is not None:
+            raise ValueError(
+                "pictures beside videos are for pre-training, and stand still: set data.images to None, or "
+                + ("data.motion" if data.labels is None else "data.labels")
+            )
     if data.augment is not None and data.motion is not None:
         raise ValueError(
             "data.augment moves what the frames show and not the motion that is read beside them; use one of "

@@ -92,7 +92,7 @@ def train(
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
-        failures = Failures(len(dataset.items))
+        failures = Failures(dataset.files)
         for batch in first:
             failures.count(batch.notes)
         if tensorboard:
@@ -132,7 +132,7 @@ def train(
                 log.line(
                     step + 1,
                     {
-                        "epoch": (step + 1) * run.training.batch / plan.videos,
+                        "epoch": (step + 1) * plan.each / plan.videos,
                         "loss": loss,
                         "lr": lr,
                         "gradient_norm": norm,
