@@ -12,12 +12,11 @@ from torch import Tensor
 from tubelet.config import Run, from_json
 from tubelet.evaluate.features import middle_batch
 from tubelet.methods.masked import MaskedAutoencoder
-from tubelet.nn.patches import patchify, put, take, unpatchify
+from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
 from tubelet.train.checkpoint import load, read
-from tubelet.types import Batch, Draws, Grid, Motion, Target, TokenMask
+from tubelet.types import Batch, Draws, Motion, Target, TokenMask
 
-CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 RATIOS = (0.75, 0.9, 0.95)
 
 # ---------------------------------------------------------------------------- 1. clips in, clips out
@@ -147,13 +146,6 @@ def decibels(
     return 10 * torch.log10(255**2 / error)
 
 
-def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
-    """The values of a hidden cube."""
-    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8)
-    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
-    return cube.flatten()
-
-
 def share(mask: TokenMask) -> str:
     """How much a mask hides, for people."""
     return f"{100 * (1 - mask.visible.shape[1] / mask.grid.tokens):.3g} %"
@@ -170,12 +162,6 @@ def masks_strip(video: UInt8[Tensor, "b c t h w"], masks: dict[str, TokenMask], 
     """Every clip, whole and with each of the masks over it."""
     shown = {"original": video} | {name: curtained(video, mask) for name, mask in masks.items()}
     return [Strip({name: clips[i] for name, clips in shown.items()}, heading) for i in range(len(video))]
-
-
-def curtained(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> UInt8[Tensor, "b c t h w"]:
-    """Clips with grey where a mask hides them."""
-    patches = patchify(video, mask.grid.patch)
-    return unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(mask.grid, video.shape[1]), patches), mask.grid)
 
 
 # ---------------------------------------------------------------------------- 2. runs in, files out

@@ -5,6 +5,7 @@ it, which counts every matrix product and shows how many tokens every block is g
 """
 
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
 from tubelet.data.joint import Images
+from tubelet.methods.arvideo import Autoregressive
 from tubelet.methods.masked import Masked, chosen
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
@@ -130,10 +132,11 @@ def on_meta(config: Any, encoder: Encoder, grid: Grid, channels: int) -> Method:
 
 def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
     """Visible and predicted tokens of every time slot in the run's first mask; empty for methods without one."""
-    if not isinstance(run.method, Masked):
+    if not isinstance(run.method, Masked | Autoregressive):
         return ()
     video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
-    mask = chosen(run.method, unlabelled(video), grid, Draws(run.training.seed, 0, [0]))
+    choose = partial(chosen, run.method) if isinstance(run.method, Masked) else run.method.mask
+    mask = choose(unlabelled(video), grid, Draws(run.training.seed, 0, [0]))
     visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
     return tuple(zip(visible.tolist(), predicted.tolist()))
 
@@ -194,7 +197,7 @@ def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, int]:
 
 def remembered(run: Run, method: Method, passed: Passage) -> Memory:
     """What training keeps on the device."""
-    weights = 4 * (size(method) + sum(buffer.numel() for buffer in method.buffers()))
+    weights = 4 * size(method) + sum(buffer.nbytes for buffer in method.buffers())
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -159,7 +160,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenMask:
-    """Token indices, ascending. `predict` may overlap `visible` (dual masking); only hidden ones are scored.
+    """Token indices, ascending where nothing follows from their order (it does in `Clusters`).
+
+    `predict` may overlap `visible` (dual masking); only hidden ones are scored there.
 
     Indices, not booleans: `x[~mask].reshape(b, -1, c)` mixes clips silently when their counts differ.
     """
@@ -273,6 +276,11 @@ class Wanted:
 
     values: Float[Tensor, "b p y"]
     weights: Float[Tensor, "*b y"] | None = None  # of each squared error before their mean; none: all count alike
+
+    def error(self, prediction: Float[Tensor, "b p y"]) -> Float[Tensor, "b p"]:
+        """Mean squared error of every token."""
+        error = F.mse_loss(prediction.float(), self.values, reduction="none")
+        return (error if self.weights is None else error * self.weights).mean(-1)
 
 
 @runtime_checkable

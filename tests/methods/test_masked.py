@@ -10,6 +10,7 @@ from tubelet.masks.random_masks import Tube
 from tubelet.methods import PRESETS
 from tubelet.methods.masked import thinned
 from tubelet.methods.supervised import Supervised
+from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.decoder import Decoder
 from tubelet.types import Batch, Draws, Grid, Motion
 
@@ -65,7 +66,10 @@ def test_every_preset_takes_a_step_when_shrunk(name):
     """Finite, and every parameter gets a gradient."""
     run = preset(name)
     small = replace(run.encoder, width=24, depth=2, heads=2, hidden=48)
-    fits = {"outputs": 5} if isinstance(run.method, Supervised) else {"decoder": Decoder(16, 1, 2)}
+    fits = {"outputs": 5}
+    if not isinstance(run.method, Supervised):
+        kind = CrossDecoder if isinstance(run.method.decoder, CrossDecoder) else Decoder
+        fits = {"decoder": kind(16, 1, 2)}
     run = replace(run, encoder=replace(small, drop_path=0.0), method=replace(run.method, **fits))
     torch.manual_seed(0)
     method = run.method.build(run.encoder, run.grid(), run.data.channels).train()

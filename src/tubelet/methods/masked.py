@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -75,11 +74,8 @@ class MaskedAutoencoder(Method):
         mask = chosen(self, batch, self.grid_of(batch.video), draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         prediction = self.imagine(patches, mask)
-        wanted = self.target.wanted(batch, patches, mask)
-        error = F.mse_loss(prediction.float(), wanted.values, reduction="none")
-        if wanted.weights is not None:
-            error = error * wanted.weights
-        return Loss(sum=(error.mean(-1) * mask.scored).sum(), count=mask.scored.sum())
+        error = self.target.wanted(batch, patches, mask).error(prediction)
+        return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""

@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from tubelet.types import Grid
+from tubelet.types import Grid, TokenMask
 
 Position = Literal["index", "axes", "plane", "learned"]
+CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 
 
 def patchify(video: Shaped[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Shaped[Tensor, "b n q"]:
@@ -46,6 +47,19 @@ def put(
 ) -> Shaped[Tensor, "b n q"]:
     """A copy of `tokens` in which those at `ids` are `values`."""
     return tokens.scatter(1, ids.unsqueeze(2).expand(-1, -1, tokens.shape[2]), values)
+
+
+def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
+    """The values of a hidden cube."""
+    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8)
+    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
+    return cube.flatten()
+
+
+def curtained(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> UInt8[Tensor, "b c t h w"]:
+    """Clips with grey where a mask hides them."""
+    patches = patchify(video, mask.grid.patch)
+    return unpatchify(torch.where(mask.hidden.unsqueeze(2), curtain(mask.grid, video.shape[1]), patches), mask.grid)
 
 
 def sinusoid(tokens: int, width: int) -> Float[Tensor, "n d"]:
