@@ -2,8 +2,8 @@
 
 Sun et al., CVPR 2023, arXiv:2210.06096 (also "masked motion encoding"). The decoder, of one block, predicts for every
 hidden cube its edges and the paths that its quarters take, so that it must know motion beyond the cube.
-Paper: ViT-B, Kinetics-400, 1600 epochs, fine-tuned top-1 81.8; Something-Something V2, 400 epochs, 69.2; from the former
-71.5 there, UCF101 96.5, HMDB51 78.0.
+Paper: ViT-B, Kinetics-400, 1600 epochs, fine-tuned top-1 81.8, and moved on from there Something-Something V2 71.5,
+UCF101 96.5, HMDB51 78.0; Something-Something V2 itself, 400 epochs, 69.2.
 
     tubelet pretrain m3video-few-cpu --data DIR
 
