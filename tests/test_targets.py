@@ -203,25 +203,26 @@ def test_one_frame_of_every_cube_is_the_released_one(grid, frames, chosen):
 
 @pytest.mark.parametrize("contrast", [1, 100])  # where there is little, the place of 1e-6 is seen
 def test_the_loss_of_one_frame_is_that_of_transformers_image_autoencoder(contrast):
-    """With pictures as MAE-ST normalises them, and no class token in the way: its own patches and its own loss."""
+    """With MAE-ST's statistics ours of one frame, with ImageNet's ours of all pixels of a cube of one frame."""
     batch = film(Grid(1, 2, 2, (2, 8, 8)))
-    batch = replace(batch, video=100 + batch.video // contrast)
-    config = ViTMAEConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=8,
-        decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=1, decoder_intermediate_size=8,
-        norm_pix_loss=True,
-    )  # fmt: skip
-    theirs = ViTMAEForPreTraining(config)
-    mask = TokenMask(torch.tensor([[0], [2]]), torch.tensor([[1, 2, 3], [0, 1, 3]]), Grid(1, 2, 2, (2, 8, 8)))
-    guess = torch.randn(2, 4, 192, generator=torch.Generator().manual_seed(2))
-    pictures = (batch.video[:, :, 0].float() / 255 - 0.45) / 0.225
-    error = (take(guess, mask.predict) - wanted(OneFrame("first"), batch, mask).values).square().mean()
-    torch.testing.assert_close(theirs.forward_loss(pictures, guess, mask.hidden.float()), error, rtol=1e-4, atol=1e-5)
-    imagenet = (batch.video[:, :, 0].float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    flat = replace(batch, video=batch.video[:, :, :1])
-    single = replace(mask, grid=Grid(1, 2, 2, (1, 8, 8)))
-    error = (take(guess, mask.predict) - wanted(Pixels("mae"), flat, single).values).square().mean()
-    torch.testing.assert_close(theirs.forward_loss(imagenet, guess, mask.hidden.float()), error, rtol=1e-4, atol=1e-5)
+    batch = replace(batch, video=100 + batch.video // contrast // 2)
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    shape = tiny | {f"decoder_{name}": value for name, value in tiny.items()}
+    torch.manual_seed(0)
+    theirs = ViTMAEForPreTraining(ViTMAEConfig(**shape, image_size=16, patch_size=8, norm_pix_loss=True))
+    torch.nn.init.normal_(theirs.decoder.decoder_pred.weight)  # else all but zeros is predicted
+    first, places = batch.video[:, :, :1], torch.arange(4)
+    for target, clips, depth, mean, std in (
+        (OneFrame("first"), batch, 2, (0.45,) * 3, (0.225,) * 3),
+        (Pixels("mae"), replace(batch, video=first), 1, MEAN, STD),
+    ):
+        pictures = (first[:, :, 0].float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        out = theirs(pictures, noise=torch.tensor([[0.1, 0.5, 0.6, 0.7], [0.9, 0.8, 0.2, 0.3]]))
+        hidden = out.mask.bool()
+        mask = TokenMask.from_hidden(hidden, Grid(1, 2, 2, (depth, 8, 8)))
+        assert torch.equal(mask.predict[0], places[hidden[0]])
+        error = (take(out.logits, mask.predict) - wanted(target, clips, mask).values).square().mean()
+        torch.testing.assert_close(out.loss, error, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -269,6 +270,8 @@ def test_edges_are_drawn_along_themselves():
 def test_cells_that_do_not_divide_the_patch_are_named_with_the_nearest_that_do(cell, advice):
     with pytest.raises(ValueError, match=f"cells of {cell} pixels do not divide patches of 14x14; use {advice}$"):
         HOG(cell=cell).size(Grid(8, 16, 16, (2, 14, 14)), 3)
+    with pytest.raises(ValueError, match="HOG with 0 bins"):
+        HOG(bins=0).size(Grid(8, 14, 14), 3)
 
 
 def test_the_loss_of_targets_together_is_the_weighted_sum_of_theirs():

@@ -32,11 +32,9 @@ class FrameDifference:
         """Values per token: a picture for each pair of frames.
 
         Raises:
-            ValueError: cubes of one frame, where only pairs within a cube count; or no such way to normalise.
+            ValueError: cubes of one frame, where only pairs within a cube count.
         """
         pt, ph, pw = grid.patch
-        if self.normalise not in ("videomae", "none"):
-            raise ValueError(f'normalise={self.normalise!r} is unknown; use "videomae" or "none"')
         if pt == 1 and not self.across:
             raise ValueError("cubes of 1 frame hold no two that differ; use FrameDifference(across=True)")
         return (pt if self.across else pt - 1) * ph * pw * channels

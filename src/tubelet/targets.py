@@ -110,10 +110,6 @@ class OneFrame:
     normalise: bool = True
     """Take out every frame's mean and deviation in the cube; else video in [0, 1]."""
 
-    def __post_init__(self) -> None:
-        if self.frames not in ("spread", "first"):
-            raise ValueError(f'frames={self.frames!r} is unknown; use "spread" or "first"')
-
     def size(self, grid: Grid, channels: int) -> int:
         """Values per token: the pixels of one frame of a cube."""
         return grid.patch[1] * grid.patch[2] * channels
@@ -166,17 +162,15 @@ class HOG:
     frames: Literal["first", "middle", "all"] = "first"
     """Of which frames of a cube."""
 
-    def __post_init__(self) -> None:
-        if self.bins < 1 or self.frames not in ("first", "middle", "all"):
-            raise ValueError(f'{self}: bins must be 1 or more, frames "first", "middle" or "all"')
-
     def size(self, grid: Grid, channels: int) -> int:
         """Values per token: 108 for one frame of 16x16 pixels in three colours.
 
         Raises:
-            ValueError: cells that do not divide the patch.
+            ValueError: cells that do not divide the patch, or no bins.
         """
         pt, ph, pw = grid.patch
+        if self.bins < 1:
+            raise ValueError(f"HOG with {self.bins} bins has no orientations to count; use 9, as MaskFeat does")
         if self.cell < 1 or ph % self.cell or pw % self.cell:
             side = math.gcd(ph, pw)
             fits = [n for n in range(1, side + 1) if side % n == 0]

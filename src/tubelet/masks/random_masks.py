@@ -75,10 +75,6 @@ class Random:
     floor: Literal["hidden", "visible"] = "hidden"
     """Which number is truncated to a whole one: that of hidden tokens (VideoMAE), or of visible ones (MAE, MAE-ST)."""
 
-    def __post_init__(self) -> None:
-        if self.floor not in ("hidden", "visible"):
-            raise ValueError(f'floor={self.floor!r} is unknown; use "hidden" or "visible"')
-
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
         hidden = count(self.ratio, grid.tokens, "tokens", self.floor)
         return TokenMask.from_hidden(smallest(draws.uniform(grid.tokens), hidden), grid)

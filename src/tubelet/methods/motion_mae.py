@@ -1,8 +1,8 @@
 """MotionMAE: imagine the hidden cubes and what changes in them from frame to frame.
 
 Yang et al., BMVC 2024, arXiv:2210.04154. Beside pixels the decoder predicts the difference of neighbouring frames,
-which holds what moves and nothing of what rests. Paper: ViT-B, Something-Something V2, 2400 epochs, fine-tuned top-1 71.8;
-Kinetics-400, 1600 epochs, 81.7.
+which holds what moves and nothing of what rests.
+Paper: ViT-B, Something-Something V2, 2400 epochs, fine-tuned top-1 71.8; Kinetics-400, 1600 epochs, 81.7.
 
     tubelet pretrain motion-mae-ssv2-b --data ssv2:DIR:train
 

@@ -25,14 +25,12 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES
 from tubelet.targets import OneFrame
 
-MASK = Random(0.9, floor="visible")
-
 
 def _recipe(size: str) -> Run:
     """200 times through the videos, four clips of each: 800 epochs as the paper counts them. The batch is ours."""
     return Run(
         encoder=replace(SIZES[size], position="learned", checkpoint=size == "h"),
-        method=Masked(MASK, OneFrame(), Decoder(512, 4, 16, position="learned")),
+        method=Masked(Random(0.9, floor="visible"), OneFrame(), Decoder(512, 4, 16, position="learned")),
         data=Data(clip=Dense(16, stride=4), size=(224, 224), crop=RandomResizedCrop((0.5, 1.0)), flip=0.5, repeats=4),
         optim=Optim(base_lr=1.6e-3, min_lr=0.0, warmup=5, betas=(0.9, 0.95), weight_decay=0.05, clip=0.02),
         training=Training(epochs=200, batch=512, save_every=10),
@@ -64,5 +62,5 @@ def few_cpu() -> Run:
     return replace(
         run,
         encoder=replace(run.encoder, position="learned"),
-        method=replace(run.method, mask=MASK, target=OneFrame(normalise=False), decoder=decoder),
+        method=replace(run.method, target=OneFrame(normalise=False), decoder=decoder),
     )
