@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"types"},
     {"data", "nn"},
-    {"masks", "targets"},
+    {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate"},
     {"convert", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
@@ -30,6 +30,7 @@ HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 ALLOWED = {
     ("config", "methods"),  # config.preset reads the list of names, which is strings
     ("methods", "evaluate"),
+    ("motion_targets", "targets"),  # the ways to normalise
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
     ("cli", "demo"),

@@ -14,6 +14,7 @@ from tubelet.evaluate.features import middle_batch
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
+from tubelet.targets import Together
 from tubelet.train.checkpoint import load, read
 from tubelet.types import Batch, Draws, Motion, Target, TokenMask
 
@@ -130,6 +131,7 @@ def spread(
 
     Colours are those of the target: where it takes out each cube's mean, this is that mean.
     """
+    target = target.targets[0] if isinstance(target, Together) else target  # which is what is shown
     seen = target.wanted(batch, patches, replace(mask, predict=mask.visible)).values
     colour = seen.unflatten(2, (-1, channels)).mean(2)
     grid = mask.grid

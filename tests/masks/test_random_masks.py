@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.masks.random_masks import Frame, Random, Tube, count
+from tubelet.masks.random_masks import Cuboids, Frame, Random, Tube, count
 from tubelet.types import Batch, Draws, Grid, TokenMask
 
 KINDS = [Tube, Random, Frame]
@@ -30,6 +30,9 @@ def draw(masker, grid: Grid, seed: int = 0, step: int = 0, places=(0, 1, 2)) -> 
         (Tube(0.95), CLIP, 80, 1488),
         (Tube(0.90), CLIP_14, 208, 1840),
         (Random(0.9), CLIP, 157, 1411),
+        (Random(0.9, floor="visible"), CLIP, 156, 1412),  # MAE-ST: int(1568 * (1 - 0.9))
+        (Random(0.75, floor="visible"), Grid(1, 14, 14), 49, 147),
+        (Cuboids(0.4), CLIP, 941, 627),
         (Frame(0.875), CLIP, 196, 1372),
     ],
 )
@@ -43,11 +46,11 @@ def test_counts_are_the_released_codes(masker, grid, visible, hidden):
 def cases(draw):
     """A masker and a grid on which its ratio leaves something hidden and something visible."""
     grid = Grid(*(draw(st.integers(1, high)) for high in (6, 7, 7)))
-    kind = draw(st.sampled_from(KINDS))
-    places = {Tube: grid.slot, Random: grid.tokens, Frame: grid.T}[kind]
+    kind = draw(st.sampled_from([*KINDS, Cuboids]))
+    places = {Tube: grid.slot, Frame: grid.T}.get(kind, grid.tokens)
     if places < 2:
         grid = Grid(2, 1, 2)
-        places = {Tube: 2, Random: 4, Frame: 2}[kind]
+        places = {Tube: 2, Frame: 2}.get(kind, 4)
     hidden = draw(st.integers(1, places - 1))
     return kind((hidden + 0.5) / places), grid, hidden * grid.tokens // places
 
@@ -70,7 +73,7 @@ def test_masks_partition_the_grid(case, seed, step):
         assert (slots == slots[:, :, :1]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, Cuboids])
 def test_a_mask_depends_on_seed_step_and_place_alone(kind):
     masker = kind(0.5)
     first = draw(masker, CLIP, 1, 2, range(4))
@@ -129,11 +132,39 @@ def test_ratios_that_hide_nothing_are_named_with_the_numbers(masker, numbers):
         draw(masker, CLIP)
 
 
+@pytest.mark.parametrize("floor", ["hidden", "visible"])
 @pytest.mark.parametrize("places", [2, 3, 7, 8, 14, 49, 50, 100, 125, 196, 256, 1000, 1568, 2048])
-def test_the_ratios_that_the_message_advises_work(places):
+def test_the_ratios_that_the_message_advises_work(places, floor):
     """Counts are truncated, so 1/196 rounded to 0.005 would hide nothing again."""
     with pytest.raises(ValueError, match=r"use [\d.]+ to [\d.]+") as caught:
-        count(0.1 / places, places, "places")
+        count((0.1 if floor == "hidden" else places - 0.1) / places, places, "places", floor)
     low, high = (float(word) for word in str(caught.value).split("use ")[1].split(" to "))
-    assert count(low, places, "places") == 1
-    assert count(high, places, "places") == places - 1
+    assert count(low, places, "places", floor) == 1
+    assert count(high, places, "places", floor) == places - 1
+
+
+def test_cuboids_of_no_size_or_shape_are_named():
+    for wrong in ({"largest": 0.0}, {"largest": 1.5}, {"aspect": 0.0}, {"aspect": 3.0}):
+        with pytest.raises(ValueError, match="largest and aspect must be above 0 and at most 1"):
+            Cuboids(0.4, **wrong)
+
+
+def test_cuboids_are_boxes_that_last():
+    """What is hidden hangs together in space and time, and its boxes are of many sizes."""
+    hidden = draw(Cuboids(0.1, largest=1.0), CLIP, places=range(200)).hidden.view(200, 8, 14, 14).float()
+    free = draw(Random(0.1), CLIP, places=range(200)).hidden.view(200, 8, 14, 14).float()
+    for axis in (1, 2, 3):
+        ahead, behind = ((part.narrow(axis, start, part.shape[axis] - 1)) for part in (hidden,) for start in (0, 1))
+        assert (ahead * behind).sum() / ahead.sum() > 0.6  # a neighbour of what is hidden mostly is, too
+        ahead, behind = ((part.narrow(axis, start, part.shape[axis] - 1)) for part in (free,) for start in (0, 1))
+        assert (ahead * behind).sum() / ahead.sum() < 0.15
+    slots = hidden.flatten(2).any(2).sum(1)
+    assert set(slots.tolist()) == set(range(1, 9)) - set(range(1, int(slots.min())))
+
+
+def test_a_first_box_of_cuboids_is_no_larger_than_told():
+    """Where one box may hold a hundredth, what is hidden lies in many places: no slot is hidden whole."""
+    small = draw(Cuboids(0.4, largest=0.01), CLIP, places=range(20)).hidden.view(20, 8, 196).float()
+    assert small.mean(2).max() < 0.7
+    large = draw(Cuboids(0.4, largest=1.0), CLIP, places=range(20)).hidden.view(20, 8, 196).float()
+    assert large.mean(2).max() > 0.7

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tubelet.masks.random_masks import boxed, count, ranked, share, sides
+from tubelet.nn.paths import motion_of
 from tubelet.nn.warp import warp
 from tubelet.types import Batch, Draws, Grid, Motion, TokenMask
 
@@ -26,28 +27,6 @@ STEPS = 2**16  # of a score between 0 and 1; what differs by less is a tie, not 
 
 
 # ---------------------------------------------------------------------------- motion of a batch
-
-
-def motion_of(batch: Batch, grid: Grid, who: object) -> Motion:
-    """The batch's motion.
-
-    Raises:
-        ValueError: it has none, or one that does not lie beside clips of this grid.
-    """
-    name, motion = type(who).__name__, batch.motion
-    if motion is None:
-        raise ValueError(
-            f"mask {name} follows motion, and the clips came without; use a preset with data.motion, "
-            "as mgm-ssv2 has Vectors() and mgmae-ssv2 Flow()"
-        )
-    pt, ph, pw = grid.patch
-    wanted = grid.T * pt, -(-grid.H * ph // motion.block), -(-grid.W * pw // motion.block)
-    if tuple(motion.had.shape[1:]) != wanted:
-        raise ValueError(
-            f"mask {name} got motion of {tuple(motion.had.shape[1:])} (frames, blocks down, blocks across); clips of "
-            f"{wanted[0]} frames of {grid.H * ph}x{grid.W * pw} pixels have {wanted} blocks of {motion.block}"
-        )
-    return motion
 
 
 def speeds(motion: Motion, grid: Grid) -> Float[Tensor, "b s n"]:
@@ -106,7 +85,7 @@ class MotionBox:
 
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
         hidden = count(self.ratio, grid.slot, "places of a time slot")
-        speed = speeds(motion_of(batch, grid, self), grid)
+        speed = speeds(motion_of(batch, grid, f"mask {type(self).__name__}"), grid)
         noise = draws.uniform(grid.slot)
         peak, still = around(speed, grid).amax(2), STILL * min(grid.patch[1:])
         slots = torch.arange(grid.T, device=speed.device)
@@ -265,7 +244,7 @@ class FlowWarp:
 
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
         shown = self.shown(grid)
-        motion = motion_of(batch, grid, self)
+        motion = motion_of(batch, grid, f"mask {type(self).__name__}")
         volume = math.prod(grid.patch)
         scores = torch.stack([cells(seen, grid) for seen in self.carried(motion, grid, draws)], dim=1)
         scores = scores.unflatten(1, (grid.T, grid.patch[0])).sum(2)

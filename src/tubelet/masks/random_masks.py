@@ -1,10 +1,11 @@
-"""Masks that look at no pixel: tubes, tokens anywhere, whole frames, a box.
+"""Masks that look at no pixel: tubes, tokens anywhere, whole frames, a box, boxes in space and time.
 
 Counts are the released code's, truncated: `int(ratio * places)`.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,16 +25,16 @@ def share(ratio: float) -> float:
     return ratio
 
 
-def count(ratio: float, places: int, of: str) -> int:
-    """How many of `places` a ratio hides: truncated, as the papers' code does.
+def count(ratio: float, places: int, of: str, floor: Literal["hidden", "visible"] = "hidden") -> int:
+    """How many of `places` a ratio hides; the number of hidden or of visible ones is truncated, as in the papers' code.
 
     Raises:
         ValueError: the ratio is not between 0 and 1, or hides nothing or everything.
     """
-    hidden = int(share(ratio) * places)
+    hidden = int(share(ratio) * places) if floor == "hidden" else places - int((1 - share(ratio)) * places)
     if hidden in (0, places):
-        digits = max(len(str(places)), 3)
-        low, high = (math.ceil(n / places * 10**digits) / 10**digits for n in (1, places - 1))  # up: counts truncate
+        digits, whole = max(len(str(places)), 3), math.ceil if floor == "hidden" else math.floor
+        low, high = (whole(n / places * 10**digits) / 10**digits for n in (1, places - 1))
         raise ValueError(
             f"mask ratio {ratio:g} hides {hidden} of {places} {of}; at least one must stay hidden and one visible: "
             f"use {low:.{digits}f} to {high:.{digits}f}"
@@ -66,16 +67,17 @@ class Tube:
 class Random:
     """Tokens anywhere in space and time.
 
-    Source: MAE-ST (arXiv:2205.09113), section 3, and VideoMAE's ablation. 0.9 of 1568 hides 1411.
+    Source: MAE-ST (arXiv:2205.09113), section 3, and VideoMAE's ablation. 0.9 of 1568 hides 1411, and 1412 in MAE-ST.
     """
 
     ratio: float = 0.9
     """Share of tokens hidden from the encoder."""
+    floor: Literal["hidden", "visible"] = "hidden"
+    """Which number is truncated to a whole one: that of hidden tokens (VideoMAE), or of visible ones (MAE, MAE-ST)."""
 
     def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
-        return TokenMask.from_hidden(
-            smallest(draws.uniform(grid.tokens), count(self.ratio, grid.tokens, "tokens")), grid
-        )
+        hidden = count(self.ratio, grid.tokens, "tokens", self.floor)
+        return TokenMask.from_hidden(smallest(draws.uniform(grid.tokens), hidden), grid)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,51 @@ class Block:
         size = torch.tensor([height, width], device="cpu").expand_as(corner)
         box = boxed(corner, size, hidden, draws.uniform(grid.slot), grid)
         return TokenMask.from_hidden(box.repeat(1, grid.T, 1).flatten(1), grid)
+
+
+BOXES = 64  # drawn for each clip; where they do not hide enough (at 0.95 they may not), single tokens are added
+
+
+@dataclass(frozen=True)
+class Cuboids:
+    """Boxes in space and time, one after the other, until just the number wanted is hidden.
+
+    A box lasts 1 to all slots, drawn evenly; its volume is drawn evenly up to `largest` of what is to be hidden, its
+    shape, height over width, evenly on a logarithmic scale; where it does not fit it is cut. It lies anywhere inside.
+    Of the box that would hide too many, tokens are left visible at random.
+
+    Source: MaskFeat (arXiv:2112.09133), section 4, "cube" masks; drawn on the tokens, where the released code draws on
+    places of 32 pixels for a network of that stride.
+    """
+
+    ratio: float = 0.4
+    """Share of tokens hidden from the encoder."""
+    largest: float = 0.2
+    """Largest volume of a box, as a share of what is to be hidden."""
+    aspect: float = 0.3
+    """Smallest height over width of a box; the largest is 1 over it."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.largest <= 1 and 0 < self.aspect <= 1):
+            raise ValueError(f"{self}: largest and aspect must be above 0 and at most 1 (0.2 and 0.3 in MaskFeat)")
+
+    def __call__(self, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:
+        hidden = count(self.ratio, grid.tokens, "tokens")
+        lasts, volume, shape, *corner = draws.uniform(6, BOXES).unbind(1)
+        slots = (lasts * grid.T).long() + 1
+        area = (volume * self.largest * hidden / slots).clamp(min=1)
+        side = self.aspect ** (shape - 0.5)  # root of height over width
+        height = (area.sqrt() * side).round().clamp(1, grid.H)
+        width = (area.sqrt() / side).round().clamp(1, grid.W)
+        inside = []
+        for start, size, whole in zip(corner, (slots, height, width), (grid.T, grid.H, grid.W)):
+            first = (start * (whole - size + 1)).floor().unsqueeze(2)
+            at = torch.arange(whole, device="cpu")
+            inside.append((at >= first) & (at < first + size.unsqueeze(2)))
+        covered = inside[0][..., None, None] & inside[1][..., None, :, None] & inside[2][..., None, None, :]
+        order = torch.arange(BOXES, dtype=torch.int16, device="cpu").view(-1, 1)
+        first = order.where(covered.flatten(2), BOXES).amin(1)  # the box that hides a token
+        return TokenMask.from_hidden(smallest(first + draws.uniform(grid.tokens), hidden), grid)
 
 
 def sides(ratio: float, grid: Grid) -> tuple[float, float]:
