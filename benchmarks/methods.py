@@ -89,7 +89,7 @@ def child(method: str, size: str, clips: int, device: torch.device) -> None:
     seconds = 0.0
     for step in range(2):
         start = time.perf_counter()
-        one_step(module, optimiser, batch, step, run, device, precision)  # gives floats: whatever the device, it is done
+        one_step(module, optimiser, batch, step, run, device, precision)
         optimiser.step()
         optimiser.zero_grad()
         module.after_step(step, 1000)

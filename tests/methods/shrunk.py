@@ -19,6 +19,17 @@ METHODS = {
     "MGM, divided": "mgm-ssv2-200-timesformer",
     "SMM": "smm-ssv2",
     "MGMAE": "mgmae-ssv2",
+    "ARVideo": "arvideo-k400-b",
+    "ST-MAE": "st-mae-k400-b",
+    "MaskFeat": "maskfeat-k400-b",
+    "HOG target": "maskfeat-mae-k400-b",
+    "MotionMAE": "motion-mae-k400-b",
+    "M3Video": "m3video-k400-b",
+    "CrossMAE": "cross-mae-k400-b",
+    "ImageMAE": "image-mae-b",
+    "OmniMAE": "omni-mae-b",
+    "MoCo v3": "moco-v3-k400-b",
+    "V-JEPA": "vjepa-l",
 }
 PIXELS = 8  # a side of a patch
 
@@ -27,7 +38,7 @@ def shrunk(run: Run) -> Run:
     """The run with 24 channels, two blocks, patches of at most 8 pixels, in 6x6 places at most (14x14 for clusters)."""
     encoder, data = run.encoder, run.data
     time, height, width = encoder.patch
-    most = 14 if hasattr(run.method, "cluster") else 6
+    most = 14 if hasattr(getattr(run.method, "mask", None), "cluster") else 6
     places = [min(size // side, most) for size, side in zip(data.size, (height, width))]
     side = min(height, PIXELS)
     return replace(
@@ -55,7 +66,7 @@ def a_batch(run: Run, videos: int = 2, seed: int = 0) -> Batch:
     """Clips of smooth noise that moves, as many of each video as the run reads, with motion where it asks for it."""
     generator = torch.Generator().manual_seed(seed)
     frames, (height, width) = run.data.clip.frames, run.data.size
-    crops = getattr(run.data, "clips", 1)
+    crops = run.data.clips
     shape = (videos * crops, run.data.channels, frames, height, width)
     coarse = torch.rand(shape[0], shape[1], frames, height // 4, width // 4, generator=generator)
     video = torch.nn.functional.interpolate(coarse, size=shape[2:], mode="trilinear")
