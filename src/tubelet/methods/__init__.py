@@ -58,6 +58,8 @@ PRESETS = {
     "mgmae-ssv2-vectors": "tubelet.methods.mgmae:ssv2_vectors",
     "mgmae-few-cpu": "tubelet.methods.mgmae:few_cpu",
     "mgmae-few-cpu-vectors": "tubelet.methods.mgmae:few_cpu_vectors",
+    "cross-mae-k400-b": "tubelet.methods.cross_mae:k400_b",
+    "cross-mae-few-cpu": "tubelet.methods.cross_mae:few_cpu",
     "finetune-k400-s": "tubelet.methods.recipes:k400_s",
     "finetune-k400-b": "tubelet.methods.recipes:k400_b",
     "finetune-k400-l": "tubelet.methods.recipes:k400_l",
