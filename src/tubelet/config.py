@@ -108,6 +108,11 @@ def checked(run: Run) -> None:
     data_checked(run.data)
     if t.inflate and t.init is None:
         raise ValueError("--training.inflate is about the weights of --training.init, which were not given")
+    if run.data.images is not None and run.data.images.frames % e.patch[0]:
+        raise ValueError(
+            f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "
+            f"picture fills one with --data.images.frames {e.patch[0]}"
+        )
     if getattr(run.method, "flow", None) and run.data.motion is not None:
         raise ValueError("method.flow replaces the motion that the readers would look for; set data.motion to None")
     for name, value, fits, expected in (
@@ -135,6 +140,7 @@ class Numbers:
     """What follows from a run and the size of its data."""
 
     videos: int  # per epoch
+    each: float  # videos a step shows on average: a batch, or less where some steps show pictures
     steps: int
     warmup: int  # steps
     save_every: int  # steps
@@ -148,7 +154,8 @@ def numbers(run: Run, videos: int) -> Numbers:
     """Steps and rates for `videos` clips an epoch.
 
     The stream of videos is cut into batches without regard to epoch ends, so no video is dropped and a data set may be
-    smaller than a batch. The rate ignores `data.repeats`, as the released recipes do.
+    smaller than a batch. An epoch is once through the videos: where a share of the steps shows pictures instead, it
+    takes more steps. The rate ignores `data.clips` and `data.repeats`, as the released recipes do.
 
     Raises:
         ValueError: a batch that does not divide into its parts, or nothing to train.
@@ -158,7 +165,8 @@ def numbers(run: Run, videos: int) -> Numbers:
         raise ValueError(
             f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it"
         )
-    steps = int(t.epochs * videos / t.batch + 1e-6)  # 7000 * 16 / 27 epochs are 7000 steps, not 6999
+    each = t.batch * run.data.video_share
+    steps = int(t.epochs * videos / each + 1e-6)  # 7000 * 16 / 27 epochs are 7000 steps, not 6999
     if steps < 1:
         raise ValueError(
             f"{t.epochs:g} epochs of {videos} videos are less than one batch of {t.batch}: nothing to train. "
@@ -166,10 +174,11 @@ def numbers(run: Run, videos: int) -> Numbers:
         )
 
     def count(epochs: float) -> int:
-        return round(epochs * videos / t.batch)
+        return round(epochs * videos / each)
 
     return Numbers(
         videos=videos,
+        each=each,
         steps=steps,
         warmup=min(count(o.warmup), steps),
         save_every=max(count(t.save_every), 1),

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
+from tubelet.data.joint import Images
 from tubelet.methods.masked import Masked, chosen
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.classifier import Classifier
@@ -195,7 +196,7 @@ def remembered(run: Run, method: Method, passed: Passage) -> Memory:
     """What training keeps on the device."""
     weights = 4 * (size(method) + sum(buffer.numel() for buffer in method.buffers()))
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    clips = run.training.batch * run.data.repeats // run.training.accumulate
+    clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
     activations = kept(method, passed, clips, precision, device)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
@@ -345,17 +346,25 @@ def share(mask: tuple[tuple[int, int], ...], grid: Grid) -> str:
 def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str]:
     """Batch, length and rates, with the rule that gave them."""
     t, o, d = run.training, run.optim, run.data
-    crops = f" x {d.repeats} crops = {t.batch * d.repeats:,} clips" if d.repeats > 1 else ""
-    parts = f", in {t.accumulate} parts of {t.batch * d.repeats // t.accumulate:,}" if t.accumulate > 1 else ""
+    times = [f" x {many} {what}" for many, what in ((d.clips, "clips"), (d.repeats, "crops")) if many > 1]
+    crops = f"{''.join(times)} = {t.batch * d.per_video:,} clips" if times else ""
+    parts = f", in {t.accumulate} parts of {t.batch * d.per_video // t.accumulate:,}" if t.accumulate > 1 else ""
     open_ = "needs --data or --videos"
     return {
         "videos": f"{counted.videos:,}" if counted else open_,
         "batch": f"{t.batch:,} videos{crops}{parts}",
+        **({"pictures": pictured(d.images)} if d.images else {}),
         "steps": f"{f'{counted.steps:,}' if counted else open_}; {t.epochs:g} epochs",
         "warm-up": f"{f'{counted.warmup:,} steps' if counted else open_}; {o.warmup:g} epochs"
         + "; more than half of the run: lower --optim.warmup" * (o.warmup > t.epochs / 2),
         "learning rate": f"{rates.lr:.3g} = {rates.rule}, falling to {rates.low:.3g}",
     }
+
+
+def pictured(images: Images) -> str:
+    """Which steps show pictures, and how."""
+    crops = f", {images.repeats} crops of each" if images.repeats > 1 else ""
+    return f"{images.share:.4g} of the steps show as many pictures, as clips of {images.frames} frames{crops}"
 
 
 def read_ahead(run: Run) -> str:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.data import cache
-from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note, clip_of, part_of
+from tubelet.data.datasets import ATTEMPTS, Data, Dataset, clip_of, part_of
+from tubelet.data.items import Note
 from tubelet.data.loader import Batches, Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
@@ -368,7 +369,7 @@ def test_a_worker_that_dies_is_reported_with_its_file(clips):
 
 def test_only_the_worker_that_died_is_blamed(clips):
     source = Batches(Dataset(find(clips), SMALL), 2)
-    source.reading = torch.tensor([[27814, 0], [-1, -1]])
+    source.reading = torch.tensor([[27814, 0, 0], [-1, -1, -1]])
     told = source.obituary("DataLoader worker (pid(s) 27815) exited unexpectedly")
     assert "before it had begun" in told
     assert ".mp4" not in told

@@ -12,8 +12,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from tubelet.data.datasets import STANDS_IN, part_of
+from tubelet.data.datasets import part_of
 from tubelet.data.flow import Flow, usable
+from tubelet.data.images import is_picture
+from tubelet.data.motion import STANDS_IN
 from tubelet.data.processes import in_processes
 from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item
@@ -43,7 +45,7 @@ class Row:
     duration: float = 0.0  # seconds
     variable: bool = False  # frames are not evenly spaced
     damaged: int = 0  # packets that do not decode, or frames that the decoder made up
-    short: bool = False  # fewer frames than a clip takes
+    short: bool = False  # fewer frames than a clip takes; a picture never is
     vectors: bool = False  # most frames have motion vectors; by the codec alone if opened only
     bytes: int = 0
 
@@ -164,12 +166,14 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
             frames=video.frames,
             duration=video.duration,
             variable=video.variable,
-            short=sampler is not None and too_short(sampler, video.seconds[part_of(item, video.seconds)]),
+            short=sampler is not None
+            and not is_picture(item.path)
+            and too_short(sampler, video.seconds[part_of(item, video.seconds)]),
             vectors=has_vectors(video),
         )
         if level == "decode":
             row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
-        said = headers(item.path)["duration"]
+        said = 0.0 if is_picture(item.path) else headers(item.path)["duration"]
         if said > 1.1 * video.duration + 0.5:
             text = f"breaks off after {video.duration:.1f} of {said:.1f} seconds ({video.frames} frames): copy it anew"
             return replace(row, problem=text)
@@ -180,7 +184,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
 
 def headers(path: Path) -> dict[str, Any]:
     """What a file says of itself, which need not be true."""
-    if path.is_dir():  # of images
+    if path.is_dir() or is_picture(path):
         video = probe(path)
         return {name: getattr(video, name) for name in ("codec", "width", "height", "fps", "frames", "duration")}
     with opened(path) as (container, stream):

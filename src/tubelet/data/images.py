@@ -1,23 +1,33 @@
-"""Folders of images, one a frame, as videos: what `video.probe` and `video.frames_at` give for them.
+"""Folders of images, one a frame, as videos, and single pictures as videos of one frame: `video.probe` and
+`video.frames_at` for them.
 
 Images are taken in the order of the numbers in their names. A folder knows no times: put a file `fps.txt` with the
 frame rate beside the images, or one or two folders above for all below; without one, it is 25.
+
+All are shown as a viewer turns them (EXIF), in 8 bits of red, green and blue; transparency is left out.
 """
 
 import re
+import struct
+import zlib
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tubelet.data.index import Video, VideoError, scaled
+from tubelet.data.shards import content, exists
 from tubelet.types import Clip
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 FPS = 25.0  # where no fps.txt says otherwise
 RATE = "fps.txt"
+# What PIL raises for damage depends on the format.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 DEEP = re.compile(r"[IF]")  # modes of PIL that hold more than a byte: depth maps, not pictures
 
 
@@ -34,6 +44,11 @@ def is_frame(name: str) -> bool:
     """Whether a file's name is that of one frame of many: an image with a number."""
     stem, _, suffix = name.rpartition(".")
     return f".{suffix.lower()}" in SUFFIXES and not name.startswith(".") and any(map(str.isdigit, stem))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is that of one picture, by its ending."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def is_video(names: list[str]) -> bool:
@@ -97,14 +112,32 @@ def probe(folder: Path) -> Video:
     image = opened(folder / names[0])
     if image is None:
         raise VideoError(f"{folder / names[0]} cannot be read as an image; copy it anew, or leave the folder out")
-    count = np.arange(len(names))
+    return indexed(folder, "images", image, len(names), fps)
+
+
+def picture(path: Path) -> tuple[Video, Image.Image]:
+    """A picture as a video of one frame: its index, and itself, decoded.
+
+    Raises:
+        VideoError: it is not there, or cannot be read.
+    """
+    image = opened(path)
+    if image is None:
+        wrong = "cannot be read as an image; copy it anew, or leave it out" if exists(path) else "is not there"
+        raise VideoError(f"{path} {wrong}")
+    return indexed(path, "image", image, 1, FPS), image
+
+
+def indexed(path: Path, container: str, image: Image.Image, frames: int, fps: float) -> Video:
+    """The index of so many frames like `image`, at an even rate."""
+    count = np.arange(frames)
     video = Video(
-        path=folder,
+        path=path,
         codec=str(image.format or "").lower(),
-        container="images",
+        container=container,
         width=image.width,
         height=image.height,
-        rotation=0,
+        rotation=0,  # `opened` has turned it
         fps=fps,
         variable=False,
         seconds=count / fps,
@@ -143,10 +176,7 @@ def frames_at(video: Video, asked: Int[np.ndarray, " t"], size: int | tuple[int,
                 f"{video.path / names[index]} has {image.width}x{image.height} pixels, the first image of the folder "
                 f"{video.width}x{video.height}; frames of one video have one size"
             )
-        image = image.convert("L" if gray else "RGB")
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        got[index] = np.asarray(image).reshape(height, width, -1)
+        got[index] = pixels(image, (height, width), gray)
     if not got:
         raise VideoError(
             f"none of the {len(wanted)} images asked of {video.path} can be read, the first is {names[wanted[0]]}; "
@@ -159,17 +189,37 @@ def frames_at(video: Video, asked: Int[np.ndarray, " t"], size: int | tuple[int,
     return Clip(frames, torch.from_numpy(video.seconds[asked]), damaged=len(wanted) - len(got))
 
 
+def still(
+    video: Video, image: Image.Image, asked: Int[np.ndarray, " t"], size: int | tuple[int, int] | None, gray: bool
+) -> Clip:
+    """A picture as often as its one frame is asked for, as `video.frames_at` gives it."""
+    frame = pixels(image, scaled(video, size), gray)
+    return Clip(torch.from_numpy(np.stack([frame] * len(asked))), torch.from_numpy(video.seconds[asked]))
+
+
+def pixels(image: Image.Image, size: tuple[int, int], gray: bool) -> UInt8[np.ndarray, "h w c"]:
+    """An image of any kind in colours or grey, at a size (height, width)."""
+    image = image.convert("L" if gray else "RGB")
+    if image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(*size, -1)
+
+
 def opened(path: Path) -> Image.Image | None:
-    """A decoded image; none where the file is damaged.
+    """A decoded image, in a shard or not, as a viewer turns it; none where the file is damaged.
 
     Raises:
         VideoError: it has more than 8 bits a channel.
     """
     try:
-        with Image.open(path) as image:
+        with content(path) as (file, count), Image.open(BytesIO(file.read(count))) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError):  # what PIL raises for damage depends on the format
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path} is too large to be a picture ({error}); make it smaller, or leave it out") from error
+    except DAMAGE:
         return None
+    with suppress(*DAMAGE):  # of what else the file says; the picture itself is whole
+        ImageOps.exif_transpose(image, in_place=True)
     if DEEP.match(image.mode):
-        raise VideoError(f"{path} has more than 8 bits a channel (mode {image.mode}); save the frames with 8 bits")
+        raise VideoError(f"{path} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
     return image

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.data.index import SUFFIXES
-from tubelet.data.items import Item, scan
+from tubelet.data.items import Item, pictures_in, scan
 from tubelet.data.lists import PARTS
 
 
@@ -142,6 +142,24 @@ def only(part: str, parts: Sequence[str], name: str) -> None:
     """
     if part not in parts:
         raise ValueError(f"{name} has no part {part!r}; it has {' and '.join(parts)}")
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def pictures(folder: Path, part: str = "") -> Found:
+    """Every picture at any depth, each a video of one frame; the folder above is the label, as ImageNet has it.
+
+    A part is a folder in it, called train, val or test, or a longer word for it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no pictures.
+    """
+    place = existing(folder)
+    if part:
+        place = next((folder / name for name in PARTS[part] if (folder / name).is_dir()), folder / part)
+    return Found(pictures_in(existing(place)), source=str(place))
 
 
 # ---------------------------------------------------------------------------- Kinetics

@@ -13,6 +13,7 @@ from tubelet.data import images, shards
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import Item
 
+KNOWN = SUFFIXES | images.SUFFIXES
 LISTS = (".txt", ".csv", ".tsv", ".parquet")
 # Column names in use: Hugging Face, pandas exports, mmaction2, torchcodec, our own.
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_name")
@@ -193,7 +194,7 @@ def header(path: Path, names: Sequence[str], columns: Columns, part: str | None)
         if part is not None and "part" not in places:
             raise ValueError(f"{path} has no column that says which rows are for {part}; call it {PART_COLUMNS[0]}")
         return places
-    if "label" in places and len(names) > 1 and not any(Path(name).suffix in SUFFIXES for name in names):
+    if "label" in places and len(names) > 1 and not any(Path(name).suffix.lower() in KNOWN for name in names):
         raise ValueError(
             f"{path} has a header without a path: {','.join(names)}; expected a column called path or file, or say "
             f"which it is: table:{path}?path=COLUMN"
@@ -220,7 +221,7 @@ def best(line: str, folder: Path, where: str) -> Item:
     """
     ways = readings(line)
     exists = [way for way in ways if (folder / way[0]).is_file()] or [way for way in ways if (folder / way[0]).is_dir()]
-    looks = [way for way in ways if Path(way[0]).suffix.lower() in SUFFIXES]
+    looks = [way for way in ways if Path(way[0]).suffix.lower() in KNOWN]
     name, *rest = (exists or looks or ways)[0]
     if len(rest) == 2 and all(map(whole, rest)):  # VideoMAE V2: path, first frame, frames; -1 for a video file
         if (folder / name).is_dir():

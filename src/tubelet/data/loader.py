@@ -12,7 +12,9 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from tubelet.data.datasets import STANDS_IN, Dataset, Note, Sample
+from tubelet.data.datasets import Dataset, Sample
+from tubelet.data.items import Note
+from tubelet.data.motion import STANDS_IN
 from tubelet.data.video import VideoError
 from tubelet.types import Batch, Motion
 
@@ -31,6 +33,8 @@ def batches(
     prefetch: int = 2,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `steps`, in order; step s has positions s * batch to (s + 1) * batch.
+
+    Where `data.images` has some steps show pictures, s counts the steps of its kind.
 
     `batch` counts videos over all of `world` processes, of which this one, `rank`, gets its share. Each worker process
     makes whole batches, at most `prefetch` ahead; 0 workers read in this process. Fill the cache before.
@@ -97,43 +101,56 @@ class Batches:
 
     def __init__(self, dataset: Dataset, batch: int, rank: int = 0, world: int = 1, workers: int = 0) -> None:
         self.dataset, self.batch, self.rank, self.world = dataset, batch, rank, world
-        self.reading = torch.full((workers, 2), -1).share_memory_() if workers else None  # process, position
+        self.pictures = dataset.pictures  # found now, and not by each worker
+        self.reading = torch.full((workers, 3), -1).share_memory_() if workers else None  # process, step, position
+
+    def shown(self, step: int) -> tuple[Dataset, int]:
+        """What a step shows, videos or pictures, and how many steps before it show the same kind."""
+        images = self.dataset.data.images
+        if images is None or self.pictures is None:
+            return self.dataset, step
+        before = images.before(step)
+        return (self.pictures, before) if images.shown(step) else (self.dataset, step - before)
 
     def positions(self, step: int) -> range:
-        """The positions of a step, of this process's share."""
+        """The positions of a step in the stream of its kind, of this process's share."""
         share = self.batch // self.world
-        first = step * self.batch + self.rank * share
+        first = self.shown(step)[1] * self.batch + self.rank * share
         return range(first, first + share)
 
     def __getitem__(self, step: int) -> Batch | Exception:
         """The batch of a step, or what is wrong with the data, as a value: torch would wrap it in a traceback."""
         try:
-            samples = [self.sample(position) for position in self.positions(step)]
+            samples = [self.sample(step, position) for position in self.positions(step)]
         except (ValueError, OSError) as error:
             if get_worker_info() is None:
                 raise
             return error
-        repeats = self.dataset.data.repeats
+        dataset, images = self.shown(step)[0], self.dataset.data.images
+        crops = dataset.data.per_video
         items = [sample.item for sample in samples]
-        ids = torch.tensor(items).repeat_interleave(repeats)
-        labels = self.dataset.labels
+        ids = torch.tensor(items).repeat_interleave(crops)
+        labels = dataset.labels
         motions = [sample.motion for sample in samples if sample.motion is not None]
+        video = torch.cat([sample.video for sample in samples])
+        if images is not None and dataset is self.pictures:  # channels stay last in memory
+            video = video.permute(0, 2, 3, 4, 1).repeat_interleave(images.frames, 1).permute(0, 4, 1, 2, 3)
         return Batch(
-            torch.cat([sample.video for sample in samples]),
+            video,
             ids,
-            repeats,
-            tuple(str(self.dataset.items[item].path) for item in items),
+            crops,
+            tuple(str(dataset.items[item].path) for item in items),
             tuple(note for sample in samples for note in sample.notes),
             None if labels is None else labels[ids],
             Motion.batch(motions) if motions else None,
         )
 
-    def sample(self, position: int) -> Sample:
-        """The clips of a position, after writing down who reads it."""
+    def sample(self, step: int, position: int) -> Sample:
+        """The clips of a position of a step, after writing down who reads it."""
         worker = get_worker_info()
         if worker is not None and self.reading is not None:
-            self.reading[worker.id] = torch.tensor([os.getpid(), position])
-        return self.dataset[position]
+            self.reading[worker.id] = torch.tensor([os.getpid(), step, position])
+        return self.shown(step)[0][position]
 
     def begin(self, worker: int) -> None:
         """First act of a worker: it leaves signals to the process that trains, and has no threads of its own."""
@@ -145,8 +162,8 @@ class Batches:
         """Which file the worker was reading that torch says has died."""
         assert self.reading is not None
         named = {int(number) for number in re.findall(r"\d+", message)}
-        read = [(pid, self.dataset.item(at)) for pid, at in self.reading.tolist() if at >= 0 and pid in named]
-        files = ", ".join(f"{self.dataset.items[item].path} (process {pid})" for pid, item in read)
+        read = [(pid, self.shown(step)[0], at) for pid, step, at in self.reading.tolist() if at >= 0 and pid in named]
+        files = ", ".join(f"{dataset.items[dataset.item(at)].path} (process {pid})" for pid, dataset, at in read)
         if not read:
             return f"a process that reads videos died before it had begun to read; is memory short? ({message.strip()})"
         return (

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from tubelet.data.check import headers
+from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES, Damage, Video, VideoError
 from tubelet.data.items import LIST, Item
 from tubelet.data.notebook import Notebook, Packer, Row, begun, state
@@ -303,7 +304,7 @@ def died(job: Job) -> Row:
 
 def pixel_of(video: Video) -> Fraction:
     """How wide a pixel is to be shown, in heights of it; 1 where the file does not say."""
-    if video.path.is_dir():
+    if video.path.is_dir() or is_picture(video.path):
         return Fraction(1)
     with opened(video.path) as (_, stream):
         shape = stream.sample_aspect_ratio or Fraction(1)
@@ -311,14 +312,14 @@ def pixel_of(video: Video) -> Fraction:
 
 
 def every_frame(video: Video, damage: Damage) -> Iterator[tuple[float, Any]]:
-    """(seconds, frame) of a whole video: decoded, not yet turned; of a folder of images, arrays.
+    """(seconds, frame) of a whole video: decoded, not yet turned; of images, arrays.
 
     A lost frame is replaced by the one before it, or the first that decodes.
 
     Raises:
         VideoError: none decodes.
     """
-    if video.path.is_dir():
+    if video.path.is_dir() or is_picture(video.path):
         for index, seconds in enumerate(video.seconds.tolist()):
             clip = frames_at(video, [index])
             yield seconds, clip.frames[0].numpy()

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from tubelet.data import layouts, shards, ucf_hmdb
+from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import LIST, PREPARED, Item, in_folder, scan
 from tubelet.data.layouts import Found
@@ -17,6 +18,7 @@ from tubelet.data.lists import LISTS, PARTS, Columns, in_list
 __all__ = ["LAYOUTS", "Item", "MissingVideos", "find", "read", "scan"]
 
 LAYOUTS: dict[str, Callable[..., Found]] = {
+    "images": layouts.pictures,
     "kinetics": layouts.kinetics,
     "mini-kinetics": layouts.mini_kinetics,
     "ssv2": layouts.something,
@@ -44,6 +46,9 @@ def find(source: Path | str) -> list[Item]:
 
     Columns with other names, and rows of one part of a table: `table:clips.csv:train?path=clip&label=gesture` (or
     `start`, `end`, `group`, `part`; `videos=FOLDER` where paths are relative to another folder).
+
+    Pictures are videos of one frame: `images:DIR` takes all below a folder, `images:/data/imagenet:train` those below
+    its folder train.
 
     Data sets as they come: `ucf101:/data/UCF101` is the training part, split 1; `ucf101:/data/UCF101:test:2` the test
     part of split 2. So with kinetics, mini-kinetics, ssv2, ucf101, hmdb51, diving48, ucf14-hmdb7, hmdb14-ucf7. Options
@@ -75,7 +80,7 @@ def read(source: Path | str) -> Found:
     if path.exists():
         if path.suffix.lower() in LISTS:
             return Found(in_list(path))
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES or is_picture(path):
             return Found([Item(path)])
         raise ValueError(
             f"{path} is neither a folder, nor a list ({', '.join(LISTS)}), nor a video ({', '.join(sorted(SUFFIXES))})"
@@ -138,7 +143,7 @@ def written(layout: str, rest: str) -> Found:
         layouts.existing(folder)
         root = Path(options.pop("videos")) if "videos" in options else None
         return Found(in_list(folder, Columns(**options), part, root))
-    found = LAYOUTS[layout](folder, part or "train", **options)
+    found = LAYOUTS[layout](folder, *filter(None, [part]), **options)  # each has its own part by default
     if found.missing and missing == "error":
         raise FileNotFoundError(found.report())
     return found

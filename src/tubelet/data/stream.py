@@ -13,6 +13,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int, UInt8
 
+from tubelet.data.images import is_picture
 from tubelet.data.index import Damage, Video, VideoError, checked, orientation, runs_of, warn_damaged
 from tubelet.data.paint import paint
 from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened
@@ -32,7 +33,7 @@ def in_order(
         VideoError: as `frames_at`.
     """
     asked = checked(video, np.unique(indices))
-    if Path(video.path).is_dir():  # a folder of pictures: each by itself
+    if Path(video.path).is_dir() or is_picture(Path(video.path)):  # pictures: each by itself
         for index in asked.tolist():
             yield index, frames_at(video, [index], size=size, gray=gray).frames[0].numpy()
         return

@@ -1,4 +1,4 @@
-"""Frames out of video files; out of folders of images too, which `images.py` reads. Encoding is in `writing.py`.
+"""Frames out of video files; out of images too, which `images.py` reads. Encoding is in `writing.py`.
 
 An index (`probe`) says when every frame is shown; `frames_at` and `frames_when` decode just what is asked for, exactly,
 and past damage. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
@@ -56,7 +56,8 @@ __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe
 
 
 def probe(path: Path | str) -> Video:
-    """The index of a video file or folder of images; free while size and time of it stay as they were when last asked.
+    """The index of a video file, folder of images or picture; free while size and time of it stay as they were when
+    last asked, but for pictures, which are decoded.
 
     Packets are listed, not decoded, wherever a packet is known to be a frame; the rest (MPEG streams, AVI with
     B-frames, pieces cut out of a stream) is decoded once. Of several video streams, FFmpeg's best is taken.
@@ -66,6 +67,8 @@ def probe(path: Path | str) -> Video:
             FFmpeg says.
     """
     path = Path(path)
+    if images.is_picture(path):  # not remembered: there may be millions
+        return images.picture(path)[0]
     if (video := remembered(path)) is not None:
         return video
     if path.is_dir():
@@ -148,9 +151,14 @@ def frames_at(
     if block < 1:
         raise ValueError(f"motion on blocks of {block} pixels cannot be told; expected 1 or more, such as {BLOCK}")
     path = video.path if isinstance(video, Video) else Path(video)
-    if path.is_dir():
-        video = video if isinstance(video, Video) else probe(path)
-        clip = images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
+    if path.is_dir() or images.is_picture(path):
+        if path.is_dir():
+            video = video if isinstance(video, Video) else probe(path)
+            clip = images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
+        else:
+            video, image = images.picture(path)
+            asked = checked(video, indices(video) if callable(indices) else indices)
+            clip = images.still(video, image, asked, size, gray)
         return replace(clip, motion=Motion.unknown(clip.frames.shape[:3], block)) if vectors else clip
     with opened(path) as (container, stream):
         if vectors:  # before anything is decoded: the decoder reads its options once

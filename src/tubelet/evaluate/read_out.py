@@ -8,7 +8,7 @@ steps on an untrained encoder show what the labels alone would have taught.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ class ReadOut:
         model = Classifier(copy.deepcopy(encoder), len(classes)).train()
         groups = [(model.encoder, self.lr), (model.head, self.head_lr)]
         optimiser = torch.optim.AdamW([{"params": m.parameters(), "peak": p} for m, p in groups], weight_decay=0.05)
-        dataset = Dataset(fit, data, seed)
+        dataset = Dataset(fit, replace(data, images=None), seed)
         dataset.fill_cache()
         number = torch.tensor([classes.index(str(item.label)) for item in fit])
         see: Callable[[Tensor], Tensor] = frozen if still else lambda video: video

@@ -21,6 +21,7 @@ from tubelet.train.log import metrics
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
 FREE = (
     "encoder.checkpoint",
+    "data.images.source",  # as the folder of videos, it may have moved: `same_data` compares what is in it
     *(
         f"training.{name}"
         for name in ("workers", "threads", "device", "accumulate", "compile", "save_every", "validate_every", "keep")
@@ -70,7 +71,8 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
         label = "" if dataset.labels is None else f" {item.label}"
         digest.update(f"{item.path.name} {size}{part}{label}\n".encode())
-    return {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
+    found = {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
+    return found | ({} if dataset.pictures is None else {"pictures": fingerprint(dataset.pictures)})
 
 
 def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
@@ -82,6 +84,12 @@ def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
     card = read_card(folder / "run.json")
     before = card.get("fingerprint", data)
     if before != data:
+        if {**before, "pictures": None} == {**data, "pictures": None}:
+            then, now = before["pictures"]["videos"], data["pictures"]["videos"]
+            raise ValueError(
+                f"{folder} was trained on other pictures than data.images.source has now: {then} then, {now} now "
+                "(names and sizes are compared). Resume with the pictures as they were, or start anew with another --out"
+            )
         raise ValueError(
             f"{folder} was trained on {before['videos']} videos of {card['data']}; {source} has {data['videos']}, "
             "and not the same ones (names, sizes and labels are compared; a file that was mended or removed counts "

@@ -100,7 +100,7 @@ def train(
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
-        failures = Failures(len(dataset.items))
+        failures = Failures(dataset.files)
         for batch in first:
             failures.count(batch.notes)
         if tensorboard:
@@ -140,7 +140,7 @@ def train(
                 log.line(
                     step + 1,
                     {
-                        "epoch": (step + 1) * run.training.batch / plan.videos,
+                        "epoch": (step + 1) * plan.each / plan.videos,
                         "loss": loss,
                         "lr": lr,
                         "gradient_norm": norm,
@@ -254,7 +254,7 @@ def advised(run: Run, device: torch.device) -> Iterator[None]:
 def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
     t = run.training
-    part = t.batch * run.data.repeats // t.accumulate
+    part = t.batch * run.data.per_video // t.accumulate
     again = "and repeat the command with --resume"
     if t.batch > t.accumulate:
         more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
@@ -265,7 +265,7 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
         change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}. "
+        f"once (batch {t.batch} x {run.data.per_video} crops / {t.accumulate} parts). Try {change}. "
         f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
 
@@ -316,7 +316,7 @@ def pick_workers(run: Run) -> int:
 
 def batch_bytes(run: Run) -> int:
     """Main memory of a batch of clips, uint8."""
-    clips = run.training.batch * run.data.repeats
+    clips = run.training.batch * run.data.per_video
     return clips * run.data.channels * run.data.clip.frames * math.prod(run.data.size)
 
 
