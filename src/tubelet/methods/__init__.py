@@ -65,6 +65,8 @@ PRESETS = {
     "image-mae-h": "tubelet.methods.image_mae:h",
     "image-mae-frames-b": "tubelet.methods.image_mae:frames_b",
     "image-mae-few-cpu": "tubelet.methods.image_mae:few_cpu",
+    "omni-mae-b": "tubelet.methods.omni_mae:b",
+    "omni-mae-few-cpu": "tubelet.methods.omni_mae:few_cpu",
     "finetune-k400-s": "tubelet.methods.recipes:k400_s",
     "finetune-k400-b": "tubelet.methods.recipes:k400_b",
     "finetune-k400-l": "tubelet.methods.recipes:k400_l",
