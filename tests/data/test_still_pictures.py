@@ -10,7 +10,6 @@ import torch
 from films import moving
 from PIL import Image
 
-from tubelet.cli.checking import check_verb
 from tubelet.data.check import check
 from tubelet.data.datasets import Data, Dataset
 from tubelet.data.images import is_picture
@@ -245,9 +244,9 @@ def test_bad_pictures_are_replaced_and_counted(folder):
     assert failures.summary() == [f"1 of 6 videos could not be read and were replaced: {folder / 'cat' / 'a.png'}"]
 
 
-def test_check_knows_pictures(folder, capsys):
-    assert check_verb([f"images:{folder}"]) == 0
-    assert "6 videos" in (shown := capsys.readouterr().out)
+def test_check_knows_pictures(folder):
+    shown = "\n".join(check(find(f"images:{folder}"), sampler=Dense(16), workers=0).lines())
+    assert "6 videos" in shown
     assert "too short" not in shown
     whole = folder / "cat" / "c.webp"
     whole.write_bytes(whole.read_bytes()[:100])

@@ -88,7 +88,7 @@ def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
             then, now = before["pictures"]["videos"], data["pictures"]["videos"]
             raise ValueError(
                 f"{folder} was trained on other pictures than data.images.source has now: {then} then, {now} now "
-                "(names and sizes are compared). Resume with the pictures as they were, or start anew with another --out"
+                "(names and sizes are compared). Resume with the pictures as they were, or begin in another --out"
             )
         raise ValueError(
             f"{folder} was trained on {before['videos']} videos of {card['data']}; {source} has {data['videos']}, "
