@@ -68,6 +68,10 @@ class Training:
     """Keep every checkpoint instead of the last one."""
     compile: bool = False
     """Compile encoder and decoder with torch.compile."""
+    init: str | None = None
+    """Run whose encoder pre-training starts from; none: from scratch."""
+    inflate: bool = False
+    """That encoder is one of images, and is made one of video."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def checked(run: Run) -> None:
     """
     e, o, t = run.encoder, run.optim, run.training
     data_checked(run.data)
+    if t.inflate and t.init is None:
+        raise ValueError("--training.inflate is about the weights of --training.init, which were not given")
     if run.data.images is not None and run.data.images.frames % e.patch[0]:
         raise ValueError(
             f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "

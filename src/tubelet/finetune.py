@@ -1,14 +1,14 @@
 """Fine-tuning from start to end: the classes, the weights to start from, the run, and its score on validation data."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tubelet.config import Run, differences, to_json
+from tubelet.config import Run
 from tubelet.data.labels import Labels, listed
 from tubelet.data.sources import Item, find
 from tubelet.data.split import overlap
@@ -19,9 +19,8 @@ from tubelet.nn.classifier import Classifier
 from tubelet.train.checkpoint import load_classifier, weights_of
 from tubelet.train.log import say
 from tubelet.train.loop import pick_device, pick_workers, train
+from tubelet.train.start import FREE, fitting, shaped
 from tubelet.types import Method
-
-FREE = ("drop_path", "checkpoint")  # of an encoder's shape: they may differ from those of the weights
 
 
 def finetune(
@@ -119,6 +118,8 @@ def completed(run: Run, items: Sequence[Item]) -> Run:
             f"a preset whose method is {type(run.method).__name__} does not learn labels; "
             "use one of those that begin with finetune-, see tubelet list"
         )
+    if run.training.init is not None:
+        raise ValueError("--training.init is for pre-training; fine-tuning starts from --weights (--method.init)")
     labels = run.data.labels or Labels(run.method.labels)
     if labels.kind != run.method.labels:
         raise ValueError(f"--data.labels.kind {labels.kind} and --method.labels {run.method.labels} contradict")
@@ -179,19 +180,11 @@ class Initial:
             FileNotFoundError: nothing there.
             ValueError: an encoder of another shape, or a head for other classes that is not to be replaced.
         """
-        state, before, file = weights_of(path)
-        ours, theirs = (json.loads(to_json(one.encoder)) for one in (run, before))
-        other = [line for line in differences(theirs, ours) if line.split(":")[0] not in FREE]
-        if other or before.data.channels != run.data.channels:
-            other += [f"channels: {before.data.channels} -> {run.data.channels}"][
-                : before.data.channels != run.data.channels
-            ]
-            raise ValueError(
-                f"{file} holds an encoder of another shape than this run's (theirs -> this run's): {'; '.join(other)}. "
-                "Use the preset or --encoder... flags that it was made with, or --as-weights to take its shape"
-            )
+        state, before, file = fitting(run, path, run.method.inflate)
         assert run.data.labels is not None
         notes = []
+        if run.method.inflate:
+            notes.append(f"inflated from images to cubes of {run.encoder.patch[0]} frames")
         if before.data.size != run.data.size or before.data.clip.frames != run.data.clip.frames:
             notes.append(f"clips of {shape(before)} then, of {shape(run)} now: the fixed positions are computed anew")
         if "head.weight" not in state:
@@ -230,6 +223,7 @@ class Initial:
             raise ValueError(
                 f"{self.path} does not fit the network; these tensors are on one side only: {listed(wrong)}"
             )
+        shaped(self.state, {name: fresh[own] for name, own in target.items()}, self.path)
         network.load_state_dict({own: self.state[name] for name, own in target.items()}, strict=False)
         return [
             f"weights: {len(target)} tensors of {self.path}"
@@ -253,9 +247,12 @@ def shape(run: Run) -> str:
 
 
 def as_weights(run: Run, path: str) -> Run:
-    """The run with the encoder's shape of the weights at `path`; stochastic depth and checkpointing stay its own."""
+    """The run with the encoder's shape of the weights at `path`; stochastic depth and checkpointing stay its own, and
+    frames of a cube and kind of attention where an encoder of images is inflated."""
     _, before, _ = weights_of(path)
-    keep = {name: getattr(run.encoder, name) for name in FREE}
+    keep: dict[str, Any] = {name: getattr(run.encoder, name) for name in FREE}
+    if run.method.inflate:
+        keep |= {"patch": (run.encoder.patch[0], *before.encoder.patch[1:]), "attention": run.encoder.attention}
     return replace(run, encoder=replace(before.encoder, **keep))
 
 

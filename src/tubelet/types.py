@@ -324,5 +324,9 @@ class Method(nn.Module):
         """Weights that are kept of a run, by the names of the files that they are saved in."""
         return {"encoder": self.encoder.state_dict()}
 
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Loads weights to start from into the encoder, and into what is a copy of it."""
+        self.encoder.load_state_dict(state)
+
     def after_step(self, step: int, steps: int) -> None:
         """What follows an optimiser step (a momentum encoder); nothing by default."""

@@ -40,6 +40,8 @@ def finetune_verb(args: list[str]) -> int:
         """What labels are: class, classes (several at once), shares (soft), values (regression)."""
         new_head: bool = False
         """The head of --weights knows other classes: begin with a fresh one."""
+        inflate: bool = False
+        """--weights are of images: repeat their patches over the frames of a cube."""
         as_weights: bool = False
         """Take the encoder's shape from --weights instead of the preset."""
         augment: str | None = None
@@ -79,8 +81,8 @@ def finetune_verb(args: list[str]) -> int:
 
     if a.weights and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
-    if (a.new_head or a.as_weights) and not a.weights:
-        raise ValueError("--new-head and --as-weights are about --weights, which were not given")
+    if (a.new_head or a.as_weights or a.inflate) and not a.weights:
+        raise ValueError("--new-head, --as-weights and --inflate are about --weights, which were not given")
     run, items = on(a.run, a.device), find(a.data)
     if isinstance(run.method, Supervised):
         run = changed(run, a)
@@ -148,6 +150,7 @@ def changed(run: "Run", a: Any) -> "Run":
     from tubelet.train.log import say
 
     method = replace(run.method, init=a.weights or run.method.init, labels=a.labels or run.method.labels)
+    method = replace(method, inflate=a.inflate or method.inflate)
     mixup, cutmix = (
         given if given is not None else getattr(method.mix, name, 0.0)
         for name, given in (("mixup", a.mixup), ("cutmix", a.cutmix))

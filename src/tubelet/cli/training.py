@@ -33,6 +33,10 @@ def pretrain(args: list[str]) -> int:
         run: Annotated[Run, Unprefixed]
         data: str = tyro.MISSING
         """A folder of videos (any depth), one video, or a list file (path, or path and label, on each line)."""
+        weights: str | None = None
+        """Run whose encoder it starts from (or a file of it); none: from scratch. Short for --training.init."""
+        inflate: bool = False
+        """--weights are of images: repeat their patches over the frames of a cube. Short for --training.inflate."""
         out: Path | None = None
         """Run folder; default runs/PRESET."""
         resume: bool = False
@@ -48,6 +52,9 @@ def pretrain(args: list[str]) -> int:
 
     a = with_preset(Pretrain, args, "pretrain")
     run = on(a.run, a.device)
+    if a.weights or a.inflate:
+        init, inflate = a.weights or run.training.init, a.inflate or run.training.inflate
+        run = replace(run, training=replace(run.training, init=init, inflate=inflate))
     if hasattr(run.method, "outputs"):
         raise ValueError(f"{a.preset} learns labels: tubelet finetune {a.preset} --weights RUN --data {a.data}")
     from tubelet.data.datasets import Dataset
@@ -56,10 +63,13 @@ def pretrain(args: list[str]) -> int:
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
-    from tubelet.train.log import duration, metrics, show
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import duration, metrics, noted, show
     from tubelet.train.loop import train
 
     out = a.out or Path("runs") / named(a.preset)
+    if run.training.init is not None:
+        noted(unfinished(Path(run.training.init)))
     if not a.quiet:
         show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))
     folder = train(run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)

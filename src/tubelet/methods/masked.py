@@ -46,9 +46,10 @@ class Masked:
         if not 0 < self.predict <= 1:
             raise ValueError(f"--method.predict {self.predict:g}: it must be above 0 and at most 1 (all hidden tokens)")
         pt, ph, pw = grid.patch
-        blank = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
         ids = torch.zeros(1, dtype=torch.int64, device="cpu")
-        chosen(self, Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), grid, Draws(0, 0, [0]))
+        for each in (grid, replace(grid, T=1)) if self.still else (grid,):
+            blank = torch.zeros(1, channels, each.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
+            chosen(self, Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), each, Draws(0, 0, [0]))
         return MaskedAutoencoder(self, encoder, grid, channels)
 
 

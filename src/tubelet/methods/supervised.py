@@ -39,6 +39,8 @@ class Supervised:
     """What the labels are, see `data.labels`; taken from there when a run begins."""
     init: str | None = None
     """Run whose weights it starts from, pre-trained or fine-tuned; none: from scratch."""
+    inflate: bool = False
+    """Those weights are of images, and are made weights of video."""
     validation: str | None = None
     """Labelled videos to measure on while training; they choose the best weights."""
     outputs: int = 0
@@ -96,6 +98,8 @@ class Supervised:
         ):
             if not fits:
                 raise ValueError(f"--method.{name} {value} cannot be used; expected {expected}")
+        if self.inflate and self.init is None:
+            raise ValueError("--method.inflate is about the weights of --method.init, which were not given")
         if self.labels == "values" and (self.mix or self.teacher or self.class_weights):
             raise ValueError(
                 "values are regressed: --method.mix, --method.teacher and --method.class-weights are for classes"

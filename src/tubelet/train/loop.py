@@ -24,6 +24,7 @@ from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
 from tubelet.train.log import Counter, Log, board_writer, say
 from tubelet.train.optim import adamw, rate, set_rate
+from tubelet.train.start import fitting, started
 from tubelet.types import Batch, Draws, Method
 
 
@@ -55,7 +56,8 @@ def train(
     """Trains `run` on the videos of `source` and returns the run folder `out`.
 
     The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors (or model.safetensors).
-    `items` are the videos of `source`, where they have been looked for already. `prepare` is called with the fresh
+    It starts from the encoder of the run `training.init`, if there is one. `items` are the videos of `source`, where
+    they have been looked for already. `prepare` is called with the fresh
     module (to load weights into it). `validate` measures it every `training.validate_every` epochs and at the end; what
     the first of its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill
     would, but saved (the schedule stays that of the whole run).
@@ -70,6 +72,8 @@ def train(
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
     grid, device = run.grid(), pick_device(run.training.device)
     precision = pick_precision(run.training.precision, device)
+    init = run.training.init if changed is None else None
+    weights = None if init is None else fitting(run, init, run.training.inflate)
     dataset = Dataset(find(source) if items is None else items, run.data, run.training.seed)
     plan, data = numbers(run, len(dataset)), fingerprint(dataset)
     if changed is not None:
@@ -79,6 +83,10 @@ def train(
     with threads(run.training.threads):
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
+        if weights is not None:
+            line = started(run, method, weights)
+            if not quiet:
+                say(line)
         if prepare is not None:
             prepare(method)
         with advised(run, device):
