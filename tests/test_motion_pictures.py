@@ -14,8 +14,10 @@ import tubelet.pictures
 from tubelet.cli import run
 from tubelet.cli.looking import used
 from tubelet.config import preset, to_json
-from tubelet.data.datasets import Data, Note, motion_of
+from tubelet.data.datasets import Data
 from tubelet.data.flow import Flow
+from tubelet.data.items import Note
+from tubelet.data.motion import motion_of
 from tubelet.data.sampling import Dense
 from tubelet.data.synthetic import moving_square
 from tubelet.data.vectors import Vectors

@@ -142,7 +142,7 @@ def numbers(run: Run, videos: int) -> Numbers:
     """Steps and rates for `videos` clips an epoch.
 
     The stream of videos is cut into batches without regard to epoch ends, so no video is dropped and a data set may be
-    smaller than a batch. The rate ignores `data.repeats`, as the released recipes do.
+    smaller than a batch. The rate ignores `data.clips` and `data.repeats`, as the released recipes do.
 
     Raises:
         ValueError: a batch that does not divide into its parts, or nothing to train.

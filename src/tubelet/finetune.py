@@ -137,7 +137,7 @@ def completed(run: Run, items: Sequence[Item]) -> Run:
                 f"{len(empty)} of {len(labels.names)} classes have no video to train on: {listed(empty)}; add some, or "
                 "leave these classes out"
             )
-    clips = run.training.batch // run.training.accumulate * run.data.repeats
+    clips = run.training.batch // run.training.accumulate * run.data.per_video
     if run.method.mix is not None and clips % 2:
         raise ValueError(
             f"clips are mixed in pairs, but a step (or part of one) has {clips}: use an even --training.batch, or "

@@ -195,7 +195,7 @@ def remembered(run: Run, method: Method, passed: Passage) -> Memory:
     """What training keeps on the device."""
     weights = 4 * (size(method) + sum(buffer.numel() for buffer in method.buffers()))
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    clips = run.training.batch * run.data.repeats // run.training.accumulate
+    clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
     activations = kept(method, passed, clips, precision, device)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
@@ -345,8 +345,9 @@ def share(mask: tuple[tuple[int, int], ...], grid: Grid) -> str:
 def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str]:
     """Batch, length and rates, with the rule that gave them."""
     t, o, d = run.training, run.optim, run.data
-    crops = f" x {d.repeats} crops = {t.batch * d.repeats:,} clips" if d.repeats > 1 else ""
-    parts = f", in {t.accumulate} parts of {t.batch * d.repeats // t.accumulate:,}" if t.accumulate > 1 else ""
+    times = [f" x {many} {what}" for many, what in ((d.clips, "clips"), (d.repeats, "crops")) if many > 1]
+    crops = f"{''.join(times)} = {t.batch * d.per_video:,} clips" if times else ""
+    parts = f", in {t.accumulate} parts of {t.batch * d.per_video // t.accumulate:,}" if t.accumulate > 1 else ""
     open_ = "needs --data or --videos"
     return {
         "videos": f"{counted.videos:,}" if counted else open_,

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.data import cache
-from tubelet.data.datasets import ATTEMPTS, Data, Dataset, Note, clip_of, part_of
+from tubelet.data.datasets import ATTEMPTS, Data, Dataset, clip_of, part_of
+from tubelet.data.items import Note
 from tubelet.data.loader import Batches, Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find

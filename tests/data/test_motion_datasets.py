@@ -16,8 +16,9 @@ from tubelet.data import cache, datasets, flow
 from tubelet.data import video as reading
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import PIECE, Frames
-from tubelet.data.datasets import Data, Dataset, Note, clip_of
+from tubelet.data.datasets import Data, Dataset, clip_of
 from tubelet.data.flow import Flow
+from tubelet.data.items import Note
 from tubelet.data.loader import Failures, batches
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find

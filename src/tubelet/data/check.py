@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from tubelet.data.datasets import STANDS_IN, part_of
+from tubelet.data.datasets import part_of
 from tubelet.data.flow import Flow, usable
+from tubelet.data.motion import STANDS_IN
 from tubelet.data.processes import in_processes
 from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item

@@ -6,9 +6,7 @@ the same on any number of workers, after a resume, and when asked for alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,22 +16,17 @@ from torch import Tensor
 
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
-from tubelet.data.flow import ENOUGH, Flow, opencv, stand_in, usable
+from tubelet.data.flow import Flow
+from tubelet.data.items import Item, Note
 from tubelet.data.labels import Labels
+from tubelet.data.motion import motion_of, with_flow
 from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
-from tubelet.data.sources import Item
 from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
-from tubelet.data.vectors import FAR, Vectors, has_vectors, tells
+from tubelet.data.vectors import Vectors
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.types import Clip, Motion, Sampler
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
-STANDS_IN = {  # for the vectors of a file that has none, by `Vectors.fallback`
-    "flow": "flow is used",
-    "encode": "clips are encoded for it while they are read",
-    "none": "their motion stays unknown",
-}
-SAMPLE = 50  # files of a list that are looked into before a run begins
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
 
 
@@ -49,8 +42,10 @@ class Data:
     """Which part of the frames is shown."""
     flip: float = 0.0
     """Probability of a mirrored clip. Not where left and right mean something (Something-Something, gestures)."""
+    clips: int = 1
+    """Different clips of each video in a step, each at its own random time; `repeats` crops of each."""
     repeats: int = 1
-    """Differently cropped clips of each decoded one; a step then has this many times its batch of videos."""
+    """Crops of each decoded clip. A step has `clips` times `repeats` clips for every video of its batch."""
     per: Literal["video", "duration"] = "video"
     """What an epoch is: one clip of each video, or clips in proportion to how long the videos are."""
     augment: RandAugment | None = None
@@ -64,18 +59,10 @@ class Data:
     motion: Vectors | Flow | None = None
     """Where the motion of the clips comes from, for masks that it guides: the codec or optical flow; none: nowhere."""
 
-
-class Note(str):
-    """What the reader had to do about one file: a line to log, with its kind and path to count by."""
-
-    kind: str
-    path: str
-    codec: str  # where it matters
-
-    def __new__(cls, text: str, kind: str = "", path: str = "", codec: str = "") -> "Note":
-        note = super().__new__(cls, text)
-        note.kind, note.path, note.codec = kind, path, codec
-        return note
+    @property
+    def per_video(self) -> int:
+        """What each video gives a step: `repeats` crops of each of its `clips`."""
+        return self.clips * self.repeats
 
 
 class Sample(NamedTuple):
@@ -166,13 +153,40 @@ class Dataset:
         yield from others[others != item][:ATTEMPTS].tolist()
 
     def load(self, item: int, rng: np.random.Generator) -> tuple[UInt8[Tensor, "k c t h w"], Motion | None, list[Note]]:
-        """`repeats` crops of one clip of an item, their motion if asked for, and what there is to say about the file.
+        """Crops of clips of an item, their motion if asked for, and what there is to say about the file.
+
+        First the crops of the first clip, then those of the next.
 
         Raises:
             VideoError: it cannot be read.
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
-        one, path, data = self.items[item], self.items[item].path, self.data
+        data, motions, notes = self.data, [], []
+        crops = torch.empty(data.per_video, data.clip.frames, *data.size, data.channels, dtype=torch.uint8)
+        for number, crop in enumerate(crops):
+            if number % data.repeats == 0:
+                clip, motion, more = self.clip(item, rng)
+                notes += more
+            frames = data.augment(clip.frames, rng) if data.augment else clip.frames
+            view, region = data.crop.cut(frames, data.size, rng)
+            flip = bool(rng.random() < data.flip)
+            crop.copy_(flipped(view) if flip else view)
+            if motion is not None and data.motion is not None:
+                height, width = frames.shape[1:3]
+                moved = carried(motion, (height, width), region, data.size, data.motion.block, flip)
+                motions.append(moved.each(lambda tensor: tensor[None]))
+        # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
+        video = crops.permute(0, 4, 1, 2, 3)
+        return video, Motion.batch(motions) if motions else None, list(dict.fromkeys(notes))
+
+    def clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, Motion | None, list[Note]]:
+        """A clip of an item in whole frames, its motion if asked for, and what there is to say about the file.
+
+        Raises:
+            VideoError: it cannot be read.
+            ValueError: it is too short, and `data.clip` says that this is an error.
+        """
+        one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
         notes = []
 
         def choose(seconds: Float[np.ndarray, " part"], rng: np.random.Generator | None) -> Int[np.ndarray, " t"]:
@@ -187,97 +201,19 @@ class Dataset:
                 notes.append(Note(text, "cut", str(path)))
             return chosen(one, seconds, choose, rng)
 
-        if self.frames is None:
+        if kept is None:
             vectors = isinstance(data.motion, Vectors)
             clip = frames_at(path, lambda video: indices(video.seconds), gray=data.channels == 1, vectors=vectors)
         else:
-            clip = self.frames.at(item, indices(self.frames.times(item)))
-        motion, motions = None, []
+            clip = kept.at(item, indices(kept.times(item)))
+        motion = None
         if data.motion is not None:
-            kept = self.frames
             codec, few = (probe(path).codec, "") if kept is None else (kept.codec(item), kept.lacks(item))
             motion, more = motion_of(clip, data.motion, data.size, path, codec, few)
             notes += more
-        crops = torch.empty(data.repeats, len(clip.frames), *data.size, data.channels, dtype=torch.uint8)
-        for crop in crops:
-            frames = data.augment(clip.frames, rng) if data.augment else clip.frames
-            view, region = data.crop.cut(frames, data.size, rng)
-            flip = bool(rng.random() < data.flip)
-            crop.copy_(flipped(view) if flip else view)
-            if motion is not None and data.motion is not None:
-                height, width = frames.shape[1:3]
-                moved = carried(motion, (height, width), region, data.size, data.motion.block, flip)
-                motions.append(moved.each(lambda tensor: tensor[None]))
         if clip.damaged:
             notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
-        # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
-        return crops.permute(0, 4, 1, 2, 3), Motion.batch(motions) if motions else None, notes
-
-
-def motion_of(
-    clip: Clip, how: Vectors | Flow, size: tuple[int, int], path: Path, codec: str, few: str = ""
-) -> tuple[Motion, list[Note]]:
-    """Motion between the frames of a clip, in pixels of them, and what there is to say about the file.
-
-    Flow has blocks half as wide as those of a clip of `size` (height, width) will be, for `carried` to cut anew. `few`
-    ("no" or "few") says that the file has too few vectors and that a cache has looked for the fallback already. Where
-    that cannot be had, for want of OpenCV, motion stays unknown: `with_flow` has looked for files that need it.
-
-    Raises:
-        ValueError: flow, and OpenCV is not installed.
-    """
-    fine = max(round(how.block * min(clip.frames.shape[1:3]) / min(size) / 2), 1)
-    if isinstance(how, Flow):  # a cache has looked already
-        return clip.motion or replace(how, block=fine)(clip.frames), []
-    if (motion := clip.motion) is None:
-        raise ValueError("this clip was read without its vectors; use frames_at(..., vectors=True)")
-    if not few and motion.had[1:].float().mean() >= ENOUGH:
-        text = (
-            "motion vectors of some videos may span more frames than one: their encoder could choose among several. "
-            "`tubelet prepare` makes exact ones"
-        )
-        return motion, [] if motion.exact else [Note(text, "inexact", str(path))]
-    if len(clip.seconds.unique()) == 1:  # one frame, or one repeated
-        return motion, []
-    said, fallback = few or ("few" if motion.had.any() else "no"), usable(how.fallback)
-    if not few and fallback != "none":
-        motion = stand_in(fallback, clip.frames, fine)
-    why = "" if fallback == how.fallback else ", since flow needs OpenCV (pip install 'tubelet[flow]')"
-    if not few and float(clip.seconds.diff().median()) * probe(path).fps > FAR:
-        text = (
-            f"frames of a clip of {path} lie more than {FAR} apart, too far to add up motion vectors: "
-            f"{STANDS_IN[fallback]}{why}; with --data.cache they are added up at any distance"
-        )
-        return motion, [Note(text, f"far, {fallback}", str(path), codec)]
-    does = f"{STANDS_IN[fallback]}{why}; `tubelet prepare` makes some"
-    text = f"{path} ({codec}) has {said} motion vectors for a clip: {does}"
-    return motion, [Note(text, f"vectors, {fallback}", str(path), codec)]
-
-
-def with_flow(items: Sequence[Item], how: Vectors | Flow | None) -> None:
-    """Looks whether OpenCV is there, where flow is asked for, or has to stand in for vectors in some of the files.
-
-    Without OpenCV it looks into a sample of them. It cannot see whether single clips of a file have too few vectors.
-
-    Raises:
-        ValueError: it is not; names the first file that needs it, and what to do.
-    """
-    if isinstance(how, Flow):
-        opencv()
-    if not isinstance(how, Vectors) or usable(how.fallback) == how.fallback:
-        return
-    for item in items[:: max(len(items) // SAMPLE, 1)]:
-        with suppress(VideoError, OSError):  # what cannot be read is said when the run comes to it
-            video = probe(item.path)
-            if has_vectors(video):
-                continue
-            why = "most of its frames are key frames" if tells(video.codec) else f"its codec is {video.codec}"
-            raise ValueError(
-                f"{item.path} has no motion vectors, or too few: {why}. Flow is to stand in for them, and needs "
-                "OpenCV, which is an extra: pip install 'tubelet[flow]'. Or make files that have vectors (`tubelet "
-                "prepare`), or take those of a copy that is encoded on the way (--data.motion.fallback encode), or "
-                "leave such motion unknown (--data.motion.fallback none)"
-            )
+        return clip, motion, notes
 
 
 # ---------------------------------------------------------------------------- part of a video
@@ -371,6 +307,7 @@ def checked(data: Data) -> None:
     for name, value, fits, expected in (
         ("size", data.size, min(data.size) > 0, "at least 1x1 pixels"),
         ("flip", data.flip, 0 <= data.flip <= 1, "a probability, 0 to 1"),
+        ("clips", data.clips, data.clips > 0, "1 or more"),
         ("repeats", data.repeats, data.repeats > 0, "1 or more"),
         ("per", data.per, data.per in ("video", "duration"), "video or duration"),
         ("channels", data.channels, data.channels in (1, 3), "3 (colour) or 1 (grey)"),

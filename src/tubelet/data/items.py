@@ -22,6 +22,19 @@ class Item:
     group: str | None = None  # whoever or wherever was filmed: groups are never split between training and test
 
 
+class Note(str):
+    """What the reader had to do about one file: a line to log, with its kind and path to count by."""
+
+    kind: str
+    path: str
+    codec: str  # where it matters
+
+    def __new__(cls, text: str, kind: str = "", path: str = "", codec: str = "") -> "Note":
+        note = super().__new__(cls, text)
+        note.kind, note.path, note.codec = kind, path, codec
+        return note
+
+
 def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Paths of the videos below a folder, sorted by name, and how many other files there are of each suffix.
 

@@ -12,7 +12,9 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from tubelet.data.datasets import STANDS_IN, Dataset, Note, Sample
+from tubelet.data.datasets import Dataset, Sample
+from tubelet.data.items import Note
+from tubelet.data.motion import STANDS_IN
 from tubelet.data.video import VideoError
 from tubelet.types import Batch, Motion
 
@@ -113,15 +115,15 @@ class Batches:
             if get_worker_info() is None:
                 raise
             return error
-        repeats = self.dataset.data.repeats
+        crops = self.dataset.data.per_video
         items = [sample.item for sample in samples]
-        ids = torch.tensor(items).repeat_interleave(repeats)
+        ids = torch.tensor(items).repeat_interleave(crops)
         labels = self.dataset.labels
         motions = [sample.motion for sample in samples if sample.motion is not None]
         return Batch(
             torch.cat([sample.video for sample in samples]),
             ids,
-            repeats,
+            crops,
             tuple(str(self.dataset.items[item].path) for item in items),
             tuple(note for sample in samples for note in sample.notes),
             None if labels is None else labels[ids],

@@ -246,7 +246,7 @@ def advised(run: Run, device: torch.device) -> Iterator[None]:
 def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
     t = run.training
-    part = t.batch * run.data.repeats // t.accumulate
+    part = t.batch * run.data.per_video // t.accumulate
     again = "and repeat the command with --resume"
     if t.batch > t.accumulate:
         more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
@@ -257,7 +257,7 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
         change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.repeats} crops / {t.accumulate} parts). Try {change}. "
+        f"once (batch {t.batch} x {run.data.per_video} crops / {t.accumulate} parts). Try {change}. "
         f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
 
@@ -308,7 +308,7 @@ def pick_workers(run: Run) -> int:
 
 def batch_bytes(run: Run) -> int:
     """Main memory of a batch of clips, uint8."""
-    clips = run.training.batch * run.data.repeats
+    clips = run.training.batch * run.data.per_video
     return clips * run.data.channels * run.data.clip.frames * math.prod(run.data.size)
 
 
