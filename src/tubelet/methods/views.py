@@ -93,6 +93,11 @@ def where(
     return video
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """Products in float32, on the device of a tensor, where the run's arithmetic is bfloat16."""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
+
+
 def luma(video: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 1 t h w"]:
     """The grey of every pixel."""
     if video.shape[1] == 1:
@@ -144,7 +149,7 @@ def blurred(video: Float[Tensor, "b c t h w"], sigma: Float[Tensor, "b 1 1 1 1"]
         at = torch.arange(size, device=video.device, dtype=video.dtype)
         return torch.softmax(-((at - at[:, None]) / sigma).square() / 2, dim=-1)
 
-    with torch.autocast(video.device.type, enabled=False):
+    with full_precision(video):
         return weights(video.shape[3]) @ video @ weights(video.shape[4]).mT
 
 
