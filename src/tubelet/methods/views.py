@@ -59,8 +59,8 @@ class Views:
         drawn = draws.uniform(13)
         second = torch.arange(len(video)) % 2
 
-        def happens(number: int, probability: Float[Tensor, "..."] | float) -> Bool[Tensor, " b"]:
-            return drawn[:, number] < probability
+        def happens(number: int, *probability: float) -> Bool[Tensor, " b"]:
+            return drawn[:, number] < drawn.new_tensor(probability)[second % len(probability)]
 
         x = video.float() / 255
         jittered, order = happens(0, self.jitter), drawn[:, 1:5].argsort(dim=1)
@@ -71,8 +71,8 @@ class Views:
                 x = where(jittered & (order[:, turn] == number), change, x, amounts[number])
         x = where(happens(9, self.grey), saturated, x, torch.zeros(len(x)))
         low, high = (sigma * video.shape[3] / 224 for sigma in self.sigma)
-        x = where(happens(10, torch.tensor(self.blur)[second]), blurred, x, low + (high - low) * drawn[:, 11])
-        return where(happens(12, torch.tensor(self.solarise)[second]), solarised, x, torch.zeros(len(x)))
+        x = where(happens(10, *self.blur), blurred, x, low + (high - low) * drawn[:, 11])
+        return where(happens(12, *self.solarise), solarised, x, torch.zeros(len(x)))
 
 
 STRENGTHS = ("brightness", "contrast", "saturation")
