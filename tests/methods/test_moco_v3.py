@@ -18,6 +18,7 @@ from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.data.synthetic import make
 from tubelet.methods.moco_v3 import Contrastive, ContrastiveLearner, contrast
+from tubelet.methods.views import Views
 from tubelet.nn.vit import Encoder
 from tubelet.plan import plan
 from tubelet.train import checkpoint
@@ -230,9 +231,9 @@ def videos(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("videos"), 8, workers=1)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_is_the_uninterrupted_one(videos, tmp_path, accumulate):
-    run = tiny(accumulate=accumulate)
+def test_a_resumed_run_is_the_uninterrupted_one(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tubelet.methods.moco_v3.COLLAPSED", 1e9)  # so that there is something to say
+    run = tiny(accumulate=2)
     whole = train(run, videos, tmp_path / "whole", quiet=True)
     train(run, videos, tmp_path / "parts", quiet=True, limit=3)
     parts = train(run, videos, tmp_path / "parts", quiet=True, resume=True)
@@ -251,37 +252,40 @@ def test_a_resumed_run_is_the_uninterrupted_one(videos, tmp_path, accumulate):
     fresh = run.method.build(run.encoder, run.grid(), 3).encoder
     assert torch.equal(encoder.embed.weight, fresh.embed.weight)
     assert not torch.equal(encoder.blocks[0].mlp.fc1.weight, fresh.blocks[0].mlp.fc1.weight)
+    assert (whole / "notes.txt").read_text().count("training has collapsed") == 2  # of both deviations, once
     curves(whole, tmp_path / "curves")
     assert "positives first" in (tmp_path / "curves.svg").read_text()
 
 
 def test_it_learns_to_tell_videos_apart():
-    method, given = learner(), batch(8)
-    optimiser = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=1e-3)
+    method, given = learner(replace(CONFIG, augment=Views(jitter=0, grey=0, blur=(0, 0), solarise=(0, 0)))), batch(8)
+    optimiser = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=3e-3)
     found, losses = [], []
-    for step in range(80):
+    for step in range(40):
         loss = method(given, Draws(0, step, range(16)))
         optimiser.zero_grad()
         (loss.sum / loss.count).backward()
         optimiser.step()
-        method.after_step(step, 80)
+        method.after_step(step, 40)
         found.append(float(loss.told["positives_first"]))
         losses.append(float(loss.sum.detach() / loss.count))
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
-    assert np.mean(found[-10:]) > max(0.4, np.mean(found[:10]))
+    assert losses[-1] < 0.7 * losses[0]
+    assert found[-1] > 0.8 > found[0]
 
 
-def test_collapse_is_said_once(videos, tmp_path, capsys):
-    """Clips that are all the same have features that are all the same."""
+def test_collapse_is_told():
+    """Clips that are all the same have features that are all the same, whatever batch norm makes of rounding errors."""
     method = learner()
-    plain = replace(batch(4), video=torch.full((8, 3, 4, 32, 32), 100, dtype=torch.uint8))
-    method.config = replace(CONFIG, augment=replace(CONFIG.augment, jitter=0.0, solarise=(0.0, 0.0)))
-    told = {name: float(value) for name, value in method(plain, Draws(0, 0, range(8))).told.items()}
-    assert told["embedding_deviation"] < 0.01
-    assert "training has collapsed" in method.doubts(told)[0]
-    told = {name: float(value) for name, value in method(batch(4), Draws(0, 0, range(8))).told.items()}
+    given = batch(4)
+    told = {name: float(value) for name, value in method(given, Draws(0, 0, range(8))).told.items()}
     assert 0.5 * 8**-0.5 < told["embedding_deviation"] < 1.5 * 8**-0.5
     assert method.doubts(told) == []
+    alike = replace(given, video=torch.full_like(given.video, 100))
+    method.config = replace(CONFIG, augment=Views(jitter=0, grey=0, blur=(0, 0), solarise=(0, 0)))
+    told = {name: float(value) for name, value in method(alike, Draws(0, 0, range(8))).told.items()}
+    assert told["feature_deviation"] < 1e-4
+    assert "training has collapsed" in method.doubts(told)[0]
+    assert len(method.doubts({"embedding_deviation": 0.0, "feature_deviation": 1.0})) == 1
 
 
 def test_rows_show_the_views_and_say_how_alike_they_are():
@@ -336,7 +340,7 @@ def test_presets_are_the_issues():
     few, like = preset("moco-v3-few-cpu"), preset("videomae-few-cpu")
     checked(few)
     assert few.encoder == like.encoder
-    assert (few.data.size, few.training.epochs) == (like.data.size, like.training.epochs)
+    assert (few.data.size, few.data.clip) == (like.data.size, like.data.clip)
 
 
 def test_a_plan_counts_both_views_and_the_copy_but_no_backward_pass_of_it():
