@@ -73,12 +73,13 @@ LABELS = {
     "clips_per_second": "clips per second",
     "data_wait": "waiting for data (share of the time)",
 }
+KNOWN = {"step", "epoch", "seconds", *LABELS}  # lines have more where the method tells more
 
 
 def curves(folder: Path, out: Path) -> list[Path]:
     """`out` as PNG and as SVG: loss, learning rate, gradient norm, speed and waiting for data of a run over its steps.
 
-    And, where there are some, what was measured on validation data.
+    And, where there are some, what was measured on validation data, and what else the method tells of a step.
 
     Raises:
         FileNotFoundError: no metrics.jsonl in `folder`.
@@ -96,14 +97,17 @@ def curves(folder: Path, out: Path) -> list[Path]:
     style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
     style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(8, 6.4), layout="constrained")
         checked = next((name for line in lines for name in line if name.startswith("validation_")), None)
-        mosaic = figure.subplot_mosaic("av;bc;de" if checked else "aa;bc;de", height_ratios=[2, 1, 1])
+        told = [name for name in lines[0] if name not in KNOWN and not name.startswith("validation_")]
+        shape: list[Any] = [["a", "v" if checked else "a"], ["b", "c"], ["d", "e"]]
+        shape += [[*told[place : place + 2], "."][:2] for place in range(0, len(told), 2)]
+        figure = Figure(figsize=(8, 1.6 * (len(shape) + 1)), layout="constrained")
+        mosaic = figure.subplot_mosaic(shape, height_ratios=[2] + [1] * (len(shape) - 1))
         if checked:
             measured(mosaic.pop("v"), lines, checked)
-        panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde")))
+        panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde"))) | {name: mosaic[name] for name in told}
         for name, axes in panels.items():
-            axes.set_title(LABELS[name], loc="left", fontsize=9)
+            axes.set_title(LABELS.get(name, name.replace("_", " ")), loc="left", fontsize=9)
             curve(axes, step, np.array([float(line[name]) for line in lines]), smooth=name != "lr")
         for name in ("loss", "gradient_norm"):
             logarithmic(panels[name])

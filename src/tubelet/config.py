@@ -115,6 +115,17 @@ def checked(run: Run) -> None:
         )
     if getattr(run.method, "flow", None) and run.data.motion is not None:
         raise ValueError("method.flow replaces the motion that the readers would look for; set data.motion to None")
+    views = getattr(run.method, "views", run.data.per_video)
+    if run.data.per_video != views:
+        raise ValueError(
+            f"--data.clips {run.data.clips} x --data.repeats {run.data.repeats} cannot be used: this method compares "
+            f"{views} clips of each video; use --data.clips {views} (at different times) --data.repeats 1"
+        )
+    if hasattr(run.method, "views") and t.batch == t.accumulate:
+        raise ValueError(
+            f"--training.batch {t.batch} in {t.accumulate} parts is one video at once, which nothing can be told from; "
+            "use larger parts"
+        )
     for name, value, fits, expected in (
         ("encoder.patch", e.patch, min(e.patch) > 0, "at least 1 frame and 1x1 pixels"),
         ("encoder.width", e.width, e.width > 0, "1 or more"),

@@ -142,54 +142,55 @@ def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
 
 
 def unlabelled(video: Tensor) -> Batch:
-    """One clip, of whose motion nothing is known."""
-    return Batch(video, torch.zeros(1, dtype=torch.long), motion=Motion.unknown(video.shape[2:], clips=1))
+    """Clips of one video, of whose motion nothing is known."""
+    clips = len(video)
+    return Batch(
+        video, torch.zeros(clips, dtype=torch.long), clips, motion=Motion.unknown(video.shape[2:], clips=clips)
+    )
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One clip's way through a module, without gradients."""
+    """One clip's way through a module; where several are compared, the mean of theirs."""
 
     gmacs: dict[str, float]
-    tokens: list[tuple[nn.Module, int, int]]  # given to every block, and Linear and LayerNorm outside; and to ask
+    calls: list[tuple[nn.Module, int, int, int]]  # of every block, and Linear and LayerNorm outside, if it is learnt:
+    # clips, tokens of each, and tokens to ask
     predicted: int  # values that the decoder put out
 
 
 def passage(method: Method, grid: Grid, channels: int) -> Passage:
-    """Sends one clip through a module on the meta device."""
-    pt, ph, pw = grid.patch
-    video = torch.empty(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
+    """Sends one clip through a module on the meta device, or as many as it compares."""
+    (pt, ph, pw), views = grid.patch, method.views
+    video = torch.empty(views, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
     network: Classifier | None = getattr(method, "network", None)
     kinds = Block | CrossBlock
     inside = {m for block in method.modules() if isinstance(block, kinds) for m in list(block.modules())[1:]}
-    tokens: list[tuple[nn.Module, int, int]] = []
+    calls: list[tuple[nn.Module, int, int, int]] = []
     predicted: list[int] = []
     for module in method.modules():
         if isinstance(module, kinds | nn.Linear | nn.LayerNorm) and module not in inside:
-            module.register_forward_hook(lambda m, args, _: tokens.append((m, *counted(m, args))))
+            module.register_forward_hook(lambda m, args, out: calls.extend([counted(m, args)] * out.requires_grad))
     if (decoder := getattr(method, "decoder", None)) is not None:
         decoder.register_forward_hook(lambda m, args, out: predicted.append(out.numel()))
 
     method.eval()  # recomputing blocks changes memory, which `remembered` sees to, but not the forward pass
-    with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
-            method(replace(unlabelled(video), labels=labels), Draws(0, 0, [0]))
-        counts = counter.get_flop_counts()
-        name = type(method).__name__
-        gmacs = {"forward": counter.get_total_flops() / 2e9}
-        for part, _ in method.named_children():
-            gmacs[part] = sum(counts.get(f"{name}.{part}", {}).values()) / 2e9
-        passed = list(tokens)
-        with FlopCounterMode(display=False) as counter:
-            method.encoder(torch.empty(1, grid.tokens, prod(grid.patch) * channels, device="meta"))
-    return Passage(gmacs | {"encoder of all tokens": counter.get_total_flops() / 2e9}, passed, sum(predicted))
+    with FlopCounterMode(display=False) as counter:
+        labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
+        method(replace(unlabelled(video), labels=labels), Draws(0, 0, range(views)))
+    counts, name = counter.get_flop_counts(), type(method).__name__
+    gmacs = {"forward": counter.get_total_flops() / views / 2e9}
+    for part, _ in method.named_children():
+        gmacs[part] = sum(counts.get(f"{name}.{part}", {}).values()) / views / 2e9
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        method.encoder(torch.empty(1, grid.tokens, prod(grid.patch) * channels, device="meta"))
+    return Passage(gmacs | {"encoder of all tokens": counter.get_total_flops() / 2e9}, calls, sum(predicted))
 
 
-def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, int]:
-    """Tokens that a module was given, and those that it may ask, if it attends across."""
-    asked = args[1].shape[:-1].numel() if isinstance(module, CrossBlock) else 0
-    return args[0].shape[:-1].numel(), asked
+def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, int, int, int]:
+    """A call of a module: clips, tokens of each, and those that it may ask, if it attends across."""
+    asked = args[1].shape[1:-1].numel() if isinstance(module, CrossBlock) else 0
+    return module, len(args[0]), args[0].shape[1:-1].numel(), asked
 
 
 # ---------------------------------------------------------------------------- memory
@@ -224,8 +225,8 @@ def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, de
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
     real = 2 if precision == torch.bfloat16 else 4
     before = after = largest = 0
-    for module, tokens, asked in passed.tokens:  # in the order of the forward pass
-        needs = kept_by(module, clips, tokens, precision, device, asked)
+    for module, called, tokens, asked in passed.calls:  # in the order of the forward pass
+        needs = kept_by(module, clips // method.views * called, tokens, precision, device, asked)
         if isinstance(module, Block) and module in recomputed:
             width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
             before += clips * tokens * 4 * width
@@ -290,6 +291,8 @@ def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ..
     if isinstance(getattr(run.method, "decoder", None), Head):
         visible = [grid.slot] * grid.T  # with mask tokens for those that are hidden
     rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
+    if hasattr(run.method, "stages"):
+        return [*rows, *(Stage(*stage) for stage in run.method.stages(e.width))]
     if outputs := getattr(run.method, "outputs", 0):
         read = (
             f"changes in {'x'.join(map(str, run.method.cells))} cells"

@@ -9,7 +9,7 @@ Axis letters, one legend for the whole library:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -243,6 +243,7 @@ class Loss:
 
     sum: Float[Tensor, ""]
     count: Int[Tensor, ""]
+    told: dict[str, Float[Tensor, ""]] = field(default_factory=dict)  # what else to log of it, by name
 
 
 @runtime_checkable
@@ -315,6 +316,7 @@ class Method(nn.Module):
     """Whatever is trained. The loop knows nothing else."""
 
     encoder: nn.Module
+    views = 1  # clips of each video that a step compares
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The loss of a batch, as a sum and a count."""
@@ -330,3 +332,7 @@ class Method(nn.Module):
 
     def after_step(self, step: int, steps: int) -> None:
         """What follows an optimiser step (a momentum encoder); nothing by default."""
+
+    def doubts(self, told: dict[str, float]) -> list[str]:
+        """What people must know of a step whose loss told this, in words that do not change; nothing by default."""
+        return []

@@ -24,6 +24,7 @@ from tubelet.methods.mixing import Erasing, Mix, smoothed
 from tubelet.nn.attention import Attention
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.lora import add_lora, folded
+from tubelet.nn.momentum import follow
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import Encoder
 from tubelet.targets import normalise
@@ -179,10 +180,7 @@ class SupervisedLearner(Method):
         """The running average follows; from the start of a run faster, so that it forgets the first weights."""
         if self.averaged is not None:
             decay = min(self.config.average, (1 + step) / (10 + step))
-            pairs = zip(self.averaged.parameters(), self.network.parameters())
-            behind, ahead = zip(*(pair for pair in pairs if pair[1].requires_grad))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(behind), list(ahead), 1 - decay)
+            follow(self.averaged, self.network, decay)
 
     def exported(self) -> dict[str, dict[str, Tensor]]:
         """The network to use: averaged, if it is, and with LoRA folded in."""

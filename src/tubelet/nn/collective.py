@@ -3,9 +3,12 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -45,3 +48,37 @@ def gathered(results: Sequence[T]) -> list[T]:
     parts: list[Sequence[T]] = [[] for _ in range(whoami()[1])]
     dist.all_gather_object(parts, results)
     return [result for part in parts for result in part]
+
+
+def gathered_rows(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "g d"], int]:
+    """The rows of all processes, by rank, without gradient, and the place of this process's first among them.
+
+    All processes must have equally many.
+    """
+    rows, (rank, world) = rows.detach(), whoami()
+    if world == 1:
+        return rows, 0
+    parts = [torch.empty_like(rows) for _ in range(world)]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts), rank * len(rows)
+
+
+def summed(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The sum over all processes, through which gradients flow back to each process's own part."""
+    return values if whoami()[1] == 1 else _Summed.apply(values)
+
+
+class _Summed(torch.autograd.Function):
+    """All losses depend on the sum, so its gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total

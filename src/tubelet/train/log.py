@@ -21,7 +21,8 @@ PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a
 class Log:
     """Writes one line a step to metrics.jsonl, and shows where the run is.
 
-    Lines hold step, epoch, loss, lr and gradient norm, which a resumed run repeats bit for bit, and the timings
+    Lines hold step, epoch, loss, lr, gradient norm and what else the method tells, which a resumed run repeats bit for
+    bit, and the timings
     seconds, clips_per_second and data_wait (share of the time spent waiting for videos), which it cannot.
     """
 

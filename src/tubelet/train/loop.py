@@ -121,11 +121,12 @@ def train(
                 lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
                 set_rate(optimiser, lr)
                 with advised(run, device):
-                    loss, norm = one_step(method, optimiser, batch, step, run, device, precision)
+                    loss, norm, told = one_step(method, optimiser, batch, step, run, device, precision)
                     guard(loss, norm, step, lr, batch)
                     optimiser.step()
                     optimiser.zero_grad()
                 method.after_step(step, plan.steps)
+                log.note(step, method.doubts(told))
                 finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
                 now = time.perf_counter()
                 spent = now - clock
@@ -144,6 +145,7 @@ def train(
                         "loss": loss,
                         "lr": lr,
                         "gradient_norm": norm,
+                        **told,
                         "seconds": round(spent, 6),
                         "clips_per_second": round(len(batch.video) / spent, 3),
                         "data_wait": round(waited / spent, 4),
@@ -184,8 +186,8 @@ def one_step(
     run: Run,
     device: torch.device,
     precision: torch.dtype,
-) -> tuple[float, float]:
-    """Gradients of one step, clipped if asked; the loss and the gradient's norm.
+) -> tuple[float, float, dict[str, float]]:
+    """Gradients of one step, clipped if asked; the loss, the gradient's norm, and what else its parts told, averaged.
 
     The loss is the sum over all parts divided by the count over all parts. Each part is divided by what the count will
     be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
@@ -193,6 +195,7 @@ def one_step(
     clips = len(batch.video) // run.training.accumulate
     total = count = torch.zeros((), device=device)
     expected: torch.Tensor | None = None
+    told: dict[str, torch.Tensor] = {}
     for part in range(run.training.accumulate):
         places = range(part * clips, (part + 1) * clips)
         piece = batch.clips(places.start, places.stop).to(device)
@@ -202,6 +205,7 @@ def one_step(
             expected = result.count * run.training.accumulate
         (result.sum / expected).backward()
         total, count = total + result.sum.detach(), count + result.count
+        told = {name: value + told.get(name, 0) for name, value in result.told.items()}
     parameters = [p for p in method.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
     if run.training.accumulate > 1 and expected is not None:
@@ -210,7 +214,8 @@ def one_step(
         norm = torch.nn.utils.get_total_norm(gradients)
     else:
         norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip)
-    return float(total / count), float(norm)
+    means = {name: float(value) / run.training.accumulate for name, value in told.items()}
+    return float(total / count), float(norm), means
 
 
 def guard(loss: float, norm: float, step: int, lr: float, batch: Batch) -> None:
