@@ -43,8 +43,9 @@ from tubelet.motion_pictures import (
     told,
 )
 from tubelet.nn.decoder import Decoder
+from tubelet.nn.patches import CURTAIN
 from tubelet.nn.vit import Encoder
-from tubelet.pictures import CURTAIN, distinct, masks_strip, reconstruct, reconstruct_runs
+from tubelet.pictures import distinct, masks_strip, reconstruct, reconstruct_runs
 from tubelet.strips import PAPER, Strip, save
 from tubelet.targets import Pixels
 from tubelet.types import Batch, Draws, Grid, Motion

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tubelet.data.transforms import Window, carried, resized
 from tubelet.evaluate.saliency import Annotated
-from tubelet.pictures import CURTAIN
+from tubelet.nn.patches import CURTAIN
 from tubelet.strips import FAINT, INK, PAPER, Strip, enlarge, font_of, rgb
 from tubelet.types import Motion, TokenMask
 

@@ -12,12 +12,11 @@ from torch import Tensor
 from tubelet.config import Run, from_json
 from tubelet.evaluate.features import middle_batch
 from tubelet.methods.masked import MaskedAutoencoder
-from tubelet.nn.patches import patchify, put, take, unpatchify
+from tubelet.nn.patches import curtain, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
 from tubelet.train.checkpoint import load, read
-from tubelet.types import Batch, Draws, Grid, Motion, Target, TokenMask
+from tubelet.types import Batch, Draws, Motion, Target, TokenMask
 
-CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 RATIOS = (0.75, 0.9, 0.95)
 
 # ---------------------------------------------------------------------------- 1. clips in, clips out
@@ -145,13 +144,6 @@ def decibels(
     """Peak signal-to-noise ratio over the pixels of `where`; infinite where all are exact."""
     error = (true.float() - shown.float()).square().mul(where).flatten(1).sum(1) / where.flatten(1).sum(1)
     return 10 * torch.log10(255**2 / error)
-
-
-def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
-    """The values of a hidden cube."""
-    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8)
-    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
-    return cube.flatten()
 
 
 def share(mask: TokenMask) -> str:

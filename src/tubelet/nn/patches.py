@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from tubelet.types import Grid
 
 Position = Literal["index", "axes", "plane", "learned"]
+CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 
 
 def patchify(video: Shaped[Tensor, "b c t h w"], patch: tuple[int, int, int]) -> Shaped[Tensor, "b n q"]:
@@ -34,6 +35,13 @@ def unpatchify(patches: Shaped[Tensor, "b n q"], grid: Grid) -> Shaped[Tensor, "
     b, _, q = patches.shape
     cubes = patches.reshape(b, grid.T, grid.H, grid.W, pt, ph, pw, q // (pt * ph * pw))
     return cubes.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, -1, grid.T * pt, grid.H * ph, grid.W * pw)
+
+
+def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
+    """The values of a hidden cube in pictures."""
+    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8, device="cpu")
+    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
+    return cube.flatten()
 
 
 def take(tokens: Shaped[Tensor, "b n q"], ids: Int[Tensor, "b m"]) -> Shaped[Tensor, "b m q"]:
