@@ -20,7 +20,7 @@ LAYERS = [
     {"config"},
     {"methods", "train", "evaluate"},
     {"convert", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
-    | {"space", "charts", "overlay"},
+    | {"space", "charts", "overlay", "activations"},
     {"cli", "demo"},
     {"__main__"},
 ]
@@ -32,6 +32,7 @@ ALLOWED = {
     ("methods", "evaluate"),
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
+    ("plan", "activations"),  # a part of memory, and all of it
     ("cli", "demo"),
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),

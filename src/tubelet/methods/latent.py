@@ -15,8 +15,9 @@ with V-JEPA's masks, and beats V-JEPA 2 at equal compute. Any run of tubelet can
 
 Where this differs from V-JEPA's released code: numbers of masked tokens are fixed (see MultiBlock); both kinds of mask
 share one mask token; the bridge to the predictor has no bias (the encoder's last norm has one); initialisation and the
-fixed positions (by axes) are ours; the rate warms up from 0 instead of 2e-4; and all schedules end when the run does,
-where the released ones are made for a run a quarter longer that is cut off.
+fixed positions (by axes) are ours; the rate warms up from 0 instead of 2e-4; gradients are clipped from the start, of
+both networks together; and all schedules end when the run does, where the released ones are made for a run a quarter
+longer that is cut off.
 """
 
 from dataclasses import dataclass, field, replace
