@@ -100,11 +100,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     shown = settings(run, rates, counted) | {
         "mask": "; and ".join(share(mask, grid) for mask in masks) or "none",
         **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
-        **(
-            {"teacher": f"{run.method.teacher}, not counted"}
-            if isinstance(run.method, Supervised) and run.method.teacher
-            else {}
-        ),
+        **({"teacher": f"{run.method.teacher}, not counted"} if uncounted else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
