@@ -20,7 +20,7 @@ LAYERS = [
     {"config"},
     {"methods", "train", "evaluate"},
     {"convert", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
-    | {"space", "charts", "overlay"},
+    | {"space", "charts", "overlay", "activations"},
     {"cli", "demo"},
     {"__main__"},
 ]
@@ -33,6 +33,7 @@ ALLOWED = {
     ("motion_targets", "targets"),  # the ways to normalise
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
+    ("plan", "activations"),  # a part of memory, and all of it
     ("cli", "demo"),
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),

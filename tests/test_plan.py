@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tubelet.activations import kept_by
 from tubelet.config import Optim, Run, Training, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
@@ -18,7 +19,7 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
-from tubelet.plan import Plan, kept_by, plan, render
+from tubelet.plan import Plan, plan, render
 from tubelet.train.loop import pick_precision
 from tubelet.types import Batch, Draws
 

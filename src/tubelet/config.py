@@ -34,6 +34,8 @@ class Optim:
     """Decay of AdamW's two moments."""
     weight_decay: float = 0.05
     """Not applied to biases, norms and the mask token."""
+    weight_decay_end: float | None = None
+    """What it becomes at the end of the run, along half a cosine; none: it stays."""
     clip: float | None = None
     """Largest norm of the gradient; none: it is only measured."""
     layer_decay: float = 1.0
@@ -134,6 +136,12 @@ def checked(run: Run) -> None:
         ("encoder.depth", e.depth, e.depth > 0, "1 or more"),
         ("optim.clip", o.clip, o.clip is None or o.clip > 0, "a norm above 0, or None"),
         ("optim.weight-decay", o.weight_decay, o.weight_decay >= 0, "0 or more"),
+        (
+            "optim.weight-decay-end",
+            o.weight_decay_end,
+            o.weight_decay_end is None or (o.weight_decay > 0 and o.weight_decay_end > 0),
+            "a number above 0, beside an --optim.weight-decay above 0, or None",
+        ),
         ("optim.warmup", o.warmup, o.warmup >= 0, "0 epochs or more"),
         ("training.epochs", t.epochs, 0 < t.epochs < math.inf, "a number above 0"),
         ("training.save-every", t.save_every, t.save_every > 0, "a number of epochs above 0"),

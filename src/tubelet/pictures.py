@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from tubelet.config import Run, from_json
+from tubelet.data.datasets import Dataset
+from tubelet.data.items import Item
+from tubelet.data.loader import batches
 from tubelet.evaluate.features import middle_batch
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
 from tubelet.targets import Together
 from tubelet.train.checkpoint import load, read
-from tubelet.types import Batch, Draws, Motion, Target, TokenMask
+from tubelet.types import Batch, Draws, Method, Motion, Target, TokenMask
 
 RATIOS = (0.75, 0.9, 0.95)
 
@@ -170,23 +173,56 @@ def masks_strip(video: UInt8[Tensor, "b c t h w"], masks: dict[str, TokenMask], 
 
 
 def reconstruct_run(
-    folder: Path, videos: Sequence[Path], ratios: Sequence[float] = RATIOS, out: Path | None = None, seed: int = 0
+    folder: Path, videos: Sequence[Path], ratios: Sequence[float] = (), out: Path | None = None, seed: int = 0
 ) -> list[Path]:
     """Files reconstruction_75.gif, .png and so on in `out` (default: the run's pictures/), of the middles of `videos`.
 
+    Without `ratios` three of them, if there is a mask that has one. What other methods have to show of clips (what is
+    predicted next, features, views) is in reconstruction.gif and .png.
+
     Raises:
-        FileNotFoundError, ValueError: no checkpoint there, or a ratio that hides nothing or everything.
+        FileNotFoundError, ValueError: no checkpoint there, a method with nothing to show, or ratios that do not fit it.
         VideoError: a video cannot be read.
     """
-    method, run, step = imaginer(folder)
-    clips = middle_batch(videos, run.data)
-    written = []
-    for ratio in ratios:
+    state, method = read(folder), load(folder)
+    run, where = from_json(state["run"]), out or folder / "pictures"
+    about = f"{folder.resolve().name}, step {state['step']}."
+    if not isinstance(method, MaskedAutoencoder):
+        if ratios:
+            raise ValueError(f"{folder} holds a {type(method).__name__}, which hides no ratio; leave --ratio out")
+        strips, note = shown_by(method, run, videos, seed)
+        if not strips:
+            raise ValueError(f"{folder} holds a {type(method).__name__}, which imagines nothing that could be shown")
+        return [save(where / f"reconstruction.{kind}", strips, f"{about} {note}") for kind in ("gif", "png")]
+    clips, written = middle_batch(videos, run.data), []
+    for ratio in ratios or (RATIOS if hasattr(method.mask, "ratio") else (None,)):
         result = reconstruct(method, clips.video, ratio, seed, clips.motion)
         strips = [replace(strip, heading=f"{v.name} · {strip.heading}") for v, strip in zip(videos, result.strips())]
-        caption, name = f"{folder.resolve().name}, step {step}. {result.note}", f"reconstruction_{100 * ratio:.3g}"
-        written += [save((out or folder / "pictures") / f"{name}.{kind}", strips, caption) for kind in ("gif", "png")]
+        name = "reconstruction" if ratio is None else f"reconstruction_{100 * ratio:.3g}"
+        written += [save(where / f"{name}.{kind}", strips, f"{about} {result.note}") for kind in ("gif", "png")]
     return written
+
+
+def shown_by(method: Method, run: Run, videos: Sequence[Path], seed: int) -> tuple[list[Strip], str]:
+    """What a method has to show of the middles of `videos` (or of several clips of each, where it compares them), and
+    how to read it.
+
+    Raises:
+        VideoError: a video cannot be read.
+    """
+    names = [video.name for video in videos]
+    if method.views > 1:
+        items = [Item(video) for video in videos]
+        batch = next(iter(batches(Dataset(items, replace(run.data, cache=0), seed), len(items), 0, 1)))
+        names = [Path(path).name for path in batch.paths]
+        rows, note = method.rows(batch, Draws(seed, 0, range(len(batch.video))))
+        return [Strip({name: clips[i] for name, clips in rows.items()}, names[i]) for i in range(len(videos))], note
+    batch = middle_batch(videos, run.data)
+    rows, note = method.rows(batch, Draws(seed, 0, range(len(videos))))
+    if not rows:
+        return [], note
+    rows = {"original": batch.video, **rows}
+    return [Strip({name: clips[i] for name, clips in rows.items()}, names[i]) for i in range(len(videos))], note
 
 
 def reconstruct_runs(

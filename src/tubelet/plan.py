@@ -5,7 +5,6 @@ it, which counts every matrix product and shows how many tokens every block is g
 """
 
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,19 +16,22 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tubelet.activations import kept
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
 from tubelet.data.joint import Images
 from tubelet.methods.arvideo import Autoregressive
-from tubelet.methods.masked import Masked, chosen
-from tubelet.nn.attention import SHORT, Block
+from tubelet.methods.latent import Latent
+from tubelet.methods.masked import Masked, blank, chosen
+from tubelet.methods.supervised import Supervised
+from tubelet.nn.attention import Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.cross import CrossBlock, CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
-from tubelet.nn.divided import DividedBlock
-from tubelet.nn.vit import Encoder, ViT
+from tubelet.nn.vit import Encoder
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
-from tubelet.types import Batch, Draws, Grid, Method, Motion
+from tubelet.train.teacher import with_shape
+from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
 
 SUPPOSED = 400  # classes, where the labels are not known: as many as Kinetics has
 
@@ -68,7 +70,7 @@ class Plan:
     settings: dict[str, str]  # everything resolved, for people
     parameters: dict[str, int]  # "total", and each part
     gmacs: dict[str, float]  # 1e9 multiply-adds per clip: "forward", its parts, and "encoder of all tokens"
-    mask: tuple[tuple[int, int], ...]  # visible and predicted tokens of each time slot; empty without a mask
+    mask: tuple[tuple[int, int], ...]  # visible, predicted tokens of each time slot with the first mask; or empty
     memory: Memory
     numbers: Numbers | None  # steps and rates; None where the number of videos is not known
 
@@ -84,6 +86,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         ValueError: settings that cannot be used, as training itself would say.
     """
     checked(run)
+    run = with_shape(run)
     open_classes = getattr(run.method, "outputs", None) == 0
     if open_classes:
         run = replace(run, method=replace(run.method, outputs=SUPPOSED))
@@ -91,14 +94,15 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     method = on_meta(run.method, run.encoder, grid, run.data.channels)
     rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
     counted = None if videos is None else rates
-    mask = one_mask(run, grid)
+    masks = masks_of(run, grid)
     passed = passage(method, grid, run.data.channels)
     memory = remembered(run, method, passed)
     parameters = {"total": size(method)} | {name: size(part) for name, part in method.named_children()}
+    uncounted = isinstance(run.method, Supervised) and run.method.teacher
     shown = settings(run, rates, counted) | {
-        "mask": "none" if not mask else share(mask, grid),
+        "mask": "; and ".join(share(mask, grid) for mask in masks) or "none",
         **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
-        **({"teacher": f"{run.method.teacher}, not counted"} if getattr(run.method, "teacher", None) else {}),
+        **({"teacher": f"{run.method.teacher}, not counted"} if uncounted else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
@@ -107,7 +111,8 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         "read ahead": read_ahead(run),
         "disk": f"{gib(memory.weights + memory.moments)} a checkpoint",
     }
-    return Plan(tuple(stages(run, grid, method, mask)), shown, parameters, passed.gmacs, mask, memory, counted)
+    first = masks[0] if masks else ()
+    return Plan(tuple(stages(run, grid, method, masks)), shown, parameters, passed.gmacs, first, memory, counted)
 
 
 def fine_tuned(encoder: Encoder, grid: Grid, channels: int, classes: int) -> int:
@@ -130,15 +135,18 @@ def on_meta(config: Any, encoder: Encoder, grid: Grid, channels: int) -> Method:
         return config.build(encoder, grid, channels).to("meta")
 
 
-def one_mask(run: Run, grid: Grid) -> tuple[tuple[int, int], ...]:
-    """Visible and predicted tokens of every time slot in the run's first mask; empty for methods without one."""
-    if not isinstance(run.method, Masked | Autoregressive):
-        return ()
-    video = torch.zeros(1, run.data.channels, run.data.clip.frames, *run.data.size, dtype=torch.uint8)
-    choose = partial(chosen, run.method) if isinstance(run.method, Masked) else run.method.mask
-    mask = choose(unlabelled(video), grid, Draws(run.training.seed, 0, [0]))
-    visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
-    return tuple(zip(visible.tolist(), predicted.tolist()))
+def masks_of(run: Run, grid: Grid) -> list[tuple[tuple[int, int], ...]]:
+    """Visible and predicted tokens of every time slot in each of the run's first masks; none for methods without."""
+    batch, draws = blank(grid, run.data.channels), Draws(run.training.seed, 0, [0])
+    drawn: list[TokenMask] = []
+    if isinstance(run.method, Masked):
+        drawn = [chosen(run.method, batch, grid, draws)]
+    elif isinstance(run.method, Autoregressive):
+        drawn = [run.method.mask(batch, grid, draws)]
+    elif isinstance(run.method, Latent):
+        drawn = [mask(batch, grid, draws) for mask in run.method.masks]
+    counts = [[(ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (m.visible, m.predict)] for m in drawn]
+    return [tuple(zip(visible.tolist(), predicted.tolist())) for visible, predicted in counts]
 
 
 def unlabelled(video: Tensor) -> Batch:
@@ -202,7 +210,7 @@ def remembered(run: Run, method: Method, passed: Passage) -> Memory:
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
-    activations = kept(method, passed, clips, precision, device)
+    activations = kept(method, passed.calls, passed.predicted, clips, precision, device)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
 
 
@@ -216,111 +224,58 @@ def arithmetic(run: Run) -> tuple[str, torch.dtype]:
     return device.type, pick_precision(name, device)
 
 
-def kept(method: Method, passed: Passage, clips: int, precision: torch.dtype, device: str) -> int:
-    """Bytes of activations that the backward pass of `clips` clips needs, bfloat16 copies of weights included.
-
-    A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
-    after what comes later has gone.
-    """
-    recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
-    real = 2 if precision == torch.bfloat16 else 4
-    before = after = largest = 0
-    for module, called, tokens, asked in passed.calls:  # in the order of the forward pass
-        needs = kept_by(module, clips // method.views * called, tokens, precision, device, asked)
-        if isinstance(module, Block) and module in recomputed:
-            width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
-            before += clips * tokens * 4 * width
-            gradients = clips * tokens * (4 * width + real * hidden)  # of its MLP's output and hidden channels
-            largest = max(largest, needs + gradients)
-        elif largest:
-            after += needs
-        else:
-            before += needs
-    # The squared error's backward pass holds prediction, target, and the gradients of error and prediction.
-    return before + max(after + 4 * 4 * passed.predicted * clips, largest)
-
-
-def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:
-    """Bytes that one module keeps for its backward pass over `clips` clips of `tokens` tokens, which ask `asked`.
-
-    Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
-    float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
-    query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too.
-    """
-    half = precision == torch.bfloat16
-    real = 2 if half else 4
-    copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
-    if isinstance(module, Block):
-        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
-        norms, times = 2 * (4 * width + 8), 1
-        if isinstance(module, DividedBlock):  # as if each of its two attentions were over all tokens
-            norms, times = 3 * (4 * width + 8), 2
-        attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
-        products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
-        products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
-        return clips * tokens * (norms + times * attention + products) + copies
-    if isinstance(module, CrossBlock):
-        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
-        source = module.norm_memory.weight.numel()
-        attention = heads * (real * asked if half and device == "cpu" and tokens <= SHORT else 4)
-        products = real * (4 * width + 2 * hidden)  # the input of q, its output, proj's, fc1's; GELU's and fc2's
-        memory = asked * (4 * source + 8 + real * (source + 2 * width))  # its norm; the input of kv, keys, values
-        return clips * (tokens * (2 * (4 * width + 8) + attention + products) + memory) + copies
-    if isinstance(module, nn.LayerNorm):
-        return clips * tokens * (4 * module.weight.numel() + 8)
-    assert isinstance(module, nn.Linear)
-    return clips * tokens * real * module.in_features + copies
-
-
 # ---------------------------------------------------------------------------- words
 
 
-def stages(run: Run, grid: Grid, method: Method, mask: tuple[tuple[int, int], ...]) -> list[Stage]:
+def stages(run: Run, grid: Grid, method: Method, masks: list[tuple[tuple[int, int], ...]]) -> list[Stage]:
     """The way of a clip, as the tables of the papers show it."""
-    e, c = run.encoder, run.data.channels
+    e, c, m = run.encoder, run.data.channels, run.method
     pt, ph, pw = grid.patch
     clip = "x".join(map(str, (c, grid.T * pt, grid.H * ph, grid.W * pw)))
-    visible = [v for v, _ in mask] or [grid.slot] * grid.T
+    every = [grid.slot] * grid.T
+    visible = [[v for v, _ in mask] for mask in masks] or [every]
     rows = [
         Stage("data", described(run.data.clip), clip),
-        Stage("cube", f"{pt}x{ph}x{pw}, {e.width}", sized(e.width, [grid.slot] * grid.T)),
+        Stage("cube", f"{pt}x{ph}x{pw}, {e.width}", sized(e.width, every)),
     ]
-    if mask:
-        rows.append(Stage("mask", described(run.method.mask), sized(e.width, visible)))
+    if isinstance(m, Latent):
+        t = m.shape or e
+        moves = "as it is" if m.momentum is None else f"follows by {m.momentum:g} to 1"
+        rows.append(Stage("teacher", f"{blocks(t.heads, t.hidden, t.depth)}, {moves}", sized(t.width, every)))
+    for masker, counts in zip(m.masks if isinstance(m, Latent) else [getattr(m, "mask", None)], visible):
+        if masks:
+            rows.append(Stage("mask", described(masker), sized(e.width, counts)))
     again = ", recomputed" if e.checkpoint else ""
-    if isinstance(getattr(run.method, "decoder", None), Head):
-        visible = [grid.slot] * grid.T  # with mask tokens for those that are hidden
-    rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, visible)))
-    if hasattr(run.method, "stages"):
-        return [*rows, *(Stage(*stage) for stage in run.method.stages(e.width))]
-    if outputs := getattr(run.method, "outputs", 0):
-        read = (
-            f"changes in {'x'.join(map(str, run.method.cells))} cells"
-            if run.method.cells
-            else "mean of all tokens, norm"
-        )
-        rows.append(
-            Stage("head", f"{read}, Linear {e.width * prod(run.method.cells or (1,))} to {outputs}", str(outputs))
-        )
-    d = getattr(run.method, "decoder", None)
-    if d is None or not mask:
+    if isinstance(getattr(m, "decoder", None), Head):
+        visible = [every] * len(visible)  # with mask tokens for those that are hidden
+    rows.append(Stage("encoder", blocks(e.heads, e.hidden, e.depth) + again, sized(e.width, *visible)))
+    if hasattr(m, "stages"):
+        return [*rows, *(Stage(*stage) for stage in m.stages(e.width))]
+    if outputs := getattr(m, "outputs", 0):
+        read = f"changes in {'x'.join(map(str, m.cells))} cells" if m.cells else "mean of all tokens, norm"
+        rows.append(Stage("head", f"{read}, Linear {e.width * prod(m.cells or (1,))} to {outputs}", str(outputs)))
+    d = getattr(m, "decoder", None)
+    if d is None or not masks:
         return rows
-    predicted = [p for _, p in mask]
-    outputs = run.method.target.size(grid, c)
+    predicted = [[p for _, p in mask] for mask in masks]
+    head = method.get_submodule("decoder.head")
+    assert isinstance(head, nn.Linear)
+    outputs = head.out_features
     width = e.width
     if isinstance(d, Decoder):
         width = d.width
+        together = [[*map(sum, mask)] for mask in masks]
         rows += [
-            Stage("projector", f"Linear {e.width} to {width}", sized(width, visible)),
-            Stage("decoder", "mask tokens, " + blocks(d.heads, d.hidden, d.depth), sized(width, map(sum, mask))),
+            Stage("projector", f"Linear {e.width} to {width}", sized(width, *visible)),
+            Stage("decoder", "mask tokens, " + blocks(d.heads, d.hidden, d.depth), sized(width, *together)),
         ]
     elif isinstance(d, CrossDecoder):
         width = d.width
         shape = f"mask tokens ask {d.memory}, " + blocks(d.heads, d.hidden, d.depth)
-        rows.append(Stage("decoder", shape, sized(width, predicted)))
-    told = f"Linear {width} to {outputs}: {described(run.method.target)}"
-    rows.append(Stage("head", told, sized(outputs, predicted)))
-    if run.method.target.pixels and outputs == prod(grid.patch) * c:
+        rows.append(Stage("decoder", shape, sized(width, *predicted)))
+    sought = "features of the teacher" if isinstance(m, Latent) else described(m.target)
+    rows.append(Stage("head", f"Linear {width} to {outputs}: {sought}", sized(outputs, *predicted)))
+    if isinstance(m, Masked) and m.target.pixels and outputs == prod(grid.patch) * c:
         rows.append(Stage("reshape", "cubes to video, for pictures", clip))
     return rows
 
@@ -330,10 +285,10 @@ def blocks(heads: int, hidden: int, depth: int) -> str:
     return f"[{heads} heads, MLP {hidden}] x {depth}"
 
 
-def sized(channels: int, tokens: Any) -> str:
-    """As 768x8x20 where all time slots have as many tokens, else as 768x157."""
-    counts = list(tokens)
-    return f"{channels}x{len(counts)}x{counts[0]}" if len(set(counts)) == 1 else f"{channels}x{sum(counts)}"
+def sized(channels: int, *masks: list[int]) -> str:
+    """As 768x8x20 where all time slots have as many tokens, else as 768x157; for several masks the sum of such."""
+    each = (f"{len(counts)}x{counts[0]}" if len(set(counts)) == 1 else str(sum(counts)) for counts in masks)
+    return " + ".join(f"{channels}x{tokens}" for tokens in each)
 
 
 def described(part: Any) -> str:

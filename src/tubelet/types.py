@@ -333,6 +333,10 @@ class Method(nn.Module):
     def after_step(self, step: int, steps: int) -> None:
         """What follows an optimiser step (a momentum encoder); nothing by default."""
 
+    def rows(self, batch: Batch, draws: Draws) -> tuple[dict[str, UInt8[Tensor, "b c t h w"]], str]:
+        """What to show of clips beside themselves, by name, and how to read it; nothing by default."""
+        return {}, ""
+
     def doubts(self, told: dict[str, float]) -> list[str]:
         """What people must know of a step whose loss told this, in words that do not change; nothing by default."""
         return []

@@ -107,6 +107,6 @@ def test_resume_is_exact_and_the_picture_shows(label, videos, tmp_path):
     for name, tensor in states(whole).items():
         assert torch.equal(tensor, states(resumed)[name]), name
     films = sorted(videos.iterdir())[:1]
-    written = reconstruct_run(resumed, films, [0.75], out=tmp_path / "pictures")
+    written = reconstruct_run(resumed, films, [0.75] if hasattr(run.method, "predict") else [], tmp_path / "pictures")
     assert written
     assert all(path.stat().st_size > 2000 for path in written)

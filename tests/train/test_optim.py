@@ -1,16 +1,17 @@
 """Schedule, groups, layer-wise rates and one step of AdamW, against the released rules and a loop from the equation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tubelet.config import Optim, numbers, preset
+from tubelet.config import Optim, checked, numbers, preset
 from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
-from tubelet.train.optim import adamw, decays, rate, scale, set_rate
+from tubelet.train.optim import adamw, decays, half_cosine, rate, scale, set_decay, set_rate
 from tubelet.types import Grid
 
 
@@ -131,3 +132,21 @@ def test_two_steps_of_adamw_equal_a_loop_from_the_equation(method):
         optimiser.step()
     for name, parameter in method.named_parameters():
         np.testing.assert_allclose(parameter.detach(), state[name][0], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_weight_decay_goes_along_half_a_cosine_where_it_applies(method):
+    values = [half_cosine(step, 10, 0.04, 0.4) for step in range(11)]
+    expected = 0.4 + (0.04 - 0.4) * (1 + np.cos(np.pi * np.arange(11) / 10)) / 2
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    optimiser = adamw(method, Optim(weight_decay=0.04, weight_decay_end=0.4))
+    set_decay(optimiser, 0.22)
+    names = {id(p): name for name, p in method.named_parameters()}
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            assert group["weight_decay"] == (0.22 if decays(names[id(p)], p) else 0)
+
+
+@pytest.mark.parametrize("optim", [Optim(weight_decay=0, weight_decay_end=0.1), Optim(weight_decay_end=0.0)])
+def test_an_end_of_weight_decay_that_cannot_be_is_named(optim):
+    with pytest.raises(ValueError, match=r"--optim.weight-decay-end .* expected a number above 0"):
+        checked(replace(preset("videomae-demo"), optim=optim))

@@ -330,7 +330,7 @@ def picture_reconstruction(args: list[str]) -> int:
 
     a = parse(Reconstruction, args, "picture reconstruction")
     from tubelet.data.sources import find
-    from tubelet.pictures import RATIOS, reconstruct_run, reconstruct_runs
+    from tubelet.pictures import reconstruct_run, reconstruct_runs
 
     if a.count < 1:
         raise ValueError(f"--count {a.count}: at least one video")
@@ -340,7 +340,7 @@ def picture_reconstruction(args: list[str]) -> int:
         raise ValueError(f"--ratio {' '.join(map(str, a.ratio))}: of several runs one picture is made; name one ratio")
     paths = [item.path for item in find(a.data)[: a.count]]
     if len(a.weights) == 1:
-        written = reconstruct_run(a.weights[0], paths, a.ratio or RATIOS, a.out, a.seed)
+        written = reconstruct_run(a.weights[0], paths, a.ratio, a.out, a.seed)
     else:
         out = a.out or a.weights[0] / "pictures"
         written = reconstruct_runs(a.weights, paths, out, a.ratio[0] if a.ratio else None, a.seed)

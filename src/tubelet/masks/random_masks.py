@@ -181,11 +181,16 @@ def boxed(
     around it. Near is measured in half sides, which keeps its shape. `noise` decides among places that are equally
     near, alike in all slots, so that a box that rests hides the same. Corner and size are (down, across), in tokens.
     """
+    return ranked(nearness(corner, size, grid), hidden, noise)
+
+
+def nearness(corner: Int[Tensor, "b s 2"], size: Int[Tensor, "b s 2"], grid: Grid) -> Float[Tensor, "b s n"]:
+    """How far each place is from the middle of a box, in its half sides: below 1 inside, above 1 outside."""
     at = torch.arange(grid.slot, device=corner.device)
     middle = (2 * corner + size - 1).unsqueeze(3)  # doubled, so whole
     down = (2 * (at // grid.W) - middle[:, :, 0]).abs() / size[:, :, 0, None]
     across = (2 * (at % grid.W) - middle[:, :, 1]).abs() / size[:, :, 1, None]
-    return ranked(torch.maximum(down, across), hidden, noise)
+    return torch.maximum(down, across)
 
 
 def ranked(values: Float[Tensor, "b s n"], chosen: int, noise: Float[Tensor, "b n"]) -> Bool[Tensor, "b s n"]:

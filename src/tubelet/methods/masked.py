@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
-from tubelet.nn.decoder import Decoder, Head
+from tubelet.nn.decoder import Decoder, MaskHead
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.raft import Raft
 from tubelet.nn.vit import Encoder
@@ -45,11 +45,8 @@ class Masked:
         """
         if not 0 < self.predict <= 1:
             raise ValueError(f"--method.predict {self.predict:g}: it must be above 0 and at most 1 (all hidden tokens)")
-        pt, ph, pw = grid.patch
-        ids = torch.zeros(1, dtype=torch.int64, device="cpu")
         for each in (grid, replace(grid, T=1)) if self.still else (grid,):
-            blank = torch.zeros(1, channels, each.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
-            chosen(self, Batch(blank, ids, motion=Motion.unknown(blank.shape[2:], clips=1)), each, Draws(0, 0, [0]))
+            chosen(self, blank(each, channels), each, Draws(0, 0, [0]))
         return MaskedAutoencoder(self, encoder, grid, channels)
 
 
@@ -64,7 +61,6 @@ class MaskedAutoencoder(Method):
         self.target: Target = config.target
         self.decode, self.predict = config.decode, config.predict
         self.flow = config.flow.build() if config.flow else None  # no module: neither trained nor saved
-        self.whole = isinstance(config.decoder, Head)
         self.encoder = encoder.build(grid, channels)
         self.decoder = config.decoder.build(grid, encoder, self.target.size(grid, channels))
 
@@ -80,16 +76,32 @@ class MaskedAutoencoder(Method):
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
         """The decoder's output for `mask.predict`, from the visible ones of uint8 patches "b n q"."""
-        taps = self.decoder.taps
-        if self.whole:
-            every = normalise(patches.float().div_(255), self.channels)
-            return self.decoder(self.encoder(every, taps=taps, instead=(self.decoder.mask_token, mask.hidden)), mask)
-        visible = normalise(take(patches, mask.visible).float().div_(255), self.channels)
-        return self.decoder(self.encoder(visible, mask.visible, taps=taps), mask)
+        return imagined(self.encoder, self.decoder, patches, mask, self.channels)
 
     def grid_of(self, video: Tensor) -> Grid:
         """Where the tokens of clips are: those of pictures, shown for the frames of one cube, in the first slot."""
         return replace(self.grid, T=video.shape[2] // self.grid.patch[0])
+
+
+def blank(grid: Grid, channels: int) -> Batch:
+    """One black clip, of whose motion nothing is known: to try a mask on."""
+    pt, ph, pw = grid.patch
+    video = torch.zeros(1, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="cpu")
+    ids = torch.zeros(1, dtype=torch.int64, device="cpu")
+    return Batch(video, ids, motion=Motion.unknown(video.shape[2:], clips=1))
+
+
+def imagined(
+    encoder: nn.Module, decoder: nn.Module, patches: UInt8[Tensor, "b n q"], mask: TokenMask, channels: int
+) -> Float[Tensor, "b p y"]:
+    """A decoder's output for `mask.predict`, from what an encoder sees of patches: the visible ones, or all of them
+    with mask tokens in place of the others."""
+    taps = decoder.taps
+    if isinstance(decoder, MaskHead):
+        every = normalise(patches.float().div_(255), channels)
+        return decoder(encoder(every, taps=taps, instead=(decoder.mask_token, mask.hidden)), mask)
+    visible = normalise(take(patches, mask.visible).float().div_(255), channels)
+    return decoder(encoder(visible, mask.visible, taps=taps), mask)
 
 
 def chosen(method: Masked | MaskedAutoencoder, batch: Batch, grid: Grid, draws: Draws) -> TokenMask:

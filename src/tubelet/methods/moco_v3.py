@@ -138,6 +138,11 @@ class ContrastiveLearner(Method):
         """What the encoder reads."""
         return normalise(patchify(video, self.grid.patch), self.channels)
 
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """The encoder's copy starts with it; the projection of patches stays as it comes."""
+        self.encoder.load_state_dict(state)
+        self.momentum_encoder.load_state_dict(state)
+
     def after_step(self, step: int, steps: int) -> None:
         """The copies follow.
 

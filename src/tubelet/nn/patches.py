@@ -37,6 +37,13 @@ def unpatchify(patches: Shaped[Tensor, "b n q"], grid: Grid) -> Shaped[Tensor, "
     return cubes.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, -1, grid.T * pt, grid.H * ph, grid.W * pw)
 
 
+def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
+    """The values of a hidden cube in pictures."""
+    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8, device="cpu")
+    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
+    return cube.flatten()
+
+
 def take(tokens: Shaped[Tensor, "b n q"], ids: Int[Tensor, "b m"]) -> Shaped[Tensor, "b m q"]:
     """The tokens at `ids`, clip by clip."""
     return tokens.gather(1, ids.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
@@ -47,13 +54,6 @@ def put(
 ) -> Shaped[Tensor, "b n q"]:
     """A copy of `tokens` in which those at `ids` are `values`."""
     return tokens.scatter(1, ids.unsqueeze(2).expand(-1, -1, tokens.shape[2]), values)
-
-
-def curtain(grid: Grid, channels: int) -> UInt8[Tensor, " q"]:
-    """The values of a hidden cube."""
-    cube = torch.full((*grid.patch, channels), CURTAIN, dtype=torch.uint8)
-    cube[:, -1], cube[:, :, -1] = SEAM, SEAM
-    return cube.flatten()
 
 
 def curtained(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> UInt8[Tensor, "b c t h w"]:

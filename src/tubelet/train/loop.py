@@ -23,8 +23,9 @@ from tubelet.data.sources import Item, find
 from tubelet.train import checkpoint
 from tubelet.train.folder import begin, fingerprint, same_data, used
 from tubelet.train.log import Counter, Log, board_writer, say
-from tubelet.train.optim import adamw, rate, set_rate
+from tubelet.train.optim import adamw, half_cosine, rate, set_decay, set_rate
 from tubelet.train.start import fitting, started
+from tubelet.train.teacher import teach, with_shape
 from tubelet.types import Batch, Draws, Method
 
 
@@ -68,6 +69,7 @@ def train(
         Interrupted: a signal came; resume with the same command.
     """
     checked(run)
+    run = with_shape(run)
     folder = Path(out)
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
     grid, device = run.grid(), pick_device(run.training.device)
@@ -83,6 +85,8 @@ def train(
     with threads(run.training.threads):
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
+        if changed is None:
+            teach(run, method)
         if weights is not None:
             line = started(run, method, weights)
             if not quiet:
@@ -120,6 +124,9 @@ def train(
                 failures.count(batch.notes)
                 lr = rate(step, plan.steps, plan.warmup, plan.lr, plan.low)
                 set_rate(optimiser, lr)
+                if run.optim.weight_decay_end is not None:
+                    decay = half_cosine(step, plan.steps, run.optim.weight_decay, run.optim.weight_decay_end)
+                    set_decay(optimiser, decay)
                 with advised(run, device):
                     loss, norm, told = one_step(method, optimiser, batch, step, run, device, precision)
                     guard(loss, norm, step, lr, batch)

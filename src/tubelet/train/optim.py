@@ -17,7 +17,12 @@ def rate(step: int, steps: int, warmup: int, peak: float, low: float) -> float:
     """
     if step < warmup:
         return peak * step / max(warmup - 1, 1)
-    return low + (peak - low) / 2 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+    return half_cosine(step - warmup, max(steps - warmup, 1), peak, low)
+
+
+def half_cosine(step: int, steps: int, first: float, last: float) -> float:
+    """From `first` at step 0 towards `last`, which is reached after all `steps`; as a rate, or as weight decay."""
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * step / steps))
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -63,3 +68,10 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Gives every group the step's rate times its own scale."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group["scale"]
+
+
+def set_decay(optimiser: torch.optim.Optimizer, decay: float) -> None:
+    """Gives every group that decays the step's weight decay."""
+    for group in optimiser.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = decay

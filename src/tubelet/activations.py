@@ -1,0 +1,79 @@
+"""What the forward pass of a training step keeps for the backward pass: memory beside weights and gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from tubelet.nn.attention import SHORT, Block
+from tubelet.nn.cross import CrossBlock
+from tubelet.nn.divided import DividedBlock
+from tubelet.nn.vit import ViT
+from tubelet.types import Method
+
+
+def kept(
+    method: Method,
+    calls: Sequence[tuple[nn.Module, int, int, int]],
+    predicted: int,
+    clips: int,
+    precision: torch.dtype,
+    device: str,
+) -> int:
+    """Bytes of activations that the backward pass of `clips` clips needs, bfloat16 copies of weights included.
+
+    `calls` are the modules in the order of the forward pass of one clip (or of as many as the method compares), each
+    with the clips, the tokens of each that it was given, and those that it asked; `predicted` are the values that the
+    decoder put out.
+
+    A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
+    after what comes later has gone.
+    """
+    recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
+    real = 2 if precision == torch.bfloat16 else 4
+    before = after = largest = 0
+    for module, called, tokens, asked in calls:
+        needs = kept_by(module, clips // method.views * called, tokens, precision, device, asked)
+        if isinstance(module, Block) and module in recomputed:
+            width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
+            before += clips * tokens * 4 * width
+            gradients = clips * tokens * (4 * width + real * hidden)  # of its MLP's output and hidden channels
+            largest = max(largest, needs + gradients)
+        elif largest:
+            after += needs
+        else:
+            before += needs
+    # The squared error's backward pass holds prediction, target, and the gradients of error and prediction.
+    return before + max(after + 4 * 4 * predicted * clips, largest)
+
+
+def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:
+    """Bytes that one module keeps for its backward pass over `clips` clips of `tokens` tokens, which ask `asked`.
+
+    Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
+    float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
+    query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too.
+    """
+    half = precision == torch.bfloat16
+    real = 2 if half else 4
+    copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
+    if isinstance(module, Block):
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
+        norms, times = 2 * (4 * width + 8), 1
+        if isinstance(module, DividedBlock):  # as if each of its two attentions were over all tokens
+            norms, times = 3 * (4 * width + 8), 2
+        attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
+        products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
+        products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
+        return clips * tokens * (norms + times * attention + products) + copies
+    if isinstance(module, CrossBlock):
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
+        source = module.norm_memory.weight.numel()
+        attention = heads * (real * asked if half and device == "cpu" and tokens <= SHORT else 4)
+        products = real * (4 * width + 2 * hidden)  # the input of q, its output, proj's, fc1's; GELU's and fc2's
+        memory = asked * (4 * source + 8 + real * (source + 2 * width))  # its norm; the input of kv, keys, values
+        return clips * (tokens * (2 * (4 * width + 8) + attention + products) + memory) + copies
+    if isinstance(module, nn.LayerNorm):
+        return clips * tokens * (4 * module.weight.numel() + 8)
+    assert isinstance(module, nn.Linear)
+    return clips * tokens * real * module.in_features + copies

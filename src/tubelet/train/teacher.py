@@ -1,0 +1,47 @@
+"""Encoders that were trained before and teach others: their shape before the module is built, their weights after."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from tubelet.config import Run
+from tubelet.train.checkpoint import load_encoder
+from tubelet.types import Method
+
+
+def with_shape(run: Run) -> Run:
+    """The run with the shape of its fixed teacher filled in, if it has one.
+
+    Where the teacher's run is gone the shape that is known already stays: a run that is resumed has its weights too.
+
+    Raises:
+        FileNotFoundError: the teacher is not there.
+        ValueError: it does not see the clips as this run does.
+    """
+    path = getattr(run.method, "teacher", None)
+    if path is None or not hasattr(run.method, "shape"):
+        return run
+    if run.method.shape is not None and not Path(path).exists():
+        return run
+    _, theirs = load_encoder(path)
+    ours, other = sight(run), sight(theirs)
+    if ours != other:
+        raise ValueError(f"the teacher {path} sees {other}, this run sees {ours}; they have to be alike")
+    return replace(run, method=replace(run.method, shape=theirs.encoder))
+
+
+def sight(run: Run) -> str:
+    """What an encoder is given, for messages."""
+    data, cube = run.data, "x".join(map(str, run.encoder.patch))
+    return f"clips of {data.clip.frames}x{data.size[0]}x{data.size[1]} with {data.channels} channels in cubes of {cube}"
+
+
+def teach(run: Run, method: Method) -> None:
+    """Loads the weights of a fixed teacher into the module, if it has one."""
+    if getattr(run.method, "teacher", None) is None or not hasattr(run.method, "shape"):
+        return
+    encoder, _ = load_encoder(run.method.teacher)
+    teacher = method.get_submodule("teacher")
+    # A fine-tuned encoder has no last norm. What it leaves fresh norms, and so will the target: that changes nothing.
+    teacher.load_state_dict(encoder.state_dict(), strict=not isinstance(encoder.norm, nn.Identity))
