@@ -127,17 +127,18 @@ def test_clips_of_fewer_frames_are_seen_at_the_first_slots():
     assert math.isfinite(float(loss.sum))
 
 
-def test_the_monitor_tells_features_that_are_alike():
+def test_collapse_is_told_and_said():
     module = built()
-    assert module.monitors() == {}
-    module(clips(2), Draws(0, 0, range(2)))
+    told = module(clips(2), Draws(0, 0, range(2))).told
     wanted = module.wanted(clips(2).video).flatten(0, 1).numpy()
-    assert module.monitors()["teacher_deviation"] == pytest.approx(wanted.std(0, ddof=1).mean(), rel=1e-4)
+    assert float(told["teacher_deviation"]) == pytest.approx(wanted.std(0, ddof=1).mean(), rel=1e-4)
+    assert module.doubts({"teacher_deviation": float(told["teacher_deviation"])}) == []
     with torch.no_grad():
         module.teacher.embed.weight.zero_()
         module.teacher.position.fixed.zero_()
-    module(clips(2), Draws(0, 0, range(2)))
-    assert module.monitors()["teacher_deviation"] < 1e-4
+    told = module(clips(2), Draws(0, 0, range(2))).told
+    assert told["teacher_deviation"] < 1e-4
+    assert "training has collapsed" in module.doubts({"teacher_deviation": float(told["teacher_deviation"])})[0]
 
 
 # ---------------------------------------------------------------------------- the teacher

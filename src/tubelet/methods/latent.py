@@ -172,9 +172,9 @@ class LatentLearner(Method):
         if told["teacher_deviation"] >= COLLAPSED:
             return []
         return [
-            f"the teacher's features of all tokens are nearly alike (teacher_deviation below {COLLAPSED:g}; it is about "
-            "1 where they differ): training has collapsed. Start anew with a lower --optim.base-lr or a --method.momentum "
-            "nearer to 1"
+            f"the teacher's features of all tokens are nearly alike (teacher_deviation below {COLLAPSED:g}; where they "
+            "differ it is about 1): training has collapsed. Start anew with a lower --optim.base-lr or a "
+            "--method.momentum nearer to 1"
         ]
 
     @torch.no_grad()
