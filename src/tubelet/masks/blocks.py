@@ -19,8 +19,8 @@ class MultiBlock:
     Many small ones are V-JEPA's short-range mask, two large ones its long-range mask. Shape and place are drawn for
     each box. Unions differ in size, and the released code cuts the visible and the predicted tokens of all clips of a
     batch to the smallest numbers among them, so that a clip's mask depends on its neighbours. Here the numbers are
-    fixed: the mean of those smallest numbers (of 14x14 places, 44 visible and 95 predicted with 8 boxes of 0.15, and 10
-    and 141 with 2 of 0.7). The boxes of a clip grow together until all but the right number of
+    fixed: the mean of those smallest numbers (of 14x14 places, 44 visible and 95 predicted with 8 boxes of 0.15, and 9
+    and 142 with 2 of 0.7). The boxes of a clip grow together until all but the right number of
     places are hidden, and of these the places nearest to the boxes' middles are predicted.
 
     Source: Bardes et al. 2024, V-JEPA, arXiv:2404.08471, section 3.2, and its released code.

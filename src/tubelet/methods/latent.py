@@ -252,7 +252,9 @@ def frozen_b() -> Run:
 
 
 def few_cpu() -> Run:
-    """Own short clips, few of them, on a CPU, 32x40 pixels: features of a videomae-few-cpu (--method.teacher), with
-    V-JEPA's masks, as in SALT. No published number."""
+    """Own short clips, few of them, on a CPU: features of a videomae-few-cpu (--method.teacher). No published number.
+
+    With V-JEPA's masks, as in SALT; the second of its two stages, after videomae-few-cpu as the first.
+    """
     run = videomae.few_cpu()
     return replace(run, method=Latent(decoder=Decoder(96, 2, 3, position="axes"), momentum=None))
