@@ -129,16 +129,19 @@ def test_keys_see_the_momentum_that_the_released_order_gives():
     steps, m0 = 7, 0.9
     method = learner(replace(CONFIG, momentum=m0))
     rng = np.random.default_rng(0)
-    theta = [p.detach().double().numpy().copy() for p in method.encoder.parameters()]
+    learnt = [
+        (p, q) for p, q in zip(method.encoder.parameters(), method.momentum_encoder.parameters()) if p.requires_grad
+    ]
+    theta = [p.detach().double().numpy().copy() for p, _ in learnt]
     copy = [values.copy() for values in theta]
     for step in range(steps):
         m = 1 - (1 - m0) * 0.5 * (1 + cos(pi * step / steps))
         copy = [m * old + (1 - m) * new for old, new in zip(copy, theta)]
-        for expected, found in zip(copy, method.momentum_encoder.parameters()):  # what this step's keys are made with
+        for expected, (_, found) in zip(copy, learnt):  # what this step's keys are made with
             np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
         theta = [values + rng.normal(size=values.shape) for values in theta]  # the optimiser
         with torch.no_grad():
-            for parameter, values in zip(method.encoder.parameters(), theta):
+            for (parameter, _), values in zip(learnt, theta):
                 parameter.copy_(torch.from_numpy(values))
         method.after_step(step, steps)
     before = [p.detach().clone() for p in method.momentum_encoder.parameters()]
