@@ -99,7 +99,7 @@ class Trajectory:
             ValueError: the clips came without motion.
         """
         grid, (pt, ph, pw) = mask.grid, mask.grid.patch
-        motion = motion_of(batch, grid, f"target {type(self).__name__}")
+        motion = motion_of(batch, grid, f"target {type(self).__name__}").to(patches.device)
         device = motion.to_next.device
         rows, columns = (torch.arange(2 * cells, device=device) + 0.5 for cells in (grid.H, grid.W))
         y, x = torch.meshgrid(rows * (ph / 2), columns * (pw / 2), indexing="ij")

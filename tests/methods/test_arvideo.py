@@ -261,7 +261,7 @@ def test_rows_show_what_was_given_and_what_was_imagined_of_it(normalise):
 
 def test_clusters_that_do_not_fit_are_named_when_the_run_begins():
     run = preset("arvideo-few-cpu")
-    with pytest.raises(ValueError, match=r"clusters of 2x7x7 tokens do not divide the grid of 8x4x6; .* 2x4x6"):
+    with pytest.raises(ValueError, match=r"clusters of 2x7x7 tokens do not divide the grid of 8x6x8; .* 2x6x8"):
         replace(run.method, mask=Clusters()).build(run.encoder, run.grid(), 3)
     with pytest.raises(ValueError, match="divided attention"):
         run.method.build(replace(run.encoder, attention="divided"), run.grid(), 3)

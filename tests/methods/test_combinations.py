@@ -10,24 +10,42 @@ import pytest
 import torch
 
 from tubelet.config import checked, preset
+from tubelet.masks.blocks import MultiBlock
+from tubelet.masks.clusters import Clusters
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
-from tubelet.masks.random_masks import Block, Frame, Random, Tube
+from tubelet.masks.random_masks import Block, Cuboids, Frame, Random, Tube
 from tubelet.masks.running_cell import RunningCell
 from tubelet.methods.masked import Masked
+from tubelet.motion_targets import FrameDifference, Trajectory
 from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
 from tubelet.nn.raft import Raft
 from tubelet.nn.vit import Encoder
-from tubelet.targets import Pixels, Together
+from tubelet.targets import HOG, OneFrame, Pixels, Together
 from tubelet.types import Batch, Draws, Grid, Motion
 
 # One line for each: a new mask, target or decoder is tried with all the others, and must be named in the docs.
-MASKS = [Random(0.75), Tube(0.75), Frame(0.5), Block(0.5), SimulatedBox(0.5), MotionBox(0.5), FlowWarp(0.75)]
+MASKS = [
+    Random(0.75),
+    Tube(0.75),
+    Frame(0.5),
+    Block(0.5),
+    Cuboids(0.4),
+    MultiBlock(2, 0.4),
+    Clusters((2, 2, 2), drop=0.5),
+    SimulatedBox(0.5),
+    MotionBox(0.5),
+    FlowWarp(0.75),
+]
 TARGETS = [
     Pixels("videomae"),
     Pixels("mae"),
     Pixels("none"),
-    Together((Pixels("none"), Pixels("mae")), (1.0, 0.5)),
+    OneFrame(),
+    HOG(cell=4),
+    FrameDifference(),
+    Trajectory(),
+    Together((Pixels("none"), FrameDifference("none")), (1.0, 0.5)),
 ]
 DECODERS = {
     "Decoder": Decoder(16, 1, 2, position="axes"),

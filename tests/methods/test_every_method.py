@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shrunk import METHODS, a_batch, small
 
 from tubelet.data.video import write
@@ -91,14 +92,25 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.read(folder)["method"]
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Three pictures of noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
 @pytest.mark.parametrize("label", METHODS)
-def test_resume_is_exact_and_the_picture_shows(label, videos, tmp_path):
+def test_resume_is_exact_and_the_picture_shows(label, videos, pictures, tmp_path):
     run = small(METHODS[label])
     training = replace(
         run.training, epochs=6, batch=4, accumulate=1, workers=0, save_every=100, precision="float32", threads=1
     )
     optim = replace(run.optim, warmup=1, base_lr=0.02)
-    run = replace(run, training=training, optim=optim, data=replace(run.data, cache=0, repeats=1))
+    images = run.data.images and replace(run.data.images, source=f"images:{pictures}", share=0.5, repeats=1)
+    run = replace(run, training=training, optim=optim, data=replace(run.data, cache=0, repeats=1, images=images))
     whole = train(run, videos, tmp_path / "whole", quiet=True)
     stopped = train(run, videos, tmp_path / "stopped", quiet=True, limit=3)
     assert len(metrics(stopped)) == 3
