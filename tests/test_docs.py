@@ -86,6 +86,26 @@ def test_table_of_encoders_is_what_plan_counts():
         assert f"{counted.gmacs['encoder of all tokens']:.2f}" == gmacs
 
 
+def test_table_of_methods_is_what_plan_counts():
+    found = re.findall(
+        r"^\| `([\w-]+)` \| ([\d. |]+) \| [\d x]+ \| [\d x]+ \|$", (ROOT / "docs/results.md").read_text(), re.M
+    )
+    assert len(found) == 15
+    for name, cells in found:
+        told = dict(zip(("encoder", "decoder", "teacher", "forward"), (cell.strip() for cell in cells.split(" | "))))
+        gmacs = plan(preset(name)).gmacs
+        heads = gmacs.get("projector", 0) + gmacs.get("predictor", 0)
+        copies = gmacs.get("momentum_encoder", 0) + gmacs.get("momentum_projector", 0)
+        counted = {
+            "encoder": gmacs["encoder"],
+            "decoder": gmacs.get("decoder", heads),
+            "teacher": gmacs.get("teacher", copies),
+            "forward": gmacs["forward"],
+        }
+        for part, value in counted.items():
+            assert float(told[part] or 0) == pytest.approx(value, abs=0.0251), (name, part)
+
+
 def test_changelog_and_citation_name_this_version():
     import tubelet
 

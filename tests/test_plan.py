@@ -172,6 +172,17 @@ def test_activations_are_what_a_step_takes(encoder, ratio, precision):
     assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.08)
 
 
+def test_every_block_of_the_decoder_takes_as_much_memory():
+    """As in VideoMAE's ablation (table 1a): 7.9, 10.2, 14.7 and 23.7 GB with 1, 2, 4 and 8 blocks."""
+    depths = (1, 2, 4, 8)
+    encoder = Encoder(width=96, depth=2, heads=3, hidden=384, patch=(2, 8, 8))
+    runs = [a_run(encoder, Decoder(48, depth, 3), 8, (64, 64), batch=4) for depth in depths]
+    paper = (7.9, 10.2, 14.7, 23.7)
+    for bytes_of in ([peak_bytes(run) for run in runs], [plan(run).memory.activations for run in runs], paper):
+        steps = [(b - a) / (n - m) for a, b, m, n in zip(bytes_of, bytes_of[1:], depths, depths[1:])]
+        assert max(steps) < 1.05 * min(steps)
+
+
 def test_recomputing_blocks_saves_memory_and_changes_no_multiply_adds():
     plain, saving = (plan(a_run(Encoder(384, 6, 6, 1536, checkpoint=on))) for on in (False, True))
     assert saving.memory.activations < 0.7 * plain.memory.activations
