@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tubelet.config import Run, preset
+from tubelet.methods.supervised import Supervised
 from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.decoder import Decoder
 from tubelet.types import Batch, Motion
@@ -30,21 +31,28 @@ METHODS = {
     "OmniMAE": "omni-mae-b",
     "MoCo v3": "moco-v3-k400-b",
     "V-JEPA": "vjepa-l",
+    "frozen teacher": "latent-frozen-b",
 }
 PIXELS = 8  # a side of a patch
+CLASSES = 5
 
 
 def shrunk(run: Run) -> Run:
     """The run with 24 channels, two blocks, patches of at most 8 pixels, in 6x6 places at most (14x14 for clusters)."""
-    encoder, data = run.encoder, run.data
+    encoder, data, method = run.encoder, run.data, shrunk_parts(run.method)
     time, height, width = encoder.patch
     most = 14 if hasattr(getattr(run.method, "mask", None), "cluster") else 6
     places = [min(size // side, most) for size, side in zip(data.size, (height, width))]
     side = min(height, PIXELS)
+    encoder = replace(
+        encoder, width=24, depth=2, heads=2, hidden=48, patch=(time, side, side), checkpoint=False, drop_path=0.0
+    )
+    if getattr(method, "momentum", 1) is None:  # a teacher that stays as it is, of a width of its own
+        method = replace(method, shape=replace(encoder, width=12))
     return replace(
         run,
-        encoder=replace(encoder, width=24, depth=2, heads=2, hidden=48, patch=(time, side, side), checkpoint=False),
-        method=shrunk_parts(run.method),
+        encoder=encoder,
+        method=method,
         data=replace(data, size=(places[0] * side, places[1] * side)),
     )
 
@@ -58,7 +66,9 @@ def shrunk_parts(part: Any) -> Any:
     if not is_dataclass(part):
         return part
     small = {f.name: shrunk_parts(getattr(part, f.name)) for f in fields(part) if f.init}
-    small |= {name: 16 for name in ("projector", "outputs") if isinstance(small.get(name), int) and small[name]}
+    if isinstance(part, Supervised):
+        return replace(part, outputs=CLASSES)
+    small |= {name: 16 for name in ("hidden", "outputs") if name in small}
     return replace(part, **small)
 
 
@@ -77,7 +87,8 @@ def a_batch(run: Run, videos: int = 2, seed: int = 0) -> Batch:
         known = torch.ones_like(motion.has)
         motion = replace(motion, to_next=steps, to_previous=-steps, has=known, had=known.clone())
     ids = torch.arange(videos).repeat_interleave(crops)
-    return Batch((video * 255).to(torch.uint8), ids, crops, motion=motion)
+    labels = torch.eye(CLASSES)[torch.arange(len(ids)) % CLASSES] if isinstance(run.method, Supervised) else None
+    return Batch((video * 255).to(torch.uint8), ids, crops, labels=labels, motion=motion)
 
 
 def small(name: str) -> Run:

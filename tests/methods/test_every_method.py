@@ -20,8 +20,9 @@ from tubelet.train.loop import train
 from tubelet.types import Draws, Method
 
 TIMINGS = ("seconds", "clips_per_second", "data_wait")
-REST = [name for name in PRESETS if name not in METHODS.values() and not name.startswith("finetune")]
-EVERY = [*METHODS.values(), *(pytest.param(name, marks=pytest.mark.every) for name in REST)]
+TUNED = ["finetune-k400-b", "finetune-few-cpu"]
+REST = [name for name in PRESETS if name not in METHODS.values() and name not in TUNED]
+EVERY = [*METHODS.values(), *TUNED, *(pytest.param(name, marks=pytest.mark.every) for name in REST)]
 
 
 def built(run) -> Method:
@@ -51,7 +52,7 @@ def test_one_step_is_finite_and_reaches_every_parameter(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_plan_foresees_it(name):
     found = plan(small(name), videos=10_000)
-    assert found.gmacs["encoder"] > 0
+    assert found.gmacs["forward"] > 0
     assert found.memory.activations > 0
     assert found.numbers.steps > 0
 
@@ -102,7 +103,10 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("label", METHODS)
+ALONE = [label for label in METHODS if label != "frozen teacher"]  # that one needs a run before it: test_latent.py
+
+
+@pytest.mark.parametrize("label", ALONE)
 def test_resume_is_exact_and_the_picture_shows(label, videos, pictures, tmp_path):
     run = small(METHODS[label])
     training = replace(

@@ -7,11 +7,7 @@ import torch
 
 from tubelet.config import preset
 from tubelet.masks.random_masks import Tube
-from tubelet.methods import PRESETS
 from tubelet.methods.masked import thinned
-from tubelet.methods.supervised import Supervised
-from tubelet.nn.cross import CrossDecoder
-from tubelet.nn.decoder import Decoder
 from tubelet.types import Batch, Draws, Grid, Motion
 
 GRID = Grid(4, 4, 4, (2, 8, 8))
@@ -59,29 +55,3 @@ def test_impossible_shares_are_named(share):
     run = preset("videomae-demo")
     with pytest.raises(ValueError, match=f"--method.predict {share:g}"):
         replace(run.method, predict=share).build(run.encoder, run.grid(), 3)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_takes_a_step_when_shrunk(name):
-    """Finite, and every parameter gets a gradient."""
-    run = preset(name)
-    small = replace(run.encoder, width=24, depth=2, heads=2, hidden=48)
-    fits = {"outputs": 5}
-    if not isinstance(run.method, Supervised):
-        kind = CrossDecoder if isinstance(run.method.decoder, CrossDecoder) else Decoder
-        fits = {"decoder": kind(16, 1, 2)}
-    if getattr(run.method, "momentum", 1) is None:  # its teacher stays as it is
-        fits["shape"] = replace(small, width=12)
-    run = replace(run, encoder=replace(small, drop_path=0.0), method=replace(run.method, **fits))
-    torch.manual_seed(0)
-    method = run.method.build(run.encoder, run.grid(), run.data.channels).train()
-    for block in method.encoder.blocks if run.encoder.attention == "divided" else ():
-        torch.nn.init.normal_(block.join.weight, std=0.02)  # 0 at first, so that nothing before it learns
-    batch = replace(blank(2, run), labels=torch.eye(5)[:2])
-    loss = method(batch, Draws(0, 0, range(2)))
-    (loss.sum / loss.count).backward()
-    assert torch.isfinite(loss.sum)
-    missing = [
-        name for name, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
-    ]
-    assert not missing
