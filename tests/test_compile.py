@@ -1,7 +1,9 @@
 """torch.compile of encoder and decoder gives the same loss. Run apart: the shape checks break fullgraph compilation."""
 
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,10 @@ from tubelet.nn.decoder import Decoder
 from tubelet.train.log import metrics
 from tubelet.train.loop import train
 from tubelet.types import Batch, Draws
+
+sys.path.insert(0, str(Path(__file__).parent / "methods"))
+from shrunk import METHODS, a_batch
+from shrunk import small as shrunk_preset
 
 pytestmark = [
     pytest.mark.compile,
@@ -65,3 +71,28 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
         folder = train(replace(run, training=settings), videos, tmp_path / f"run{compiled}", quiet=True)
         losses.append([line["loss"] for line in metrics(folder)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_encoder_and_decoder_of_every_method_are_one_graph(label):
+    """With autograd's graph and without a code generator, which the test above has, and which takes half a minute.
+
+    Divided attention looks at where the tokens are before it knows how to cut them: it is compiled in parts.
+    """
+    run = shrunk_preset(METHODS[label])
+    batch, results = a_batch(run), []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        method = run.method.build(run.encoder, run.grid(), run.data.channels).train()
+        if compiled:
+            whole = run.encoder.attention == "joint"
+            for part in (method.encoder, getattr(method, "decoder", None)):
+                if part is not None:
+                    part.compile(fullgraph=whole, backend="aot_eager")
+        loss = method(batch, Draws(0, 0, range(len(batch.video))))
+        (loss.sum / loss.count).backward()
+        gradients = [p.grad.norm() for p in method.parameters() if p.grad is not None]
+        results.append((float(loss.sum.detach()), gradients))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
