@@ -55,7 +55,7 @@ def pretrain(args: list[str]) -> int:
     if a.weights or a.inflate:
         init, inflate = a.weights or run.training.init, a.inflate or run.training.inflate
         run = replace(run, training=replace(run.training, init=init, inflate=inflate))
-    if hasattr(run.method, "outputs"):
+    if hasattr(run.method, "labels"):
         raise ValueError(f"{a.preset} learns labels: tubelet finetune {a.preset} --weights RUN --data {a.data}")
     from tubelet.data.datasets import Dataset
     from tubelet.data.sources import find

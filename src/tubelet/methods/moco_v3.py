@@ -179,11 +179,11 @@ class ContrastiveLearner(Method):
         alike = first @ second.T
         own = alike.diagonal()
         others = alike[~torch.eye(len(alike), dtype=torch.bool, device=alike.device)]
-        text = f"similarity (cosine) of the two views of a video {own.mean():.2f}"
+        text = f"Similarity (cosine) of the two views of a video {own.mean():.2f}"
         if len(others):
             text += f", of views of different videos {others.mean():.2f}"
         shown = [(view * 255).round().to(torch.uint8) for view in apart(video)]
-        return {"view 1": shown[0], "view 2": shown[1]}, text
+        return {"view 1": shown[0], "view 2": shown[1]}, text + "."
 
 
 def apart(rows: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "v ..."], Float[Tensor, "v ..."]]:

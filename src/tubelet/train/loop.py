@@ -271,6 +271,8 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
     if t.batch > t.accumulate:
         more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
         change = f"--training.accumulate {more}: less in memory at once, the same result; {again}"
+        if getattr(run.method, "draws_by_part", False):  # clips of a part are mixed or compared: another run
+            change = f"--training.accumulate {more}, in a new --out: less in memory at once, and fewer clips in a part"
     elif not run.encoder.checkpoint:
         change = f"--encoder.checkpoint, {again}; or a smaller --data.size in a new --out"
     else:
