@@ -23,7 +23,7 @@ from tubelet.nn.vit import Encoder
 from tubelet.plan import plan
 from tubelet.train import checkpoint
 from tubelet.train.log import metrics
-from tubelet.train.loop import train
+from tubelet.train.loop import advice, train
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
@@ -258,6 +258,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(videos, tmp_path, monkeypatch):
     assert (whole / "notes.txt").read_text().count("training has collapsed") == 2  # of both deviations, once
     curves(whole, tmp_path / "curves")
     assert "positives first" in (tmp_path / "curves.svg").read_text()
+
+
+def test_when_memory_runs_out_other_parts_are_another_run():
+    said = advice(tiny(), torch.device("cpu"), MemoryError("out of memory"))
+    assert "--training.accumulate 2, in a new --out" in said
+    assert "--resume" not in said
 
 
 def test_it_learns_to_tell_videos_apart():
