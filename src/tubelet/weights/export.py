@@ -6,12 +6,12 @@ once. Out come an encoder's tokens "b n d", or a fine-tuned network's logits "b 
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -92,30 +92,33 @@ def tried(
     runner: Callable[[Path], Runner],
 ) -> Written:
     """Saves a run beside `out`, compares what it gives with PyTorch, and only then puts it into place."""
-    if out.suffix != suffix or out.exists():
+    if out.suffix != suffix or out.exists() or data_of(out).exists():
         raise ValueError(f"{out} is there already or is no {suffix}; choose another --out")
     network, run = network_of(path, part)
     output: Literal["tokens", "logits"] = "logits" if isinstance(network, Classifier) else "tokens"
     model = FromClips(network, run.encoder.patch).eval().requires_grad_(False)
-    beside = out.with_name(f".{out.name}.part")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        with quiet():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with quiet(), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+            beside = Path(name)
             save(program_of(model, run), beside / out.name, output, run)
             error, largest = compared(model, runner(beside / out.name), run)
-        if not error <= NEAR * max(largest, 1.0):  # also where it is not a number
-            raise ValueError(
-                f"{out.name} was not written: its outputs, of up to {largest:.3g}, differ from PyTorch's by up to "
-                f"{error:.2g}, more than {NEAR:g} of that"
-            )
-        files = [out.with_name(file.name) for file in sorted(beside.iterdir())]
-        for file in files:
-            os.replace(beside / file.name, file)
-    except OSError as error_:
-        raise SaveError(f"cannot write {out}: {error_}") from error_
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            if not error <= NEAR * max(largest, 1.0):  # also where it is not a number
+                raise ValueError(
+                    f"{out.name} was not written: its outputs, of up to {largest:.3g}, differ from PyTorch's by up to "
+                    f"{error:.2g}, more than {NEAR:g} of that"
+                )
+            files = [path for path in (out, data_of(out)) if (beside / path.name).exists()]
+            for file in reversed(files):  # the graph last: it is what people open
+                os.replace(beside / file.name, file)
+    except OSError as failure:
+        raise SaveError(f"cannot write {out}: {failure}") from failure
     return Written(files, output, error, largest)
+
+
+def data_of(out: Path) -> Path:
+    """Where weights lie that do not fit into a file of ONNX."""
+    return out.with_name(f"{out.name}.data")
 
 
 def network_of(path: Path | str, part: Part | None) -> tuple[ViT | Classifier, Run]:
