@@ -19,7 +19,7 @@ from tubelet.nn.patches import patchify
 from tubelet.targets import HOG, MEAN, STD, Pixels, inputs
 from tubelet.types import Batch, TokenMask
 from tubelet.weights.folder import WARNING, write_folder
-from tubelet.weights.trained import noise
+from tubelet.weights.trained import no_whole, noise
 
 SHORT = {"output_loading_info": True, "attn_implementation": "eager"}
 
@@ -166,6 +166,25 @@ def test_of_other_methods_the_encoder_is_written_and_the_reason_told(tmp_path, s
     whole(VideoMAEModel, tmp_path / "hf")
     with pytest.raises(ValueError, match=f"{setting}.*--part encoder"):
         write_folder(folder, tmp_path / "hf2", "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("videomae-k400-l", ""),
+        ("videomae-v2-g", ""),
+        ("mgmae-k400", ""),
+        ("vjepa-l", "Latent is no masked autoencoder"),
+        ("moco-v3-k400-b", "is no masked autoencoder"),
+        ("maskfeat-k400-b", "method.decoder Head"),
+        ("st-mae-k400-b", "method.decoder.position learned"),
+    ],
+)
+def test_which_presets_are_written_whole(tmp_path, name, reason):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+    found = no_whole(preset(name), tmp_path)
+    assert (found == "") if not reason else (reason in found), found
 
 
 def test_a_head_with_cells_is_refused_and_its_encoder_is_not(tmp_path):

@@ -166,5 +166,5 @@ def numbers_of(folder: Path) -> str:
 
 def recipe(model: Trained) -> list[str]:
     """Every setting, in rows; of what names a path only its last name."""
-    rows = flat(json.loads(to_json(model.run)))
-    return [f"| {name} | {bare(value) if name in PATHS else value} |" for name, value in rows]
+    rows = [(name, bare(value) if name in PATHS else value) for name, value in flat(json.loads(to_json(model.run)))]
+    return [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]
