@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate"},
-    {"convert", "weights", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
+    {"convert", "export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
     | {"space", "charts", "overlay", "activations"},
     {"cli", "demo"},
     {"__main__"},
@@ -39,7 +39,7 @@ ALLOWED = {
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
     ("overlay", "strips"),  # the font
-    ("weights", "report"),  # a run in rows
+    ("export", "report"),  # a run in rows
 }
 
 
@@ -62,10 +62,10 @@ HOMES = {
     "scipy": set(),
     "sklearn": {"space.py"},
     "umap": {"space.py"},
-    "onnx": {"weights/export.py"},
-    "onnxscript": {"weights/export.py"},
-    "onnxruntime": {"weights/export.py"},
-    "huggingface_hub": {"weights/hub.py"},
+    "onnx": {"export/graphs.py"},
+    "onnxscript": {"export/graphs.py"},
+    "onnxruntime": {"export/graphs.py"},
+    "huggingface_hub": {"export/hub.py"},
 }
 
 

@@ -14,13 +14,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from tubelet.config import Run
+from tubelet.export.card import card
+from tubelet.export.trained import Part, Trained, noise, outputs, trained
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.attention import EPS
 from tubelet.nn.classifier import Classifier
 from tubelet.targets import statistics
 from tubelet.train.checkpoint import atomically, void
-from tubelet.weights.card import card
-from tubelet.weights.trained import Part, Trained, noise, outputs, trained
 
 WARNING = (
     "transformers 5.6 to 5.17 read the attention biases of VideoMAE as zero and give wrong outputs without an error: "

@@ -20,11 +20,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tubelet.config import Run, to_json
+from tubelet.export.trained import Part, noise
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 from tubelet.train.checkpoint import SaveError, load_classifier, load_encoder
-from tubelet.weights.trained import Part, noise
 
 OPSET = 18  # of ONNX; what onnxruntime 1.14 and later have
 NEAR = 1e-4  # largest difference from PyTorch that is kept, relative to the largest output

@@ -13,13 +13,13 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 from tubelet.config import preset, to_json
 from tubelet.data.transforms import Place
 from tubelet.evaluate.results import Results, Row, to_lines
+from tubelet.export.folder import WARNING, write_folder
+from tubelet.export.trained import no_whole, noise
 from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
 from tubelet.nn.patches import patchify
 from tubelet.targets import HOG, MEAN, STD, Pixels, inputs
 from tubelet.types import Batch, TokenMask
-from tubelet.weights.folder import WARNING, write_folder
-from tubelet.weights.trained import no_whole, noise
 
 SHORT = {"output_loading_info": True, "attn_implementation": "eager"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tubelet.export.folder import as_convolution
+from tubelet.export.trained import Part, trained
 from tubelet.train.checkpoint import atomically
-from tubelet.weights.folder import as_convolution
-from tubelet.weights.trained import Part, trained
 
 # Our names to theirs; blocks have the same. Without a decoder, fine-tuned, theirs do not begin with "encoder.".
 NAMES = {

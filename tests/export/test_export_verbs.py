@@ -7,7 +7,7 @@ import torch
 from runs import finetuning, pretraining, saved
 
 from tubelet.cli import run
-from tubelet.weights import export, hub
+from tubelet.export import graphs, hub
 
 
 def test_export_writes_a_folder_and_tells_on_stderr_what_to_know(tmp_path, capsys):
@@ -29,8 +29,8 @@ def test_export_writes_the_part_that_is_asked_for(tmp_path, capsys):
 
 
 def test_export_prints_how_near_onnx_is(tmp_path, capsys, monkeypatch):
-    written = export.Written([tmp_path / "a.onnx"], "tokens", 2.5e-6, 3.25)
-    monkeypatch.setattr(export, "write_onnx", lambda *args: written)
+    written = graphs.Written([tmp_path / "a.onnx"], "tokens", 2.5e-6, 3.25)
+    monkeypatch.setattr(graphs, "write_onnx", lambda *args: written)
     folder, _ = saved(pretraining(), tmp_path / "run")
     assert run(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "a.onnx")]) == 0
     assert "tokens, off by 2.5e-06 from PyTorch's (up to 3.25)" in capsys.readouterr().out

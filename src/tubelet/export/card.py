@@ -8,10 +8,10 @@ from typing import Any
 
 from tubelet.config import read_card, to_json
 from tubelet.evaluate.results import from_lines, lines_for_people, numbers
+from tubelet.export.trained import Trained
 from tubelet.report import flat
 from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics
-from tubelet.weights.trained import Trained
 
 OTHERS = ("untrained", "one_frame", "chance")  # beside the value of a read-out
 PATHS = ("training.init", "method.init", "method.teacher", "method.validation", "data.images.source")

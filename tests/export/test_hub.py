@@ -6,8 +6,8 @@ import huggingface_hub
 import pytest
 from runs import finetuning, saved
 
-from tubelet.weights.folder import write_folder
-from tubelet.weights.hub import push
+from tubelet.export.folder import write_folder
+from tubelet.export.hub import push
 
 
 class Api:

@@ -42,14 +42,14 @@ def export_verb(args: list[str]) -> int:
 
     noted(unfinished(a.run))
     if a.to in ("onnx", "pt2"):
-        from tubelet.weights.export import write_onnx, write_pt2
+        from tubelet.export.graphs import write_onnx, write_pt2
 
         written = (write_onnx if a.to == "onnx" else write_pt2)(a.run, a.out, a.part)
         told = f"{written.output}, off by {written.error:.1e} from PyTorch's (up to {written.largest:.3g})"
         print("\n".join([*map(str, written.files), told]))
         return 0
-    from tubelet.weights.folder import write_folder
-    from tubelet.weights.official import write_official
+    from tubelet.export.folder import write_folder
+    from tubelet.export.official import write_official
 
     noted(write_folder(a.run, a.out, a.part, a.licence) if a.to == "hf" else write_official(a.run, a.out, a.part))
     print(a.out)
@@ -76,7 +76,7 @@ def push_verb(args: list[str]) -> int:
         """Only for its owner; --no-private for everyone."""
 
     a = parse(Push, args, "push")
-    from tubelet.weights.hub import push
+    from tubelet.export.hub import push
 
     print(push(a.folder, a.name, a.private))
     return 0

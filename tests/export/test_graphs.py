@@ -12,10 +12,10 @@ import torch
 from runs import finetuning, pretraining, saved
 
 from tubelet.config import from_json
+from tubelet.export import graphs
+from tubelet.export.graphs import FromClips, compared, needed, network_of, pooled, tried, write_onnx, write_pt2
+from tubelet.export.trained import noise
 from tubelet.targets import inputs
-from tubelet.weights import export
-from tubelet.weights.export import FromClips, compared, needed, network_of, pooled, tried, write_onnx, write_pt2
-from tubelet.weights.trained import noise
 
 apart = [
     pytest.mark.compile,
@@ -80,7 +80,7 @@ def test_onnxruntime_gives_pytorch_s_outputs_for_any_number_of_clips(tmp_path, r
 def test_large_weights_lie_in_a_second_file(tmp_path, monkeypatch):
     import onnxruntime
 
-    monkeypatch.setattr(export, "ONE_FILE", 1000)
+    monkeypatch.setattr(graphs, "ONE_FILE", 1000)
     run, _ = RUNS["pre-trained"]
     folder, _ = saved(run, tmp_path / "run")
     written = write_onnx(folder, tmp_path / "a.onnx")
@@ -114,7 +114,7 @@ def test_the_encoder_of_a_fine_tuned_run_is_its_own_part(tmp_path):
 def test_what_differs_from_pytorch_is_not_written(tmp_path, monkeypatch, wrong):
     run = pretraining()
     folder, method = saved(run, tmp_path / "run")
-    monkeypatch.setattr(export, "program_of", lambda model, run: None)
+    monkeypatch.setattr(graphs, "program_of", lambda model, run: None)
 
     def save(program, file, output, run):
         file.write_text("graph")

@@ -8,12 +8,12 @@ from runs import finetuning, pretraining, saved
 from torch.nn import functional as F
 
 from tubelet.config import preset
+from tubelet.export.official import to_official, write_official
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import SIZES
 from tubelet.targets import inputs
 from tubelet.types import Grid
-from tubelet.weights.official import to_official, write_official
 
 
 def block(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
