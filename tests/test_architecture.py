@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate"},
-    {"convert", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
+    {"convert", "export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
     | {"space", "charts", "overlay", "activations"},
     {"cli", "demo"},
     {"__main__"},
@@ -39,6 +39,7 @@ ALLOWED = {
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
     ("overlay", "strips"),  # the font
+    ("export", "report"),  # a run in rows
 }
 
 
@@ -61,6 +62,10 @@ HOMES = {
     "scipy": set(),
     "sklearn": {"space.py"},
     "umap": {"space.py"},
+    "onnx": {"export/graphs.py"},
+    "onnxscript": {"export/graphs.py"},
+    "onnxruntime": {"export/graphs.py"},
+    "huggingface_hub": {"export/hub.py"},
 }
 
 

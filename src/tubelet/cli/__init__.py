@@ -28,6 +28,8 @@ VERBS = {
     "similar": ("embedded clips that are like an example", "embedding:similar_verb"),
     "split": ("lists for training, validation and test", "splitting:split_verb"),
     "check": ("is this data fit to train on", "checking:check_verb"),
+    "export": ("a run for transformers, ONNX, torch.export or VideoMAE's code", "exporting:export_verb"),
+    "push": ("an exported folder to the Hugging Face hub", "exporting:push_verb"),
     "prepare": ("videos made anew for training: small, quick to read", "preparing:prepare_verb"),
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
 }

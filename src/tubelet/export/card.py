@@ -1,0 +1,170 @@
+"""The page that goes with weights: how they were made, what was measured, how to load them, who may use them."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tubelet.config import read_card, to_json
+from tubelet.evaluate.results import from_lines, lines_for_people, numbers
+from tubelet.export.trained import Trained
+from tubelet.report import flat
+from tubelet.train.folder import unfinished
+from tubelet.train.log import metrics
+
+OTHERS = ("untrained", "one_frame", "chance")  # beside the value of a read-out
+PATHS = ("training.init", "method.init", "method.teacher", "method.validation", "data.images.source")
+
+PAGE = """---
+{front}
+---
+
+# {title}
+
+{what}
+
+| | |
+|---|---|
+{facts}
+
+## How to use it
+
+```python
+from transformers import {architecture}
+
+model = {architecture}.from_pretrained("THIS_FOLDER")
+# pixel_values: clips x {frames} x {channels} x {height} x {width}
+```
+
+Frames are taken so: {clip}. `preprocessor_config.json` says what happens to each.
+
+{notes}
+
+## Numbers
+
+{numbers}
+
+## Recipe
+
+{recipe}
+
+## Licence
+
+{licence}
+"""
+
+
+def card(model: Trained, architecture: str, notes: Sequence[str], licence: str | None) -> str:
+    """README.md for the folder of a model, with the front matter that the hub reads. No path of this machine is in it.
+
+    Raises:
+        ValueError: a licence that is no identifier.
+    """
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]+", licence):
+        raise ValueError(f"--licence {licence!r} is no identifier; expected one as apache-2.0 or cc-by-nc-4.0")
+    run, folder = model.run, model.path if model.path.is_dir() else model.path.parent
+    masked = f", {type(run.method.mask).__name__} mask" if hasattr(run.method, "mask") else ""
+    task = "video-classification" if architecture.endswith("Classification") else "feature-extraction"
+    front = [] if licence is None else [f"license: {licence.lower()}"]
+    front += ["library_name: transformers", f"pipeline_tag: {task}", "tags: [video, videomae, tubelet]"]
+    e, (height, width) = run.encoder, run.data.size
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    facts = {
+        "encoder": f"{e.depth} blocks, {e.width} wide, {e.heads} heads, cubes of {'x'.join(map(str, e.patch))}",
+        "parameters": f"{parameters:,}",
+        "clips": f"{run.data.clip}, {height}x{width} pixels",
+        "method": type(run.method).__name__ + masked,
+        "training": f"{run.training.epochs:g} epochs, batch {run.training.batch}, seed {run.training.seed}",
+        **data_of(folder),
+    }
+    return PAGE.format(
+        front="\n".join(front),
+        title=f"VideoMAE, {'fine-tuned' if model.tuned else 'pre-trained'}: {folder.resolve().name}",
+        what=described(architecture, model),
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        architecture=architecture,
+        frames=run.data.clip.frames,
+        channels=run.data.channels,
+        height=height,
+        width=width,
+        clip=run.data.clip,
+        notes="\n".join(f"- {note}" for note in [*notes, *meaning(model), *unfinished_of(model)]),
+        numbers=numbers_of(folder),
+        recipe="\n".join(["| setting | value |", "|---|---|", *recipe(model)]),
+        licence=licence or "None is stated: ask whoever trained this before you use it.",
+    )
+
+
+def described(architecture: str, model: Trained) -> str:
+    """What is in the folder."""
+    if architecture == "VideoMAEForPreTraining":
+        what = "An encoder of video and the decoder that it was pre-trained with, without labels."
+    elif architecture == "VideoMAEModel":
+        made = "from a fine-tuned network" if model.tuned else "pre-trained without labels"
+        what = f"An encoder of video, {made}."
+    else:
+        what = "A network that says what happens in a clip."
+    return what + " Trained with tubelet."
+
+
+def meaning(model: Trained) -> list[str]:
+    """What outputs mean, where that is not plain."""
+    labels = model.run.data.labels
+    if not model.tuned:
+        return ["to fine-tune it with transformers, load it with `use_mean_pooling=True`: there is no class token"]
+    if labels is None or labels.kind != "values":
+        return []
+    units = "; ".join(f"{n}: x {u:g} + {o:g}" for n, u, o in zip(labels.names, labels.unit, labels.offset))
+    return [f"outputs are standardised; values in their own units are {units}"] * bool(units)
+
+
+def unfinished_of(model: Trained) -> list[str]:
+    """Whether the run was stopped before its end, without its path."""
+    return [note.replace(str(model.path), "this", 1).split(";")[0] for note in unfinished(model.path)]
+
+
+def data_of(folder: Path) -> dict[str, str]:
+    """What it was trained on, by name only, and with what."""
+    if not (folder / "run.json").is_file():
+        return {}
+    about = read_card(folder / "run.json")
+    videos = about.get("fingerprint", {}).get("videos")
+    made = about.get("made_with") or {}
+    found = {"data": bare(about.get("data", "?")) + (f", {videos} videos" if videos else "")}
+    versions = ", ".join(f"{name} {made[name]}" for name in ("tubelet", "torch") if name in made)
+    return found | ({"made with": f"{versions}, {str(made.get('date', ''))[:10]}"} if versions else {})
+
+
+def bare(source: Any) -> str:
+    """The last name of a path.
+
+    >>> bare("/home/me/videos"), bare("ucf101:/data/UCF101:train:1"), bare(None)
+    ('videos', 'ucf101:UCF101:train:1', 'None')
+    """
+    return ":".join(Path(part).name for part in str(source).split(":"))
+
+
+def numbers_of(folder: Path) -> str:
+    """What lies beside the run: tests, read-outs, and its last step."""
+    found = []
+    for path in sorted(folder.glob("test-*.jsonl")):
+        results = from_lines(path)
+        told = "\n".join(lines_for_people(results, numbers(results), classes=False))
+        found.append(f"Test on {path.stem.removeprefix('test-')}:\n\n```\n{told}\n```")
+    if (folder / "results.json").is_file():
+        for one in json.loads((folder / "results.json").read_text()):
+            others = [f"{name.replace('_', ' ')} {one[name]:.3g}" for name in OTHERS if one.get(name) is not None]
+            beside = f" ({', '.join(others)})" if others else ""
+            found.append(f"{one['name']}: {one['trained']:.3g} {one.get('unit', '')}{beside}")
+    if (folder / "metrics.jsonl").is_file() and (lines := metrics(folder)):
+        scores = {name: value for line in lines for name, value in line.items() if name.startswith("validation_")}
+        shown = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
+        found.append(f"After {lines[-1]['step']:.0f} steps: loss {lines[-1]['loss']:.4g}{shown}.")
+    return "\n\n".join(found) or "None was measured."
+
+
+def recipe(model: Trained) -> list[str]:
+    """Every setting, in rows; of what names a path only its last name."""
+    rows = [(name, bare(value) if name in PATHS else value) for name, value in flat(json.loads(to_json(model.run)))]
+    return [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]

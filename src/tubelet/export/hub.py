@@ -1,0 +1,56 @@
+"""Weights to the Hugging Face hub: a folder as `tubelet export --to hf` writes it."""
+
+from pathlib import Path
+from typing import Any
+
+# What belongs to a model; nothing else of a folder leaves the machine.
+KEPT = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "*.onnx", "*.onnx.data", "*.pt2")
+
+
+def push(folder: Path | str, name: str, private: bool = True) -> str:
+    """Puts a folder on the hub as the model `name`, "OWNER/NAME"; its address.
+
+    A repository that is there gets a new version, and stays as public as it was. The token is that of `hf auth login`,
+    or in HF_TOKEN.
+
+    Raises:
+        ValueError: no folder that was exported, no such name, huggingface_hub is missing, or there is no token.
+        OSError: the hub cannot be reached, or refuses.
+    """
+    folder = Path(folder)
+    missing = [file for file in ("README.md", "config.json", "model.safetensors") if not (folder / file).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} is no exported model: it has no {', '.join(missing)}. "
+            "First: tubelet export RUN --to hf --out DIR"
+        )
+    if not all(name.partition("/")) or name.count("/") != 1:
+        raise ValueError(f"{name!r} is no name on the hub; expected OWNER/NAME, as in my-lab/videomae-gestures")
+    hub = needed()
+    api = hub.HfApi()
+    if api.token is None and hub.get_token() is None:
+        raise ValueError("no token for the hub; get one with write access from its settings, then: hf auth login")
+    try:
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=list(KEPT), commit_message="Written by tubelet"
+        )
+    except hub.errors.HFValidationError as error:
+        raise ValueError(f"{name!r} is no name on the hub: {error}") from error
+    except Exception as error:  # refusals and broken connections have no class in common over its versions
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"cannot push {folder} to {name}: {why}") from error
+    return str(address)
+
+
+def needed() -> Any:
+    """huggingface_hub.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("the hub needs huggingface_hub, which is not installed: pip install 'tubelet[hub]'") from error
+    return huggingface_hub

@@ -1,0 +1,50 @@
+"""VideoMAE's own layout of a checkpoint: a .pth with the tensors under "model", by the names of its released code."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tubelet.export.folder import as_convolution
+from tubelet.export.trained import Part, trained
+from tubelet.train.checkpoint import atomically
+
+# Our names to theirs; blocks have the same. Without a decoder, fine-tuned, theirs do not begin with "encoder.".
+NAMES = {
+    r"^encoder\.embed\.": "encoder.patch_embed.proj.",
+    r"^decoder\.bridge\.": "encoder_to_decoder.",
+    r"^decoder\.mask_token$": "mask_token",
+    r"^norm\.": "fc_norm.",
+}
+
+
+def to_official(state: dict[str, Tensor], patch: tuple[int, int, int], tuned: bool) -> dict[str, Tensor]:
+    """The state dict of the released models, pre-training or (`tuned`) fine-tuning, from ours; an encoder's names begin
+    with "encoder."."""
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name == "encoder.embed.weight":
+            tensor = as_convolution(tensor, patch)
+        if name == "decoder.mask_token":
+            tensor = tensor.view(1, 1, -1)
+        for ours, replacement in NAMES.items():
+            name = re.sub(ours, replacement, name)
+        theirs[name.removeprefix("encoder.") if tuned else name] = tensor.contiguous()
+    return theirs
+
+
+def write_official(path: Path | str, out: Path, part: Part | None = None) -> list[str]:
+    """Writes a run as a .pth that VideoMAE's released code loads; what there is to say about it.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: a setting that VideoMAE cannot express; names it. Or `out` is there already, or is no .pth.
+        SaveError: the disk refuses.
+    """
+    if out.suffix not in (".pth", ".pt") or out.exists():
+        raise ValueError(f"{out} is there already or is no .pth; choose another --out")
+    model = trained(path, part)
+    state = to_official(model.state(), model.run.encoder.patch, model.tuned)
+    atomically(out, lambda file: torch.save({"model": state}, file))
+    return [model.note] * bool(model.note)

@@ -1,0 +1,133 @@
+"""What is written of a run: its encoder, or all of it; and what the VideoMAE family has no word for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tubelet.config import Run
+from tubelet.methods.masked import Masked, MaskedAutoencoder
+from tubelet.methods.supervised import Supervised
+from tubelet.nn.classifier import Classifier
+from tubelet.nn.decoder import Decoder
+from tubelet.nn.patches import patchify
+from tubelet.nn.vit import ViT
+from tubelet.targets import Pixels, inputs
+from tubelet.train.checkpoint import load, load_classifier, load_encoder
+from tubelet.types import TokenMask
+
+Part = Literal["encoder", "whole"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network to be written, and the run that made it."""
+
+    network: ViT | Classifier | MaskedAutoencoder
+    run: Run
+    path: Path
+    """Folder of the run, or a file of it."""
+    note: str = ""
+    """Why this is the encoder alone, where nobody asked for that."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it is fine-tuned, or the encoder of what is: then it has no last norm."""
+        return isinstance(self.encoder.norm, nn.Identity)
+
+    @property
+    def encoder(self) -> ViT:
+        """The encoder in it."""
+        return self.network if isinstance(self.network, ViT) else self.network.encoder  # type: ignore[return-value]
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors on the CPU, in our names; those of an encoder begin with "encoder." too."""
+        prefix = "encoder." if isinstance(self.network, ViT) else ""
+        return {prefix + name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+
+
+def trained(path: Path | str, part: Part | None = None) -> Trained:
+    """The network of a run for a format of the VideoMAE family, on the CPU.
+
+    Without `part` all of it, if the family has that: a fine-tuned network, or encoder and decoder. Else the encoder,
+    and `note` says why.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a setting that the family cannot express; names it.
+    """
+    path = Path(path)
+    encoder, run = load_encoder(path)
+    encoder_fits(run)
+    tuned = isinstance(encoder.norm, nn.Identity)
+    if part == "encoder":
+        return Trained(encoder, run, path)
+    lack = no_whole(run, path)
+    if lack and (part == "whole" or tuned):
+        raise ValueError(f"{path} cannot be written as a whole: {lack}. Write its encoder: --part encoder")
+    if lack:
+        return Trained(encoder, run, path, f"only the encoder is written: {lack}")
+    if tuned:
+        return Trained(load_classifier(path)[0], run, path)
+    method = load(path)
+    assert isinstance(method, MaskedAutoencoder)
+    return Trained(method, run, path)
+
+
+def encoder_fits(run: Run) -> None:
+    """Checks that VideoMAE's own encoder can be set to what that of a run is.
+
+    Raises:
+        ValueError: it cannot; names the setting.
+    """
+    e, (_, height, width) = run.encoder, run.encoder.patch
+    for name, value, fits, has in (
+        ("encoder.attention", e.attention, e.attention == "joint", "joint attention"),
+        ("encoder.position", e.position, e.position == "index", "the sinusoid of a token's index"),
+        ("encoder.patch", e.patch, height == width, "cubes as high as wide"),
+        ("data.channels", run.data.channels, run.data.channels == 3, "three colours"),
+    ):
+        if not fits:
+            raise ValueError(
+                f"VideoMAE's format has no word for {name} {value}: it knows {has} only. tubelet export --to onnx and "
+                "--to pt2 write any encoder"
+            )
+
+
+def no_whole(run: Run, path: Path) -> str:
+    """What of a run, beside the encoder, VideoMAE's model has not; empty: it has all."""
+    method = run.method
+    if isinstance(method, Supervised):
+        return f"method.cells {method.cells}: VideoMAE's head reads the mean of all tokens" if method.cells else ""
+    if not isinstance(method, Masked):
+        return f"method {type(method).__name__} is no masked autoencoder"
+    if not isinstance(method.decoder, Decoder):
+        return f"method.decoder {type(method.decoder).__name__}: VideoMAE's decoder attends over all tokens"
+    if method.decoder.position != "index":
+        return f"method.decoder.position {method.decoder.position}: VideoMAE's is the sinusoid of a token's index"
+    if not isinstance(method.target, Pixels):
+        return f"method.target {type(method.target).__name__}: VideoMAE's are pixels"
+    if method.target.normalise == "mae":
+        return "method.target.normalise mae: VideoMAE's are normalised in its own way, or raw"
+    if not (path / "checkpoints" / "last.pt").is_file():
+        return f"{path} has no checkpoints/last.pt, so no decoder"
+    return ""
+
+
+@torch.no_grad()
+def outputs(network: ViT | Classifier | MaskedAutoencoder, clips: Tensor) -> Tensor:
+    """Tokens, logits or predictions of pixels for uint8 clips; of an autoencoder with the later half hidden."""
+    if not isinstance(network, MaskedAutoencoder):
+        patch = (network.encoder if isinstance(network, Classifier) else network).grid.patch
+        return network(inputs(clips, patch))
+    grid = network.grid
+    hidden = (torch.arange(grid.tokens) >= grid.tokens // 2).expand(len(clips), -1)
+    return network.imagine(patchify(clips, grid.patch), TokenMask.from_hidden(hidden, grid))
+
+
+def noise(run: Run, clips: int) -> Tensor:
+    """Clips of uint8 noise of the size that a run sees, always the same."""
+    shape = (clips, run.data.channels, run.data.clip.frames, *run.data.size)
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
