@@ -115,6 +115,11 @@ def checked(run: Run) -> None:
             f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "
             f"picture fills one with --data.images.frames {e.patch[0]}"
         )
+    if run.data.images is not None and not getattr(run.method, "pictured", False):
+        raise ValueError(
+            f"{type(run.method).__name__} takes no pictures among videos (data.images); masked autoencoders and latent "
+            "targets do, as omni-mae-few-cpu"
+        )
     if getattr(run.method, "flow", None) and run.data.motion is not None:
         raise ValueError("method.flow replaces the motion that the readers would look for; set data.motion to None")
     views = getattr(run.method, "views", run.data.per_video)

@@ -186,7 +186,8 @@ class Initial:
         if run.method.inflate:
             notes.append(f"inflated from images to cubes of {run.encoder.patch[0]} frames")
         if before.data.size != run.data.size or before.data.clip.frames != run.data.clip.frames:
-            notes.append(f"clips of {shape(before)} then, of {shape(run)} now: the fixed positions are computed anew")
+            fixed = "" if run.encoder.position == "learned" else ": the fixed positions are computed anew"
+            notes.append(f"clips of {shape(before)} then, of {shape(run)} now{fixed}")
         if "head.weight" not in state:
             kept = {f"encoder.{name}": value for name, value in state.items() if not name.startswith("norm.")}
             return cls(file, kept, ("encoder.norm",), ("norm", "head"), tuple(notes))

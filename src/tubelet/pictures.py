@@ -177,8 +177,8 @@ def reconstruct_run(
 ) -> list[Path]:
     """Files reconstruction_75.gif, .png and so on in `out` (default: the run's pictures/), of the middles of `videos`.
 
-    Without `ratios` three of them, if there is a mask that has one. What other methods have to show of clips (what is
-    predicted next, features, views) is in reconstruction.gif and .png.
+    Without `ratios` RATIOS and that of the run, if there is a mask that has one. What other methods have to show of
+    clips (what is predicted next, features, views) is in reconstruction.gif and .png.
 
     Raises:
         FileNotFoundError, ValueError: no checkpoint there, a method with nothing to show, or ratios that do not fit it.
@@ -195,7 +195,8 @@ def reconstruct_run(
             raise ValueError(f"{folder} holds a {type(method).__name__}, which imagines nothing that could be shown")
         return [save(where / f"reconstruction.{kind}", strips, f"{about} {note}") for kind in ("gif", "png")]
     clips, written = middle_batch(videos, run.data), []
-    for ratio in ratios or (RATIOS if hasattr(method.mask, "ratio") else (None,)):
+    own = getattr(method.mask, "ratio", None)  # as it was trained, and others
+    for ratio in ratios or ((None,) if own is None else sorted({own, *RATIOS})):
         result = reconstruct(method, clips.video, ratio, seed, clips.motion)
         strips = [replace(strip, heading=f"{v.name} · {strip.heading}") for v, strip in zip(videos, result.strips())]
         name = "reconstruction" if ratio is None else f"reconstruction_{100 * ratio:.3g}"
@@ -210,7 +211,7 @@ def shown_by(method: Method, run: Run, videos: Sequence[Path], seed: int) -> tup
     Raises:
         VideoError: a video cannot be read.
     """
-    names = [video.name for video in videos]
+    names, method = [video.name for video in videos], method.eval()
     if method.views > 1:
         items = [Item(video) for video in videos]
         batch = next(iter(batches(Dataset(items, replace(run.data, cache=0), seed), len(items), 0, 1)))

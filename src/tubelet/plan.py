@@ -87,6 +87,8 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     """
     checked(run)
     run = with_shape(run)
+    if supposed := isinstance(run.method, Latent) and run.method.momentum is None and run.method.shape is None:
+        run = replace(run, method=replace(run.method, shape=run.encoder))
     open_classes = getattr(run.method, "outputs", None) == 0
     if open_classes:
         run = replace(run, method=replace(run.method, outputs=SUPPOSED))
@@ -103,6 +105,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
         "mask": "; and ".join(share(mask, grid) for mask in masks) or "none",
         **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
         **({"teacher": f"{run.method.teacher}, not counted"} if uncounted else {}),
+        **({"teacher": "supposed to be as the encoder; --method.teacher will tell"} if supposed else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "

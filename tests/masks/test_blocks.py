@@ -20,16 +20,19 @@ def draw(masker, grid: Grid, seed: int = 0, step: int = 0, places=(0, 1, 2)) -> 
     return masker(batch, grid, Draws(seed, step, places))
 
 
-def boxes_of(masker: MultiBlock, grid: Grid, rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
-    """Row, column, height and width of each box, from the numbers that a clip's stream gives."""
-    found = []
-    for aspect, row, column in rng.random((masker.blocks, 3)):
-        aspect = masker.aspect[0] + aspect * (masker.aspect[1] - masker.aspect[0])
-        area = masker.share * grid.H * grid.W
-        height = min(max(round(math.sqrt(area * aspect)), 1), grid.H)
-        width = min(max(round(math.sqrt(area / aspect)), 1), grid.W)
-        found.append((int(row * (grid.H - height + 1)), int(column * (grid.W - width + 1)), height, width))
-    return found
+def boxes_of(
+    masker: MultiBlock, grid: Grid, rng: np.random.Generator, shape: float | None = None
+) -> list[tuple[int, int, int, int]]:
+    """Row, column, height and width of each box, from the numbers that a clip's stream gives; of one shape."""
+    drawn = rng.random(1)[0] if shape is None else shape
+    aspect = masker.aspect[0] + drawn * (masker.aspect[1] - masker.aspect[0])
+    area = int(masker.share * grid.H * grid.W)
+    height = min(max(round(math.sqrt(area * aspect)), 1), grid.H)
+    width = min(max(round(math.sqrt(area / aspect)), 1), grid.W)
+    places = rng.random((masker.blocks, 2))
+    return [
+        (int(row * (grid.H - height + 1)), int(column * (grid.W - width + 1)), height, width) for row, column in places
+    ]
 
 
 def cells(boxes) -> set[tuple[int, int]]:
@@ -95,7 +98,8 @@ def test_numbers_are_the_smallest_of_batches_of_24_on_average(masker):
     rng = np.random.default_rng(9)
     visible, predicted = [], []
     for _ in range(60):
-        unions = [len(cells(boxes_of(masker, CLIP, rng))) for _ in range(24)]
+        shape = rng.random()
+        unions = [len(cells(boxes_of(masker, CLIP, rng, shape))) for _ in range(24)]
         predicted.append(min(unions))
         visible.append(CLIP.slot - max(size for size in unions if size < CLIP.slot))
     assert masker.places(CLIP) == pytest.approx((np.mean(visible), np.mean(predicted)), abs=2.5)

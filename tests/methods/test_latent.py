@@ -130,7 +130,7 @@ def test_clips_of_fewer_frames_are_seen_at_the_first_slots():
 def test_collapse_is_told_and_said():
     module = built()
     told = module(clips(2), Draws(0, 0, range(2))).told
-    wanted = module.wanted(clips(2).video).flatten(0, 1).numpy()
+    wanted = module.wanted(clips(2).video).numpy()
     assert float(told["teacher_deviation"]) == pytest.approx(wanted.std(0, ddof=1).mean(), rel=1e-4)
     assert module.doubts({"teacher_deviation": float(told["teacher_deviation"])}) == []
     with torch.no_grad():

@@ -65,10 +65,21 @@ def units(rows: int, width: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("first", [0, 3, 6])
 def test_infonce_is_what_a_loop_over_gathered_negatives_finds(first, temperature):
     queries, keys = units(3, 5, 0), units(9, 5, 1)
-    losses, found = contrast(queries, keys, first, temperature)
+    losses, found = contrast(queries, keys, first, temperature, torch.eye(9, dtype=torch.bool)[first : first + 3])
     np.testing.assert_allclose(losses, looped(queries.numpy(), keys.numpy(), first, temperature), rtol=1e-5)
     nearest = [int(np.argmax(keys.numpy() @ query)) for query in queries.numpy()]
     assert found.tolist() == [place == first + n for n, place in enumerate(nearest)]
+
+
+def test_the_same_video_is_no_negative():
+    queries, keys = units(3, 5, 0), units(4, 5, 1)
+    ids = torch.tensor([7, 8, 7])
+    same = ids[:, None] == torch.tensor([7, 8, 7, 9])
+    losses, _ = contrast(queries, keys, 0, 0.2, same)
+    others = [[0, 1, 3], [0, 1, 2, 3], [1, 2, 3]]
+    for n, left in enumerate(others):
+        alone = looped(queries[n : n + 1].numpy(), keys[left].numpy(), left.index(n), 0.2)
+        assert float(losses[n]) == pytest.approx(alone[0], rel=1e-5)
 
 
 def test_both_views_are_found_from_each_other():

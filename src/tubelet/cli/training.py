@@ -63,12 +63,14 @@ def pretrain(args: list[str]) -> int:
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
+    from tubelet.train.checkpoint import weights_of
     from tubelet.train.folder import unfinished
     from tubelet.train.log import duration, metrics, noted, show
     from tubelet.train.loop import train
 
     out = a.out or Path("runs") / named(a.preset)
     if run.training.init is not None:
+        weights_of(run.training.init)  # now, and not after the plan
         noted(unfinished(Path(run.training.init)))
     if not a.quiet:
         show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))

@@ -18,6 +18,7 @@ from torch import Tensor
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
 from tubelet.data.flow import Flow
+from tubelet.data.images import is_picture
 from tubelet.data.items import Item, Note
 from tubelet.data.joint import Images
 from tubelet.data.joint import checked as images_checked
@@ -124,12 +125,18 @@ class Dataset:
         if not images.source:
             raise ValueError(
                 "this run shows pictures beside videos, and does not know where they are; add --data.images.source "
-                "images:DIR (a folder of them), or set data.images to None"
+                "images:DIR (a folder of them), or take a preset of videos alone, as videomae-few-cpu"
             )
         data = replace(
             self.data, clip=Dense(1), crop=images.crop, flip=images.flip, clips=1, repeats=images.repeats, per="video"
         )
-        return Dataset(find(images.source), replace(data, images=None), self.seed)
+        items = find(images.source)
+        if folder := next((item.path for item in items if not is_picture(item.path)), None):
+            raise ValueError(
+                f"{folder} is a video, or a folder of a video's frames, and no picture; name a folder of pictures as "
+                f"images:{images.source}"
+            )
+        return Dataset(items, replace(data, images=None), self.seed)
 
     @property
     def files(self) -> int:

@@ -16,12 +16,13 @@ from tubelet.types import Batch, Draws, Grid, TokenMask
 class MultiBlock:
     """The union of boxes, the same in all time slots, is predicted; what is left is what the encoder sees.
 
-    Many small ones are V-JEPA's short-range mask, two large ones its long-range mask. Shape and place are drawn for
-    each box. Unions differ in size, and the released code cuts the visible and the predicted tokens of all clips of a
-    batch to the smallest numbers among them, so that a clip's mask depends on its neighbours. Here the numbers are
-    fixed: the mean of those smallest numbers (of 14x14 places, 44 visible and 95 predicted with 8 boxes of 0.15, and 9
-    and 142 with 2 of 0.7). The boxes of a clip grow together until all but the right number of
-    places are hidden, and of these the places nearest to the boxes' middles are predicted.
+    Many small ones are V-JEPA's short-range mask, two large ones its long-range mask. The boxes of a clip have one
+    shape, each its own place. Unions differ in size, and the released code cuts the visible and the predicted tokens of
+    all clips of a batch, which have one shape too, to the smallest numbers among them, the last tokens first; so a
+    clip's mask depends on its neighbours. Here the numbers are fixed: the mean of those smallest numbers (of 14x14
+    places, 45 visible and 94 predicted with 8 boxes of 0.15, and 13 and 138 with 2 of 0.7). The boxes of a clip grow
+    together until all but the right number of places are hidden, and of these the places nearest to the boxes' middles
+    are predicted.
 
     Source: Bardes et al. 2024, V-JEPA, arXiv:2404.08471, section 3.2, and its released code.
     """
@@ -43,7 +44,7 @@ class MultiBlock:
             ValueError: settings that cannot be used, or boxes that hide nothing or everything on this grid.
         """
         visible, predicted = self.places(grid)
-        near = to_boxes(draws.uniform(self.blocks, 3), self, grid)
+        near = to_boxes(draws.uniform(1), draws.uniform(self.blocks, 2), self, grid)
         noise = draws.uniform(grid.slot)
         hidden, chosen = (
             ranked(near, places, noise).repeat(1, grid.T, 1).flatten(1) for places in (grid.slot - visible, predicted)
@@ -71,30 +72,35 @@ class MultiBlock:
         return numbers
 
 
-def to_boxes(drawn: Float[Tensor, "b s 3"], boxes: MultiBlock, grid: Grid) -> Float[Tensor, "b 1 n"]:
-    """How near each place is to a box, below 1 inside; from numbers in [0, 1) for aspect, row and column of each."""
+def to_boxes(
+    shape: Float[Tensor, "b 1"], places: Float[Tensor, "b s 2"], boxes: MultiBlock, grid: Grid
+) -> Float[Tensor, "b 1 n"]:
+    """How near each place is to a box, below 1 inside; from numbers in [0, 1) for the aspect of all boxes of a clip,
+    and for row and column of each."""
     low, high = boxes.aspect
-    area, aspect = boxes.share * grid.slot, low + drawn[:, :, 0] * (high - low)
+    area, aspect = int(boxes.share * grid.slot), low + shape * (high - low)
     tall = (area * aspect).sqrt().round().long().clamp(1, grid.H)
     wide = (area / aspect).sqrt().round().long().clamp(1, grid.W)
-    size = torch.stack([tall, wide], dim=2)
+    size = torch.stack([tall, wide], dim=2).expand(places.shape)
     room = torch.tensor([grid.H, grid.W], device="cpu") - size + 1
-    return nearness((drawn[:, :, 1:] * room).long(), size, grid).amin(dim=1, keepdim=True)
+    return nearness((places * room).long(), size, grid).amin(dim=1, keepdim=True)
 
 
 @lru_cache
 def usual(boxes: MultiBlock, height: int, width: int) -> tuple[int, int] | None:
-    """Visible and predicted places: the means of the smallest numbers of them among `alike` clips, over many such.
+    """Visible and predicted places: the means of the smallest numbers of them among `alike` clips with boxes of one
+    shape, over many such.
 
     From 2,400 draws of a fixed seed; those that hide everything do not count, as they are drawn again in the released
     code. None if they are the most.
     """
-    groups = -(-2400 // boxes.alike)
-    drawn = np.random.default_rng(0).random((groups * boxes.alike, boxes.blocks, 3))
-    predicted = (to_boxes(torch.from_numpy(drawn), boxes, Grid(1, height, width)) < 1).sum(dim=(1, 2)).numpy()
-    predicted = predicted[predicted < height * width]
-    if len(predicted) * 2 < len(drawn):
+    groups, rng = -(-2400 // boxes.alike), np.random.default_rng(0)
+    shape = torch.from_numpy(rng.random((groups, 1)).repeat(boxes.alike, axis=0))
+    places = torch.from_numpy(rng.random((groups * boxes.alike, boxes.blocks, 2)))
+    union = (to_boxes(shape, places, boxes, Grid(1, height, width)) < 1).sum(dim=(1, 2)).numpy()
+    kept = [group[group < height * width] for group in union.reshape(groups, boxes.alike)]
+    kept = [group for group in kept if len(group)]
+    if sum(map(len, kept)) * 2 < len(union):
         return None
-    groups = max(len(predicted) // boxes.alike, 1)
-    each = predicted[: groups * boxes.alike].reshape(groups, -1)
-    return round((height * width - each).min(axis=1).mean()), round(each.min(axis=1).mean())
+    visible = np.mean([(height * width - group).min() for group in kept])
+    return round(visible), round(np.mean([group.min() for group in kept]))

@@ -31,6 +31,10 @@ def count(ratio: float, places: int, of: str, floor: Literal["hidden", "visible"
     Raises:
         ValueError: the ratio is not between 0 and 1, or hides nothing or everything.
     """
+    if places < 2:
+        raise ValueError(
+            f"there is one of the {of} only, so a mask of them would hide all or nothing; use another mask"
+        )
     hidden = int(share(ratio) * places) if floor == "hidden" else places - int((1 - share(ratio)) * places)
     if hidden in (0, places):
         digits, whole = max(len(str(places)), 3), math.ceil if floor == "hidden" else math.floor

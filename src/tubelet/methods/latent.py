@@ -11,7 +11,8 @@ With `momentum` None the teacher is an encoder that was trained before and stays
 arXiv:2212.04500) predicts the features of masked autoencoders, SALT (2025, arXiv:2509.24317) those of one that learnt
 with V-JEPA's masks, and beats V-JEPA 2 at equal compute. Any run of tubelet can be the teacher:
 
-    tubelet pretrain latent-few-cpu --data DIR --method.teacher runs/videomae-few-cpu
+    tubelet pretrain videomae-few-cpu --data DIR --data.size 48 64 --out runs/teacher
+    tubelet pretrain latent-few-cpu --data DIR --method.teacher runs/teacher
 
 Where this differs from V-JEPA's released code: numbers of masked tokens are fixed (see MultiBlock); both kinds of mask
 share one mask token; the bridge to the predictor has no bias (the encoder's last norm has one); initialisation and the
@@ -21,7 +22,7 @@ longer that is cut off.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +51,10 @@ COLLAPSED = 0.1  # of the deviation that normed features have which differ
 class Latent:
     """Hide tokens, predict a teacher's features of them."""
 
+    pictured: ClassVar[bool] = True  # takes pictures among videos
     masks: tuple[Any, ...] = (MultiBlock(8, 0.15), MultiBlock(2, 0.7))  # Maskers
     """Which tokens are hidden: every clip is seen once with each mask, and one pass of the teacher serves all."""
-    decoder: Any = field(default_factory=lambda: Decoder(384, 12, 12, position="axes"))  # or CrossDecoder, or Head
+    decoder: Any = field(default_factory=lambda: Decoder(384, 12, 16, position="axes"))  # or CrossDecoder, or Head
     """What predicts (V-JEPA's predictor)."""
     momentum: float | None = 0.998
     """How much of itself the teacher keeps in a step, rising to 1 in a straight line over the run, while it follows the
@@ -117,6 +119,8 @@ class LatentLearner(Method):
         """The mean distance over the predicted tokens of each mask, summed over clips and masks."""
         patches = patchify(batch.video, self.grid.patch)
         wanted = self.wanted(batch.video)
+        # Over clips, of tokens at one place: features that tell the place alone have collapsed too.
+        apart = wanted.std(dim=0) if len(wanted) > 1 else wanted.flatten(0, 1).std(dim=0)
         total = wanted.new_zeros(())
         for mask in self.drawn(batch, draws):
             prediction = imagined(self.encoder, self.decoder, patches, mask, self.channels).float()
@@ -125,9 +129,7 @@ class LatentLearner(Method):
         return Loss(
             sum=total,
             count=torch.tensor(len(patches) * len(self.masks), device=total.device),
-            told={
-                "teacher_deviation": wanted.flatten(0, 1).std(dim=0).mean()
-            },  # over clips and tokens, mean of channels
+            told={"teacher_deviation": apart.mean()},
         )
 
     @torch.no_grad()
@@ -172,7 +174,7 @@ class LatentLearner(Method):
         if told["teacher_deviation"] >= COLLAPSED:
             return []
         return [
-            f"the teacher's features of all tokens are nearly alike (teacher_deviation below {COLLAPSED:g}; where they "
+            f"the teacher's features of all clips are nearly alike (teacher_deviation below {COLLAPSED:g}; where they "
             "differ it is about 1): training has collapsed. Start anew with a lower --optim.base-lr or a "
             "--method.momentum nearer to 1"
         ]

@@ -1,7 +1,7 @@
 """The module that all masked autoencoders share; a paper chooses mask, target and decoder."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -21,6 +21,7 @@ from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Motion, Targ
 class Masked:
     """Hide tokens, imagine them."""
 
+    pictured: ClassVar[bool] = True  # takes pictures among videos
     mask: Any = field(default_factory=Tube)  # a Masker; the preset's own class gives the flags
     """Which tokens are hidden."""
     target: Any = field(default_factory=Pixels)  # a Target
@@ -70,8 +71,8 @@ class MaskedAutoencoder(Method):
             batch = replace(batch, motion=self.flow(batch.video))
         mask = chosen(self, batch, self.grid_of(batch.video), draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
-        prediction = self.imagine(patches, mask)
-        error = self.target.wanted(batch, patches, mask).error(prediction)
+        wanted = self.target.wanted(batch, patches, mask)  # before anything is kept for the backward pass
+        error = wanted.error(self.imagine(patches, mask))
         return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:

@@ -109,7 +109,9 @@ class ContrastiveLearner(Method):
         with torch.no_grad():
             followed = self.momentum_encoder(patches).mean(1).float()
             keys, firsts = zip(*(gathered_rows(unit(self.momentum_projector(view))) for view in apart(followed)))
-        pairs = [contrast(queries[n], keys[1 - n], firsts[0], self.config.temperature) for n in (0, 1)]
+        ids = batch.ids[:: self.views].to(features.device)
+        same = ids[:, None] == gathered_rows(ids)[0]  # a video that is there twice, as where an epoch ends
+        pairs = [contrast(queries[n], keys[1 - n], firsts[0], self.config.temperature, same) for n in (0, 1)]
         loss = pairs[0][0] + pairs[1][0]
         return Loss(
             sum=loss.sum(),
@@ -197,16 +199,22 @@ def unit(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
 
 
 def contrast(
-    queries: Float[Tensor, "b d"], keys: Float[Tensor, "g d"], first: int, temperature: float
+    queries: Float[Tensor, "b d"],
+    keys: Float[Tensor, "g d"],
+    first: int,
+    temperature: float,
+    same: Bool[Tensor, "b g"],
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
     """Each query's cross-entropy of finding its key, `first` and following, among all; and whether it would find it.
 
-    Times 2T, so that the size of the gradient depends less on the temperature.
+    Other keys of the `same` video are no negatives. Times 2T, so that the size of the gradient depends less on the
+    temperature.
     Source: MoCo v3 (arXiv:2104.02057), section 3 and algorithm 1 (InfoNCE).
     """
     with full_precision(queries):
         logits = queries @ keys.T / temperature
     own = torch.arange(first, first + len(queries), device=queries.device)
+    logits = logits.masked_fill(same & (torch.arange(len(keys), device=own.device) != own[:, None]), -torch.inf)
     return 2 * temperature * F.cross_entropy(logits, own, reduction="none"), logits.argmax(1) == own
 
 

@@ -3,13 +3,14 @@
 Feichtenhofer et al., NeurIPS 2022, arXiv:2205.09113. Tokens are hidden anywhere at 0.9 (random 84.4, tubes 83.5, whole
 frames 79.1 and less; table 2), positions are learnt, one frame of every cube is predicted, and each video that is read
 gives four clips, since reading is what takes long (section 5).
-Paper: Kinetics-400, 800 epochs counted with the repeats, fine-tuned top-1: ViT-B 81.3, ViT-L 84.8, ViT-H 85.1.
+Paper: Kinetics-400, fine-tuned top-1: ViT-B 81.3, ViT-L 84.8, ViT-H 85.1; how long each was trained for is not clear
+(ablations: ViT-L, 800 epochs counted with the repeats, 84.4).
 
     tubelet pretrain st-mae-k400-l --data kinetics:DIR:train
 
 Settings are the released command's; its rate does not count the repeats. Where this differs: no class token, inputs
 normalised by ImageNet's statistics, keys without a bias, no un-shuffling in the decoder (which changes no result), and
-the repeats are crops of one clip, where the released ones begin at other times too.
+the repeats are crops of one clip, where the released ones begin at other times too (`--data.clips 4 --data.repeats 1`).
 """
 
 from dataclasses import replace

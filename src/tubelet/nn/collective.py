@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def gathered(results: Sequence[T]) -> list[T]:
     return [result for part in parts for result in part]
 
 
-def gathered_rows(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "g d"], int]:
+def gathered_rows(rows: Shaped[Tensor, "b ..."]) -> tuple[Shaped[Tensor, "g ..."], int]:
     """The rows of all processes, by rank, without gradient, and the place of this process's first among them.
 
     All processes must have equally many.

@@ -21,6 +21,8 @@ from tubelet.train.log import metrics
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
 FREE = (
     "encoder.checkpoint",
+    "training.init",  # what it began with is in the checkpoint
+    "training.inflate",
     "data.images.source",  # as the folder of videos, it may have moved: `same_data` compares what is in it
     *(
         f"training.{name}"

@@ -69,8 +69,8 @@ def train(
         Interrupted: a signal came; resume with the same command.
     """
     checked(run)
-    run = with_shape(run)
     folder = Path(out)
+    run = with_shape(run, folder if resume else None)
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
     grid, device = run.grid(), pick_device(run.training.device)
     precision = pick_precision(run.training.precision, device)
@@ -98,8 +98,8 @@ def train(
         optimiser = adamw(method, run.optim)
         start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
-            for part in (method.encoder, getattr(method, "decoder", None)):
-                if part is not None:
+            for name in ("encoder", "decoder", "teacher", "momentum_encoder"):
+                if isinstance(part := getattr(method, name, None), torch.nn.Module):
                     part.compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))

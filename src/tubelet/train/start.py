@@ -31,9 +31,9 @@ def fitting(run: Run, path: str, inflate: bool) -> tuple[dict[str, Tensor], Run,
         image = before.encoder.patch[0] == 1 < run.encoder.patch[0]
         raise ValueError(
             f"{file} holds an encoder of another shape than this run's (theirs -> this run's): {'; '.join(other)}. "
-            "Use the preset or --encoder... flags that it was made with, or --as-weights to take its shape"
-            + ". It is one of images: --inflate makes it one of video"
-            * image
+            "Use the preset or --encoder... flags that it was made with"
+            + ", or --as-weights to take its shape" * hasattr(run.method, "init")
+            + ". It is one of images: --inflate makes it one of video" * image
         )
     if inflate:
         lead = "encoder." if "head.weight" in state else ""

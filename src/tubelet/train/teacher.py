@@ -1,19 +1,21 @@
 """Encoders that were trained before and teach others: their shape before the module is built, their weights after."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from tubelet.config import Run
+from tubelet.config import Run, from_json, read_card
 from tubelet.train.checkpoint import load_encoder
 from tubelet.types import Method
 
 
-def with_shape(run: Run) -> Run:
+def with_shape(run: Run, folder: Path | None = None) -> Run:
     """The run with the shape of its fixed teacher filled in, if it has one.
 
-    Where the teacher's run is gone the shape that is known already stays: a run that is resumed has its weights too.
+    Where the teacher's run is gone the shape is that which is known already, also from the run's own `folder`: a run
+    that is resumed has the teacher's weights too.
 
     Raises:
         FileNotFoundError: the teacher is not there.
@@ -22,12 +24,18 @@ def with_shape(run: Run) -> Run:
     path = getattr(run.method, "teacher", None)
     if path is None or not hasattr(run.method, "shape"):
         return run
-    if run.method.shape is not None and not Path(path).exists():
-        return run
+    if not Path(path).exists():
+        own = folder and folder / "run.json"
+        known = from_json(json.dumps(read_card(own)["run"])).method if own and own.is_file() else run.method
+        if getattr(known, "shape", None) is not None:
+            return replace(run, method=replace(run.method, shape=known.shape))
     _, theirs = load_encoder(path)
     ours, other = sight(run), sight(theirs)
     if ours != other:
-        raise ValueError(f"the teacher {path} sees {other}, this run sees {ours}; they have to be alike")
+        raise ValueError(
+            f"the teacher {path} sees {other}, this run sees {ours}; they have to be "
+            "alike: give this run --data... and --encoder.patch as the teacher has them, or take another teacher"
+        )
     return replace(run, method=replace(run.method, shape=theirs.encoder))
 
 
