@@ -27,6 +27,7 @@ VERBS = {
     "embed": ("features of videos, to files", "embedding:embed_verb"),
     "similar": ("embedded clips that are like an example", "embedding:similar_verb"),
     "split": ("lists for training, validation and test", "splitting:split_verb"),
+    "convert": ("weights of others as ours, with a report", "converting:convert_verb"),
     "check": ("is this data fit to train on", "checking:check_verb"),
     "prepare": ("videos made anew for training: small, quick to read", "preparing:prepare_verb"),
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
