@@ -218,10 +218,6 @@ def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
         FileNotFoundError: nothing there.
         ValueError: a file of no format that is known, or a damaged one.
     """
-    path = Path(path)
-    if path.is_dir() and (path / "run.json").is_file():
-        kept = [path / name for name in ("model.safetensors", "encoder.safetensors")]
-        path = next((file for file in kept if file.is_file()), kept[-1])
     archive = archives.read(path)
     if "run" in archive.about:
         return foreign.kept(archive.state), from_json(archive.about["run"]), archive.path

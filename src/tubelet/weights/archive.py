@@ -18,7 +18,8 @@ from torch import Tensor
 
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+NAMES = ("model.safetensors", "encoder.safetensors", "pytorch_model.bin")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 DEEPSPEED = "mp_rank_00_model_states.pt"
 # Where weights lie in a training state; the first that is there is taken. V-JEPA evaluates its target encoder.
 CONTAINERS = ("model", "module", "model_state", "state_dict", "target_encoder", "encoder")
@@ -82,10 +83,12 @@ def chosen(path: Path) -> Path:
     inner = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else "."
     if not safe(inner):
         raise ValueError(f"{latest} leads out of its folder, to {inner!r}; give the file of weights itself")
-    for file in [*(path / name for name in NAMES), path / DEEPSPEED, path / inner / DEEPSPEED]:
+    for file in [*(path / name for name in NAMES + INDICES), path / DEEPSPEED, path / inner / DEEPSPEED]:
         if file.is_file():
             return file
-    raise FileNotFoundError(f"{path} holds none of {', '.join((*NAMES, DEEPSPEED))}; give the file of weights itself")
+    raise FileNotFoundError(
+        f"{path} holds none of {', '.join((*NAMES, *INDICES, DEEPSPEED))}; give the file of weights itself"
+    )
 
 
 def safe(name: str) -> bool:

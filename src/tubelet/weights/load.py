@@ -18,12 +18,14 @@ from tubelet.types import Grid
 from tubelet.weights.archive import Archive, read
 from tubelet.weights.found import Asked, Found, interpolated, placed, whole
 from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
+from tubelet.weights.mae import from_mae, is_mae
 from tubelet.weights.report import Report, fits, looks_untrained, some
 from tubelet.weights.videomae import from_videomae, is_videomae
 
 FORMATS = (
     (is_hugging_face, from_hugging_face),
     (is_videomae, from_videomae),
+    (is_mae, from_mae),
 )
 
 
