@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 What = Literal["matched", "reshaped", "left out", "newly initialised"]
-ROWS = 16  # of a matrix that are looked at: enough to tell, and most of the file stays unread
+ROWS = 32  # of a matrix that are looked at: enough to tell, and most of the file stays unread
 
 
 @dataclass
