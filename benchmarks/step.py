@@ -22,7 +22,6 @@ from table import save
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from tubelet.config import Optim
-from tubelet.convert import from_hugging_face
 from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
@@ -31,6 +30,8 @@ from tubelet.train.folder import machine
 from tubelet.train.loop import keep_memory, pick_device
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
+from tubelet.weights.hugging_face import translated
+from tubelet.weights.report import Report
 
 GRID = Grid.of(16, 224, 224, (2, 16, 16))
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,7 +74,7 @@ class Ours:
 
     def __init__(self, size: str, device: torch.device) -> None:
         self.model = Masked(decoder=DECODERS[size]).build(SIZES[size], GRID, 3)
-        self.model.load_state_dict(from_hugging_face(transformers_model(size).state_dict()))
+        self.model.load_state_dict(translated(transformers_model(size).state_dict(), Report(Path("theirs"))))
         self.model.to(device).train()
         self.optimiser = adamw(self.model, Optim())
         self.device = device

@@ -18,8 +18,8 @@ LAYERS = [
     {"data", "nn"},
     {"masks", "targets", "motion_targets"},
     {"config"},
-    {"methods", "train", "evaluate"},
-    {"convert", "export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
+    {"methods", "train", "evaluate", "weights"},
+    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
     | {"space", "charts", "overlay", "activations"},
     {"cli", "demo"},
     {"__main__"},
@@ -30,6 +30,7 @@ HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 ALLOWED = {
     ("config", "methods"),  # config.preset reads the list of names, which is strings
     ("methods", "evaluate"),
+    ("train", "weights"),  # a run may begin with weights of others
     ("motion_targets", "targets"),  # the ways to normalise
     ("report", "charts"),  # a report shows curves
     ("report", "page"),

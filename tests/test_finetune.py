@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from tubelet.config import Optim, Run, Training
 from tubelet.data.datasets import Data
@@ -24,7 +25,6 @@ from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import inputs
-from tubelet.train import checkpoint
 from tubelet.train.checkpoint import load_classifier, load_encoder
 from tubelet.train.log import metrics
 from tubelet.train.loop import train
@@ -84,7 +84,7 @@ def test_it_learns_from_weights_and_keeps_the_last_and_the_best(tuned, films):
     assert run.data.labels == Labels("class", ("blue", "green", "red"))
     best, _ = load_classifier(tuned / "best.safetensors")
     first = next(line for line in lines if line["validation_top1"] == max(each["validation_top1"] for each in lines))
-    with checkpoint.safe_open(tuned / "best.safetensors", "pt") as file:
+    with safe_open(tuned / "best.safetensors", "pt") as file:
         assert int(file.metadata()["step"]) == first["step"]
     assert not torch.equal(best.head.weight, network.head.weight) or first is lines[-1]
     patches = inputs(

@@ -1,10 +1,11 @@
 """Our masked autoencoder against transformers' VideoMAE: same weights, clips and masks must give the same numbers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 
-from tubelet.convert import from_hugging_face
 from tubelet.masks.random_masks import Random, Tube
 from tubelet.methods.masked import Masked
 from tubelet.nn.classifier import Classifier
@@ -13,6 +14,8 @@ from tubelet.nn.patches import patchify
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.targets import MEAN, STD, Pixels, inputs
 from tubelet.types import Batch, Draws, Grid
+from tubelet.weights.hugging_face import translated
+from tubelet.weights.report import Report
 
 ODD = Encoder(width=60, depth=3, heads=5, hidden=100, patch=(3, 8, 8))
 
@@ -54,7 +57,7 @@ def pair(shape: Encoder, decoder: Decoder, frames: int, side: int, target: Pixel
             parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.05)
     grid = Grid.of(frames, side, side, shape.patch)
     ours = Masked(kind(ratio), target, decoder).build(shape, grid, 3)
-    ours.load_state_dict(from_hugging_face(theirs.state_dict()))
+    ours.load_state_dict(translated(theirs.state_dict(), Report(Path("theirs"))))
     video = torch.randint(0, 256, (2, 3, frames, side, side), generator=noise, dtype=torch.uint8)
     return theirs, ours, Batch(video, torch.arange(2))
 
@@ -83,7 +86,7 @@ def test_loss_logits_and_gradients_equal_transformers(case):
 
     torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
-    gradients = from_hugging_face({name: p.grad for name, p in theirs.named_parameters()})
+    gradients = translated({name: p.grad for name, p in theirs.named_parameters()}, Report(Path("theirs")))
     names = [name for name, _ in ours.named_parameters()]
     assert sorted(gradients) == sorted(names)
     for name, parameter in ours.named_parameters():
@@ -101,7 +104,7 @@ def test_classifier_and_its_gradients_equal_transformers(shape, frames, side):
         for parameter in theirs.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.05)
     ours = Classifier(shape.build(Grid.of(frames, side, side, shape.patch), 3), 7).eval()
-    ours.load_state_dict(from_hugging_face(theirs.state_dict()))
+    ours.load_state_dict(translated(theirs.state_dict(), Report(Path("theirs"))))
     video = torch.randint(0, 256, (2, 3, frames, side, side), generator=noise, dtype=torch.uint8)
     mean, std = torch.tensor(MEAN).view(3, 1, 1, 1), torch.tensor(STD).view(3, 1, 1, 1)
 
@@ -111,7 +114,7 @@ def test_classifier_and_its_gradients_equal_transformers(shape, frames, side):
     torch.nn.functional.cross_entropy(logits, torch.tensor([2, 6])).backward()
 
     torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
-    gradients = from_hugging_face({name: p.grad for name, p in theirs.named_parameters()})
+    gradients = translated({name: p.grad for name, p in theirs.named_parameters()}, Report(Path("theirs")))
     assert sorted(gradients) == sorted(name for name, _ in ours.named_parameters())
     for name, parameter in ours.named_parameters():
         error = (parameter.grad - gradients[name]).norm() / gradients[name].norm().clamp(min=1e-12)

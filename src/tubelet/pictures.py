@@ -18,7 +18,7 @@ from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
 from tubelet.targets import Together
-from tubelet.train.checkpoint import load, read
+from tubelet.train.checkpoint import load_method, read
 from tubelet.types import Batch, Draws, Method, Motion, Target, TokenMask
 
 RATIOS = (0.75, 0.9, 0.95)
@@ -184,7 +184,7 @@ def reconstruct_run(
         FileNotFoundError, ValueError: no checkpoint there, a method with nothing to show, or ratios that do not fit it.
         VideoError: a video cannot be read.
     """
-    state, method = read(folder), load(folder)
+    state, method = read(folder), load_method(folder)
     run, where = from_json(state["run"]), out or folder / "pictures"
     about = f"{folder.resolve().name}, step {state['step']}."
     if not isinstance(method, MaskedAutoencoder):
@@ -266,7 +266,7 @@ def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, int]:
     Raises:
         FileNotFoundError, ValueError: no checkpoint there, or one of something else.
     """
-    state, method = read(folder), load(folder)
+    state, method = read(folder), load_method(folder)
     if not isinstance(method, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
     return method, from_json(state["run"]), state["step"]

@@ -201,3 +201,5 @@ def fixed(config: Supervised, network: Classifier) -> Iterator[nn.Parameter]:
         yield from chain(
             encoder.embed.parameters(), encoder.position.parameters(), encoder.blocks[: config.freeze].parameters()
         )
+        if encoder.class_token is not None:
+            yield encoder.class_token

@@ -68,9 +68,11 @@ def sinusoid(tokens: int, width: int) -> Float[Tensor, "n d"]:
     Even columns are sines, odd ones cosines, of index / 10000^(2 * floor(column / 2) / width). Computed in float64.
     Source: "Attention is all you need", section 3.5; VideoMAE uses it over space and time alike.
     """
-    column = np.arange(width)
-    angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * (column // 2) / width)
-    return torch.from_numpy(np.where(column % 2 == 0, np.sin(angle), np.cos(angle))).float()
+    pair = np.arange((width + 1) // 2)
+    angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * pair / width)
+    table = np.empty((tokens, width), np.float32)
+    table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle[:, : width // 2])
+    return torch.from_numpy(table)
 
 
 def sinusoid_of_axes(grid: Grid, width: int) -> Float[Tensor, "n d"]:

@@ -34,6 +34,8 @@ class Encoder:
     for images with time added: plane, or learned (MAE-ST)."""
     attention: Literal["joint", "divided"] = "joint"
     """Every token looks at all (VideoMAE), or over time and then over space (TimeSformer; a third more weights)."""
+    class_token: bool = False
+    """A learnt token in front that all others can look at and that is not put out (encoders of MAE and MAE-ST)."""
     drop_path: float = 0.0
     """Stochastic depth of the last block, growing from 0 at the first (fine-tuning)."""
     checkpoint: bool = False
@@ -58,7 +60,8 @@ SIZES = {
 class ViT(nn.Module):
     """Patches in, tokens out; embeds and attends over the tokens it is given only.
 
-    Source: VideoMAE (arXiv:2203.12602), section 3 and its released model: no class token, fixed positions.
+    Source: VideoMAE (arXiv:2203.12602), section 3 and its released model: fixed positions, no class token
+    (unless it is asked for).
     """
 
     def __init__(self, shape: Encoder, grid: Grid, channels: int) -> None:
@@ -73,6 +76,11 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
         self.position = Positions(shape.position, grid, shape.width)
+        self.class_token: nn.Parameter | None = None
+        if shape.class_token:
+            if self.divided:
+                raise ValueError("--encoder.class-token has no place in divided attention; use joint attention")
+            self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.width), std=0.02))  # and its place
         xavier(self.blocks)
         if self.divided:
             still_at_first(self.blocks)
@@ -92,19 +100,22 @@ class ViT(nn.Module):
         is the normed output. `allowed` says which tokens each may look at (joint attention only). `instead` is a token
         that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM).
         """
-        assert allowed is None or not self.divided
+        assert allowed is None or not (self.divided or self.class_token is not None)
         table = self.position()
         x = self.embed(patches)
         if instead is not None:
             x = torch.where(instead[1].unsqueeze(2), instead[0].to(x.dtype), x)
         x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
         where = Where.of(ids, self.grid, patches.shape[1]) if self.divided else allowed
+        front = 0
+        if self.class_token is not None:
+            front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         tapped = []
         for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
             recompute = self.checkpointing and self.training
             x = checkpoint(block, x, where, use_reentrant=False) if recompute else block(x, where)
             if number in taps:
-                tapped.append(x)
+                tapped.append(x[:, front:])
         if len(self.blocks) + 1 in taps:
-            tapped.append(self.norm(x))
-        return torch.cat(tapped, dim=1) if taps else self.norm(x)
+            tapped.append(self.norm(x[:, front:]))
+        return torch.cat(tapped, dim=1) if taps else self.norm(x[:, front:])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -18,6 +17,8 @@ from tubelet.config import Run, from_json, to_json
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.types import Method
+from tubelet.weights import archive as archives
+from tubelet.weights import load as foreign
 
 
 class SaveError(OSError):
@@ -139,7 +140,23 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as a checkpoint ({why}); is it whole?") from error
 
 
-def load(folder: Path | str) -> Method:
+def load(path: Path | str) -> nn.Module:
+    """The network of a run or of a file, on the CPU.
+
+    Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
+    ours or another's (docs/weights.md), what is in it: a masked autoencoder, a `Classifier`, or a `ViT`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not of this version of tubelet, or of no format that is known.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "checkpoints").is_dir() and not (path / "run.json").is_file():
+        return foreign.network(path)[0]
+    return load_method(path)
+
+
+def load_method(folder: Path | str) -> Method:
     """The method of a run with the weights of its last checkpoint, on the CPU, ready for pictures.
 
     Raises:
@@ -156,17 +173,19 @@ def load(folder: Path | str) -> Method:
 def load_encoder(path: Path | str) -> tuple[ViT, Run]:
     """The encoder of a run, pre-trained or fine-tuned, on the CPU, with the run that made it.
 
-    `path` is the folder of the run, or a file of it: encoder.safetensors, model.safetensors, best.safetensors. A
-    fine-tuned encoder has no last norm: what its head reads is the mean of its tokens as they are.
+    `path` is the folder of the run, or a file of it: encoder.safetensors, model.safetensors, best.safetensors; or
+    weights of others (docs/weights.md), with a run that describes them. A fine-tuned encoder has no last norm: what its
+    head reads is the mean of its tokens as they are.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a safetensors file that tubelet did not write, or weights that do not fit.
+        ValueError: a file of no format that is known, or weights that do not fit.
     """
     state, run, _ = weights_of(path)
     encoder = run.encoder.build(run.grid(), run.data.channels)
     if "head.weight" in state:
         state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+    if "norm.weight" not in state:
         encoder.norm = nn.Identity()
     encoder.load_state_dict(state)
     return encoder.eval(), run
@@ -191,24 +210,15 @@ def load_classifier(path: Path | str) -> tuple[Classifier, Run]:
 
 
 def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
-    """The tensors of a run folder or of a safetensors file, the run that made them, and the file.
+    """The tensors of a run folder or of a file of weights, the run that made them, and the file.
+
+    Of weights of others, the run describes them (docs/weights.md), and what looks untrained is warned of.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a safetensors file that tubelet did not write.
+        ValueError: a file of no format that is known, or a damaged one.
     """
-    path = Path(path)
-    if path.is_dir():
-        kept = [path / name for name in ("model.safetensors", "encoder.safetensors")]
-        path = next((file for file in kept if file.is_file()), kept[-1])
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}); is it whole?") from error
-    if "run" not in about:
-        raise ValueError(f"{path} does not say which run made it; expected an encoder.safetensors of tubelet")
-    return state, from_json(about["run"]), path
+    archive = archives.read(path)
+    if "run" in archive.about:
+        return foreign.kept(archive.state), from_json(archive.about["run"]), archive.path
+    return foreign.weights_of(archive)

@@ -33,11 +33,12 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def scale(name: str, depth: int, layer_decay: float) -> float:
     """Factor on a parameter's learning rate: layer_decay^(depth + 1 - layer).
 
-    Embedding and learnt positions are layer 0, block i is layer i + 1, everything outside the encoder is depth + 1.
+    Embedding, class token and learnt positions are layer 0, block i is layer i + 1, everything outside the encoder is
+    depth + 1.
     Source: BEiT's layer-wise decay, as VideoMAE uses it.
     """
     name = name.removeprefix("network.")  # of a classifier
-    if name.startswith(("encoder.embed", "encoder.position")):
+    if name.startswith(("encoder.embed", "encoder.position", "encoder.class_token")):
         layer = 0
     elif name.startswith("encoder.blocks."):
         layer = int(name.split(".")[2]) + 1

@@ -1,0 +1,85 @@
+"""The verb that reads weights of others."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from tubelet.cli.arguments import parse
+
+
+def convert_verb(args: list[str]) -> int:
+    """Weights of others as ours: tubelet convert SRC DST"""
+
+    @dataclass(frozen=True)
+    class Convert:
+        """Read weights of VideoMAE, V2, MGMAE, transformers, MAE and others, and write them as tubelet's safetensors.
+
+        tubelet convert checkpoint.pth videomae_b.safetensors
+
+        What was done with every tensor is said; one that is not on the list of its format stops it. Files need not be
+        converted to be used: finetune, pretrain, probe, embed and test take them as --weights as they are.
+        """
+
+        src: tyro.conf.Positional[Path]
+        """File (.pth, .pt, .bin, .safetensors) or folder of transformers or DeepSpeed."""
+        dst: tyro.conf.Positional[Path]
+        """File to write, .safetensors."""
+        heads: int | None = None
+        """Attention heads of the encoder, which no shape tells; default as of the released models of that width."""
+        frames: int | None = None
+        """Frames of a clip; default as the file says, else 16."""
+        size: tuple[int, int] | None = None
+        """Height and width of a clip; default as the file says, else 224 224."""
+        labels: Path | None = None
+        """Names of the classes of a head, one a line."""
+        rows: Path | None = None
+        """JSON list of the rows of the head to keep, in order, as V2's label_710to400.json."""
+        inflate: int = 0
+        """Make an encoder of images one of video, with cubes of so many frames."""
+        dry: bool = False
+        """Only say what would be done."""
+        json: bool = False
+        """The report as one JSON object on stdout."""
+
+    a = parse(Convert, args, "convert")
+    from tubelet.weights.found import Asked
+    from tubelet.weights.load import converted
+
+    if a.dst.suffix != ".safetensors":
+        raise ValueError(f"{a.dst}: what is written is safetensors; let its name end with .safetensors")
+    if a.dst.exists() and a.dst.resolve() == a.src.resolve():
+        raise ValueError(f"{a.dst} is the file to read; give another name")
+    names = tuple(a.labels.read_text(encoding="utf-8").splitlines()) if a.labels else ()
+    asked = Asked(a.heads, a.frames, a.size, names, rows_of(a.rows) if a.rows else ())
+    data, report = converted(a.src, asked, a.inflate)
+    if not a.dry:
+        from tubelet.train.checkpoint import atomically, written
+
+        atomically(a.dst, partial(written, data))
+    if a.json:
+        done = {name: {"what": what, "why": why} for name, (what, why) in report.tensors.items()}
+        said = {"format": report.format, "notes": report.notes, "warnings": report.warnings, "tensors": done}
+        print(json.dumps({"src": str(a.src), "dst": None if a.dry else str(a.dst)} | said))
+        return 0
+    print(report)
+    if not a.dry:
+        print(f"wrote {a.dst}")
+    return 0
+
+
+def rows_of(path: Path) -> tuple[int, ...]:
+    """Rows of a head from a JSON file: a list, or an object from new row to old.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            found = [found[key] for key in sorted(found, key=int)]
+        return tuple(int(row) for row in found)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON list of rows ({error})") from error

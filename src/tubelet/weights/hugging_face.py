@@ -1,0 +1,154 @@
+"""transformers' VideoMAE, in all layouts that its releases wrote, with the config.json beside it.
+
+Biases of queries and values are `q_bias`, `v_bias` (files of every release), or `query.bias`, `value.bias` and perhaps
+`key.bias` (modules of release 5); or all of it is fused as in VideoMAE's own code.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from tubelet.nn.attention import EPS
+from tubelet.weights.archive import Archive
+from tubelet.weights.attention import fused, heads_of
+from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, picked, restated
+from tubelet.weights.report import Report, Rule, renamed
+from tubelet.weights.videomae import geometry
+
+
+def blocks(theirs: str, ours: str) -> list[Rule]:
+    """The rules of the blocks of an encoder or a decoder."""
+    return [
+        (rf"{theirs}\.(\d+)\.{inner}", rf"{ours}.\1.{new}", "")
+        for inner, new in (
+            (r"attention\.attention\.((?:query|key|value)\.(?:weight|bias))", r"attn.\2"),
+            (r"attention\.attention\.(q_bias|v_bias|qkv\.weight)", r"attn.\2"),
+            (r"attention\.output\.dense\.(weight|bias)", r"attn.proj.\2"),
+            (r"intermediate\.dense\.(weight|bias)", r"mlp.fc1.\2"),
+            (r"output\.dense\.(weight|bias)", r"mlp.fc2.\2"),
+            (r"layernorm_before\.(weight|bias)", r"norm1.\2"),
+            (r"layernorm_after\.(weight|bias)", r"norm2.\2"),
+        )
+    ]
+
+
+RULES: list[Rule] = [
+    (r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(weight|bias)", r"encoder.embed.\1", ""),
+    *blocks(r"(?:videomae\.)?encoder\.layer", "encoder.blocks"),
+    (r"(?:videomae\.)?layernorm\.(weight|bias)", r"encoder.norm.\1", ""),
+    (r"encoder_to_decoder\.weight", "decoder.bridge.weight", ""),
+    (r"mask_token", "decoder.mask_token", ""),
+    *blocks(r"decoder\.decoder_layers", "decoder.blocks"),
+    (r"(decoder\.(?:norm|head)\.(?:weight|bias))", r"\1", ""),
+    (r"fc_norm\.(weight|bias)", r"norm.\1", ""),
+    (r"classifier\.(weight|bias)", r"head.\1", ""),
+]
+FIRST = (r"classifier\.(?:weight|bias)", None, "a head that reads the first token alone (use_mean_pooling is false)")
+
+
+def is_hugging_face(state: dict[str, Tensor]) -> bool:
+    """Whether names are those of transformers' VideoMAE."""
+    return any(
+        name.removeprefix("videomae.") == "embeddings.patch_embeddings.projection.weight" and value.ndim == 5
+        for name, value in state.items()
+    ) and any("encoder.layer.0.attention.attention." in name for name in state)
+
+
+def translated(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+    """The state dict of a `MaskedAutoencoder`, a `Classifier` or an encoder ("encoder.*") from that of transformers.
+
+    Raises:
+        ValueError: a name that is not on the list, or a tensor that is missing.
+    """
+    rules = RULES if "fc_norm.weight" in state else [FIRST, *RULES]
+    ours = fused(renamed(state, rules, report), report)
+    cubes(ours, "encoder.embed.weight", report)
+    if "decoder.mask_token" in ours:
+        ours["decoder.mask_token"] = ours["decoder.mask_token"].flatten()
+    return ours
+
+
+def from_hugging_face(archive: Archive, asked: Asked) -> Found:
+    """Weights of `VideoMAEForPreTraining`, `VideoMAEForVideoClassification` or `VideoMAEModel`.
+
+    Raises:
+        ValueError: something that is not on the list, missing or contradicted by the config; or a ViT-S of 16 heads.
+    """
+    names, config = archive.state, archive.config
+    report = begun(archive, "transformers' VideoMAE")
+    state = translated(names, report)
+    layout = next(
+        (
+            kind
+            for mark, kind in (("qkv.weight", "fused"), ("q_bias", "q_bias"), ("query.bias", "query.bias"))
+            if any(name.endswith(mark) for name in names)
+        ),
+        "no biases",
+    )
+    report.format += f" ({layout})"
+    if config.get("qkv_bias", config.get("qv_bias", True)) is False:
+        raise ValueError(f"{report.path}: its attention has no biases of queries and values; ours has")
+    patch = cube(next(value for name, value in names.items() if embeds(name)))
+    width = state["encoder.embed.bias"].shape[0]
+    heads = asked.heads or heads_told(config, width, report)
+    encoder, decoder = geometry(state, patch, Asked(heads=heads), report)
+    if decoder is not None and "decoder_num_attention_heads" in config:
+        told = int(config["decoder_num_attention_heads"])
+        decoder = type(decoder)(decoder.width, decoder.depth, heads_of(decoder.width, told, report), decoder.mlp_ratio)
+        report.notes = [line for line in report.notes if "heads in the decoder" not in line]
+    for key, ours in (
+        ("hidden_size", width),
+        ("num_hidden_layers", encoder.depth),
+        ("intermediate_size", encoder.hidden),
+        ("patch_size", patch[1]),
+        ("tubelet_size", patch[0]),
+    ):
+        if key in config and config[key] != ours:
+            raise ValueError(f"{report.path} and the config.json beside it contradict: {key} {ours} and {config[key]}")
+    if (eps := config.get("layer_norm_eps", EPS)) != EPS:
+        report.notes.append(
+            f"norms of eps {eps:g} there (1e-05 in transformers' decoder and head), {EPS:g} here as in VideoMAE's own "
+            "code: outputs differ below 1e-4"
+        )
+    known = config.get("num_frames", 16), config.get("image_size", 224)
+    if not config:
+        report.notes.append("no config.json beside it: clips of 16 frames, 224x224 are assumed")
+    height, across = (known[1], known[1]) if isinstance(known[1], int) else known[1]
+    labels = picked(state, asked, labels_of(config), report) if "head.weight" in state else ()
+    if archive.processor.get("do_normalize", True) and "image_mean" in archive.processor:
+        restated(state, archive.processor["image_mean"], archive.processor["image_std"], report)
+    return Found(
+        state,
+        encoder,
+        decoder,
+        asked.frames or known[0],
+        asked.size or (height, across),
+        report,
+        labels,
+        normalised=config.get("norm_pix_loss", True),
+        channels=state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2]),
+        normed="encoder.norm.weight" in state or not config.get("use_mean_pooling", True),
+        trained=grid_if(known[0], (height, across), patch),
+    )
+
+
+def heads_told(config: dict[str, Any], width: int, report: Report) -> int | None:
+    """The heads that a config.json tells.
+
+    Raises:
+        ValueError: a ViT-S of 16 heads, which may be a slip.
+    """
+    heads = config.get("num_attention_heads")
+    if heads == 16 and width == 384:
+        raise ValueError(
+            f"{report.path}: its config.json says 16 heads for a width of 384. VideoMAE's ViT-S has 6, but "
+            "transformers' converter wrote 16 into the folders that it made of it, whose outputs are wrong then. Say "
+            "which it is: --heads 6 for the released weights, --heads 16 for a model that was trained so"
+        )
+    return heads
+
+
+def labels_of(config: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, in order, where a config tells them."""
+    names = config.get("id2label") or {}
+    return tuple(str(names[key]) for key in sorted(names, key=int))

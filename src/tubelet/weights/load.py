@@ -1,0 +1,213 @@
+"""Any file of weights as a network of ours, with a report: recognised by its names and shapes, built without a copy."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tubelet.config import Run, from_json, preset, to_json
+from tubelet.data.labels import Labels
+from tubelet.nn.classifier import Classifier
+from tubelet.nn.inflate import inflated
+from tubelet.types import Grid
+from tubelet.weights.archive import Archive, read
+from tubelet.weights.found import Asked, Found, interpolated, placed, whole
+from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
+from tubelet.weights.mae import from_mae, is_mae
+from tubelet.weights.report import Report, fits, looks_untrained, some
+from tubelet.weights.videomae import from_videomae, is_videomae
+
+FORMATS = (
+    (is_hugging_face, from_hugging_face),
+    (is_videomae, from_videomae),
+    (is_mae, from_mae),
+)
+
+
+def found(path: Path | str, asked: Asked = Asked()) -> Found:  # noqa: B008 - frozen
+    """What a file of others holds, in our names.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: it cannot be read, is of no known format, or does not hold exactly what that format lists.
+    """
+    return recognised(read(path), asked)
+
+
+def recognised(archive: Archive, asked: Asked) -> Found:
+    """What `found` says of an archive that was read."""
+    reader = next((reads for known, reads in FORMATS if known(archive.state)), None)
+    if reader is None:
+        raise ValueError(
+            f"{archive.path} is of no format that is known; it has {some(archive.state)}. Known are VideoMAE (V1, V2, "
+            "MGMAE, action detection), transformers' VideoMAE and ViTMAE, MAE, MAE-ST, timm's ViT, and tubelet's own"
+        )
+    result = reader(archive, asked)
+    placed(result)
+    result.state = whole(result.state, result.report)
+    result.report.warnings += looks_untrained(result.state)
+    if result.kind != "fine-tuned" and not result.normed:
+        result.report.notes.append("the encoder ends without a norm")
+    return result
+
+
+def described(result: Found) -> Run:
+    """A run that could have made these weights: encoder, decoder, clips are theirs, the rest is VideoMAE's preset."""
+    run = preset("finetune-k400-b" if result.kind == "fine-tuned" else "videomae-k400-b")
+    data = replace(
+        run.data, clip=replace(run.data.clip, frames=result.frames), size=result.size, channels=result.channels
+    )
+    method: Any = run.method
+    if result.kind == "fine-tuned":
+        data = replace(data, labels=Labels("class", result.labels))
+        method = replace(method, outputs=len(result.labels))
+    elif result.decoder is not None:
+        target = replace(method.target, normalise="videomae" if result.normalised else "none")
+        method = replace(method, decoder=result.decoder, target=target)
+    return replace(run, encoder=result.encoder, data=data, method=method)
+
+
+def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report]:  # noqa: B008 - frozen
+    """The network in a file, on the CPU, and what was done: a masked autoencoder, a classifier, or an encoder.
+
+    Its weights are mapped from the file where their layout allows, and nothing is initialised in vain.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that does not hold exactly what its format lists.
+    """
+    archive = read(path)
+    if "run" in archive.about:
+        return own(archive)
+    result = recognised(archive, asked)
+    run = described(result)
+    module = built(run, result.state, result.report, result.normed)
+    if asked.positions == "interpolated" and result.trained not in (None, result.grid) and result.kind != "pre-trained":
+        encoder: Any = module.encoder if result.kind == "fine-tuned" else module
+        if encoder.position.fixed is not None:
+            interpolated(encoder.position, result.encoder.width, result.encoder, result.trained, result.grid)
+            result.report.notes[:] = [line for line in result.report.notes if "computed anew" not in line]
+            result.report.notes.append("the fixed positions were interpolated; they are not saved with the weights")
+    return module, result.report
+
+
+def own(archive: Archive) -> tuple[nn.Module, Report]:
+    """The network of a safetensors file of tubelet."""
+    report = Report(archive.path, "tubelet")
+    run, state = from_json(archive.about["run"]), archive.state
+    if "head.weight" not in state and "decoder.head.weight" not in state:
+        state = {f"encoder.{name}": value for name, value in state.items()}
+    report.add("matched", "", *archive.state)
+    report.warnings += looks_untrained(state)
+    return built(run, state, report, "encoder.norm.weight" in state), report
+
+
+def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = True) -> nn.Module:
+    """The network of a run with these weights, which become its own: nothing is copied. `normed`: its encoder, of no
+    classifier, ends with a norm.
+
+    Raises:
+        ValueError: weights that do not fit it exactly.
+    """
+    grid, channels = run.grid(), run.data.channels
+    with torch.device("meta"), Untouched():
+        if "decoder.head.weight" in state:
+            module: Any = run.method.build(run.encoder, grid, channels)
+            module.encoder.norm = module.encoder.norm if normed else nn.Identity()
+        else:
+            encoder: Any = run.encoder.build(grid, channels)
+            if "head.weight" in state:
+                module = Classifier(encoder, len(state["head.bias"]), cells=getattr(run.method, "cells", None))
+            else:
+                encoder.norm = encoder.norm if normed else nn.Identity()
+                module = encoder
+                state = {name.removeprefix("encoder."): value for name, value in state.items()}
+    fits(state, module.state_dict(), report)
+    module.load_state_dict(state, assign=True)
+    return module.eval()
+
+
+class Untouched(TorchFunctionMode):
+    """While it is on, nothing is initialised: what fills a tensor with values leaves it as it is."""
+
+    FILLS = frozenset(
+        {
+            nn.init.kaiming_uniform_,
+            nn.init.uniform_,
+            *(getattr(Tensor, f"{name}_") for name in ("uniform", "normal", "fill")),
+        }
+        | {getattr(Tensor, f"{name}_") for name in ("zero", "erfinv", "clamp", "mul", "add")}
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FILLS:
+            filled = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if filled.is_meta:
+                return filled
+        return func(*args, **kwargs)
+
+
+def converted(path: Path | str, asked: Asked, inflate: int = 0) -> tuple[bytes, Report]:
+    """A file of others as a safetensors file of ours, whole: encoder, and decoder or head; and what was done.
+
+    With `inflate`, an encoder of images becomes one of video, with cubes of so many frames; its clips then have 16
+    frames, if nothing else is asked.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that does not hold exactly what its format lists, or that is tubelet's own; or an encoder
+            that is not of images is to be inflated.
+    """
+    archive = read(path)
+    if "run" in archive.about:
+        raise ValueError(f"{archive.path} is a file of tubelet already; it can be used as it is")
+    result = recognised(archive, replace(asked, frames=None) if inflate else asked)
+    if inflate:
+        grown(result, inflate, asked.frames or 16)
+    run = described(result)
+    built(run, result.state, result.report, result.normed)
+    state = result.state if result.kind != "encoder" else kept(result.state)
+    return save({name: value.clone() for name, value in state.items()}, {"run": to_json(run)}), result.report
+
+
+def grown(result: Found, frames: int, clip: int) -> None:
+    """Makes a found encoder of images one of clips of `clip` frames in cubes of `frames`.
+
+    Raises:
+        ValueError: it is not of images, or the clip does not divide into cubes.
+    """
+    video = replace(result.encoder, patch=(frames, *result.encoder.patch[1:]))
+    grid = Grid.of(clip, *result.size, video.patch)
+    state = inflated(kept(result.state), result.encoder, video, grid.T)
+    result.state = {f"encoder.{name}": value for name, value in state.items()}
+    result.encoder, result.frames = video, clip
+    result.report.notes.append(f"inflated from images to cubes of {frames} frames, clips of {clip}")
+
+
+def weights_of(archive: Archive) -> tuple[dict[str, Tensor], Run, Path]:
+    """The tensors of somebody else's file as a run of ours would have kept them, a run that describes them, the file.
+
+    Of a classifier these are all, else those of the encoder. Warns of what looks untrained.
+
+    Raises:
+        ValueError: a file that does not hold exactly what its format lists.
+    """
+    result = recognised(archive, Asked())
+    run = described(result)
+    built(run, result.state, result.report, result.normed)
+    for line in result.report.warnings:
+        warnings.warn(f"{archive.path}: {line}", stacklevel=2)
+    return kept(result.state), run, archive.path
+
+
+def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a classifier everything; else the encoder by itself, without the prefix."""
+    if "head.weight" in state or "embed.weight" in state:
+        return state
+    return {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}

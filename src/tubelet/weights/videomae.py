@@ -1,0 +1,150 @@
+"""The layout of VideoMAE's released code, which V2, MGMAE and VideoMAE-Action-Detection share.
+
+VideoMAE arXiv:2203.12602, VideoMAE V2 arXiv:2303.16727, MGMAE arXiv:2308.10794. Names and shapes as their code makes
+them; the sinusoids are not in the files.
+"""
+
+from torch import Tensor
+
+from tubelet.nn.decoder import Decoder
+from tubelet.nn.vit import SIZES, Encoder
+from tubelet.weights.archive import Archive
+from tubelet.weights.attention import heads_of
+from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, picked, restated
+from tubelet.weights.report import Report, Rule, renamed
+
+INNER = (
+    r"\d+\.(?:(?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias)|attn\.(?:qkv\.weight|q_bias|v_bias))"  # of a block
+)
+PRETRAINED: list[Rule] = [
+    (r"encoder\.patch_embed\.proj\.(weight|bias)", r"encoder.embed.\1", ""),
+    (rf"((?:encoder|decoder)\.blocks\.{INNER})", r"\1", ""),
+    (r"((?:encoder|decoder)\.norm\.(?:weight|bias)|decoder\.head\.(?:weight|bias))", r"\1", ""),
+    (r"encoder_to_decoder\.weight", "decoder.bridge.weight", ""),
+    (r"mask_token", "decoder.mask_token", ""),
+]
+ENCODER: list[Rule] = [
+    PRETRAINED[0],
+    (rf"(encoder\.blocks\.{INNER})", r"\1", ""),
+    (r"(encoder\.norm\.(?:weight|bias))", r"\1", ""),
+]
+FINETUNED: list[Rule] = [
+    (r"patch_embed\.proj\.(weight|bias)", r"encoder.embed.\1", ""),
+    (rf"(blocks\.{INNER})", r"encoder.\1", ""),
+    (r"fc_norm\.(weight|bias)", r"norm.\1", ""),
+    (r"(head\.(?:weight|bias))", r"\1", ""),
+]
+DETECTING: list[Rule] = [
+    *FINETUNED[:2],
+    (r"(norm\.(?:weight|bias))", r"encoder.\1", ""),
+    (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips"),
+]
+BARE: list[Rule] = [*FINETUNED[:2], (r"(norm\.(?:weight|bias))", r"encoder.\1", "")]
+# AlphAction's means and deviation of RGB, which VideoMAE-Action-Detection kept
+DETECTION = [122.7717 / 255, 115.9465 / 255, 102.9801 / 255], [57.375 / 255] * 3
+
+
+def is_videomae(state: dict[str, Tensor]) -> bool:
+    """Whether names are of this layout: its own embedding, and biases of queries in the blocks."""
+    return any(name.endswith("blocks.0.attn.q_bias") for name in state) and any(
+        name in state for name in ("encoder.patch_embed.proj.weight", "patch_embed.proj.weight")
+    )
+
+
+def from_videomae(archive: Archive, asked: Asked) -> Found:
+    """Weights in the layout of VideoMAE's code.
+
+    Raises:
+        ValueError: something that is not on the list, missing, or of an unknown shape.
+    """
+    names = archive.state
+    report = begun(archive, "VideoMAE")
+    if "encoder.patch_embed.proj.weight" in names:
+        report.format, rules = "VideoMAE, pre-trained", PRETRAINED
+        if "decoder.head.weight" not in names:
+            report.format, rules = "VideoMAE, encoder of a pre-training", ENCODER
+    elif "fc_norm.weight" in names:
+        report.format, rules = "VideoMAE, fine-tuned", FINETUNED
+    elif "head.weight" in names:
+        report.format, rules = "VideoMAE-Action-Detection", DETECTING
+    else:
+        report.format, rules = "VideoMAE, encoder", BARE
+    state = renamed(names, rules, report)
+    patch = cubes(state, "encoder.embed.weight", report)
+    if "decoder.mask_token" in state:
+        state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
+    encoder, decoder = geometry(state, patch, asked, report)
+    channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
+    labels = picked(state, asked, (), report) if "head.weight" in state else ()
+    if rules is DETECTING:
+        restated(state, *DETECTION, report)
+    if asked.frames is None or asked.size is None:
+        report.notes.append("clips of 16 frames, 224x224, as of every released model; the file does not say")
+    trained = grid_if(16, (224, 224), patch)
+    frames, size = asked.frames or 16, asked.size or (224, 224)
+    return Found(state, encoder, decoder, frames, size, report, labels, channels=channels, trained=trained)
+
+
+def geometry(
+    state: dict[str, Tensor], patch: tuple[int, int, int], asked: Asked, report: Report
+) -> tuple[Encoder, Decoder | None]:
+    """Encoder and decoder from the shapes of a state in our names; which release that is goes into the report.
+
+    Raises:
+        ValueError: tensors that tell the shape are missing.
+    """
+    lost = [f"encoder.{name}" for name in ("blocks.0.mlp.fc1.weight", "embed.bias") if f"encoder.{name}" not in state]
+    if "decoder.head.weight" in state:
+        lost += [name for name in ("decoder.bridge.weight", "decoder.blocks.0.mlp.fc1.weight") if name not in state]
+    if lost:
+        raise ValueError(f"{report.path} ({report.format}) lacks {', '.join(lost)}, which tell its shape; is it whole?")
+    hidden, width = state["encoder.blocks.0.mlp.fc1.weight"].shape
+    encoder = Encoder(width, depth_of(state, "encoder.blocks."), heads_of(width, asked.heads, report), hidden, patch)
+    known = next((name for name, shape in SIZES.items() if shape == encoder), None)
+    report.format += (
+        f": ViT-{known.upper() if known != 'g' else known}" if known else f": {width} wide, {encoder.depth} deep"
+    )
+    if "decoder.head.weight" not in state:
+        return encoder, None
+    inner, narrow = state["decoder.blocks.0.mlp.fc1.weight"].shape
+    depth = depth_of(state, "decoder.blocks.")
+    decoder = Decoder(narrow, depth, heads_of(narrow, None, report, "heads in the decoder"), ratio(inner, narrow))
+    report.format += f", decoder of {depth} blocks of {narrow} ({release(known, decoder)})"
+    return encoder, decoder
+
+
+def ratio(hidden: int, width: int) -> float:
+    """The ratio that `Decoder.hidden` makes `hidden` of again."""
+    exact = hidden / width
+    return next(value for value in (exact, 48 / 11, (hidden + 0.5) / width) if int(value * width) == hidden)
+
+
+def release(known: str | None, decoder: Decoder) -> str:
+    """Whose decoder it is: those of V1 and V2 differ for the large encoders, whose own weights do not."""
+    first = {"s": (192, 4), "b": (384, 4), "l": (512, 12), "h": (640, 12)}
+    second = {"s": (192, 4), "b": (384, 4), "l": (512, 4), "h": (512, 4), "g": (512, 4)}
+    shape = decoder.width, decoder.depth
+    is_first, is_second = (known is not None and table.get(known) == shape for table in (first, second))
+    if is_first and is_second:
+        return "as of VideoMAE V1 and V2"
+    return "as of VideoMAE V1" if is_first else "as of VideoMAE V2" if is_second else "of no released size"
+
+
+def official(state: dict[str, Tensor], patch: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Our weights, whole or of an encoder ("encoder.*"), in the layout of VideoMAE's code: the same values."""
+    pretrained, found = "decoder.head.weight" in state, {}
+    for name, value in state.items():
+        if name == "encoder.embed.weight":
+            value = value.unflatten(1, (*patch, -1)).permute(0, 4, 1, 2, 3).contiguous()
+        if name == "decoder.mask_token":
+            value = value.view(1, 1, -1)
+        for ours, theirs in (
+            ("encoder.embed.", "encoder.patch_embed.proj."),
+            ("decoder.bridge.", "encoder_to_decoder."),
+            ("decoder.mask_token", "mask_token"),
+        ):
+            name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
+        if not pretrained:
+            name = f"fc_{name}" if name.startswith("norm.") else name.removeprefix("encoder.")
+        found[name] = value
+    return found

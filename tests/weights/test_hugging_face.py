@@ -1,0 +1,192 @@
+"""Folders of transformers in its layouts: every tensor noise, outputs the same, biases never lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
+
+from tubelet.methods.masked import MaskedAutoencoder
+from tubelet.nn.classifier import Classifier
+from tubelet.nn.patches import patchify
+from tubelet.nn.vit import ViT
+from tubelet.targets import MEAN, STD, inputs
+from tubelet.train.checkpoint import load, load_classifier, load_encoder
+from tubelet.types import Draws
+from tubelet.weights.found import Asked
+from tubelet.weights.load import found, network
+
+SHAPE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 6,
+    "tubelet_size": 3,
+    "hidden_size": 60,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "intermediate_size": 100,
+    "decoder_hidden_size": 36,
+    "decoder_num_attention_heads": 4,
+    "decoder_num_hidden_layers": 2,
+    "decoder_intermediate_size": 50,
+    "layer_norm_eps": 1e-6,
+}
+
+
+def model(kind, **more):
+    """A model of transformers, every tensor noise; its hard-coded eps of 1e-5 are set to VideoMAE's 1e-6."""
+    theirs = kind(VideoMAEConfig(**SHAPE | more)).eval()
+    for norm in [module for module in theirs.modules() if isinstance(module, torch.nn.LayerNorm)]:
+        norm.eps = 1e-6
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.05)
+    return theirs
+
+
+def clips() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two clips as bytes, and as transformers wants them."""
+    video = torch.randint(0, 256, (2, 3, 6, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
+    return video, ((video / 255 - mean) / std).transpose(1, 2)
+
+
+def relaid(folder: Path, layout: str) -> None:
+    """Writes the weights of a folder in another layout, by hand."""
+    state = load_file(folder / "model.safetensors")
+    assert any(name.endswith("q_bias") for name in state)  # what every release writes
+    for name in [name for name in state if name.endswith("query.weight")]:
+        stem = name.removesuffix("query.weight")
+        if layout == "fused":
+            parts = [state.pop(f"{stem}{part}.weight") for part in ("query", "key", "value")]
+            state[f"{stem}qkv.weight"] = torch.cat(parts)
+        elif layout in ("v5", "keys"):
+            state[f"{stem}query.bias"], state[f"{stem}value.bias"] = (
+                state.pop(f"{stem}q_bias"),
+                state.pop(f"{stem}v_bias"),
+            )
+            state[f"{stem}key.bias"] = torch.full_like(state[f"{stem}query.bias"], 7.0 if layout == "keys" else 0.0)
+        elif layout == "both":
+            state[f"{stem}query.bias"], state[f"{stem}value.bias"] = state[f"{stem}q_bias"], state[f"{stem}v_bias"]
+        elif layout == "lost":
+            state[f"{stem}query.bias"] = torch.zeros_like(state[f"{stem}q_bias"])
+    save_file({name: value.clone() for name, value in state.items()}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("layout", ["v4", "fused", "v5", "keys", "both"])
+def test_a_classifier_in_every_layout_gives_the_same_logits(tmp_path, layout):
+    theirs = model(VideoMAEForVideoClassification, id2label={0: "jump", 1: "run", 2: "sit"})
+    theirs.save_pretrained(tmp_path)
+    relaid(tmp_path, layout)
+    ours, report = network(tmp_path)
+    assert isinstance(ours, Classifier)
+    video, pixels = clips()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs(video, (3, 8, 8))), theirs(pixels).logits, rtol=1e-5, atol=1e-5)
+    reason = {"v5": "a bias of keys, all zero", "keys": "which softmax cannot see"}.get(layout)
+    assert (reason is not None) == (report.count("left out") > 0)
+    assert reason is None or reason in str(report)
+    assert load_classifier(tmp_path)[1].data.labels.names == ("jump", "run", "sit")
+
+
+@pytest.mark.parametrize("normed", [True, False], ids=["last norm", "no last norm"])
+def test_a_pre_trained_model_imagines_the_same(tmp_path, normed):
+    theirs = model(VideoMAEForPreTraining, use_mean_pooling=not normed, norm_pix_loss=False)
+    theirs.save_pretrained(tmp_path)
+    ours, report = network(tmp_path)
+    assert isinstance(ours, MaskedAutoencoder)
+    assert ours.target.normalise == "none"
+    assert ("ends without a norm" in str(report)) is not normed
+    video, pixels = clips()
+    from tubelet.masks.random_masks import Tube
+    from tubelet.types import Batch
+
+    mask = Tube(0.5)(Batch(video, torch.arange(2)), ours.grid, Draws(0, 0, range(2)))
+    with torch.no_grad():
+        expected = theirs(pixels, bool_masked_pos=mask.hidden).logits
+        torch.testing.assert_close(ours.imagine(patchify(video, (3, 8, 8)), mask), expected, rtol=1e-5, atol=1e-5)
+    encoder, run = load_encoder(tmp_path)
+    assert (run.data.clip.frames, run.data.size, run.encoder.heads, run.method.decoder.heads) == (6, (32, 32), 5, 4)
+    assert torch.equal(encoder.blocks[1].mlp.fc2.weight, ours.encoder.blocks[1].mlp.fc2.weight)
+
+
+def test_a_bare_model_is_an_encoder(tmp_path):
+    theirs = model(VideoMAEModel, use_mean_pooling=False)
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    assert isinstance(ours, ViT)
+    video, pixels = clips()
+    with torch.no_grad():
+        expected = theirs(pixels).last_hidden_state
+        torch.testing.assert_close(ours(inputs(video, (3, 8, 8))), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_values_come_out_of_all_layouts_to_the_bit(tmp_path):
+    states = []
+    for layout in ("v4", "fused", "v5"):
+        model(VideoMAEForPreTraining, use_mean_pooling=False).save_pretrained(tmp_path / layout)
+        relaid(tmp_path / layout, layout)
+        states.append(found(tmp_path / layout).state)
+    for other in states[1:]:
+        assert other.keys() == states[0].keys()
+        assert all(torch.equal(other[name], value) for name, value in states[0].items())
+
+
+def test_biases_that_contradict_stop_the_load(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    relaid(tmp_path, "lost")
+    with pytest.raises(ValueError, match=r"query\.bias and .*attn\.q_bias, which differ; one of them was lost"):
+        network(tmp_path)
+
+
+def test_other_means_and_deviations_are_folded_into_the_embedding(tmp_path):
+    theirs = model(VideoMAEForVideoClassification)
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    ours, report = network(tmp_path)
+    video, _ = clips()
+    with torch.no_grad():
+        expected = theirs(((video / 255 - 0.5) / 0.5).transpose(1, 2)).logits
+        torch.testing.assert_close(ours(inputs(video, (3, 8, 8))), expected, rtol=1e-5, atol=1e-5)
+    assert "the embedding was restated" in str(report)
+
+
+def test_a_vit_s_of_sixteen_heads_is_asked_about(tmp_path):
+    small = {"hidden_size": 384, "num_attention_heads": 16, "num_hidden_layers": 1}
+    model(VideoMAEForVideoClassification, **small).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"16 heads for a width of 384\. VideoMAE's ViT-S has 6.*--heads 6 .*--heads 16"
+    ):
+        network(tmp_path)
+    for heads in (6, 16):
+        assert network(tmp_path, Asked(heads=heads))[0].encoder.blocks[0].attn.heads == heads
+
+
+def test_a_config_that_contradicts_the_shapes_stops_the_load(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"num_hidden_layers": 3}, "num_hidden_layers 2 and 3"),
+        ({"tubelet_size": 2}, "tubelet_size 3 and 2"),
+        ({"qkv_bias": False}, "no biases of queries and values"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=message):
+            network(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-12}))
+    assert "norms of eps 1e-12 there" in str(network(tmp_path)[1])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        network(tmp_path)
+
+
+def test_without_a_config_the_usual_clip_is_assumed_and_said(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="frames 16 does not divide into cubes of 3"):
+        network(tmp_path)
+    _, report = network(tmp_path, Asked(heads=5, frames=6, size=(32, 32)))
+    assert "no config.json beside it" in str(report)

@@ -1,0 +1,210 @@
+"""Encoders with class tokens: ViTMAE gives the same tokens; MAE, timm and MAE-ST as their code names them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from manifests import noise
+from safetensors.torch import save_file
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
+
+from tubelet.cli import run as command
+from tubelet.nn.patches import Positions, patchify
+from tubelet.nn.vit import Encoder, ViT
+from tubelet.targets import MEAN, STD, inputs
+from tubelet.train.checkpoint import load_encoder
+from tubelet.types import Grid
+from tubelet.weights.found import Asked
+from tubelet.weights.load import network
+
+SHAPE = {
+    "image_size": 40,
+    "patch_size": 8,
+    "hidden_size": 60,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "intermediate_size": 100,
+    "decoder_hidden_size": 24,
+    "decoder_num_attention_heads": 2,
+    "decoder_num_hidden_layers": 1,
+    "decoder_intermediate_size": 32,
+    "layer_norm_eps": 1e-6,
+    "mask_ratio": 0.0,
+}
+
+
+def vit_mae(positions: bool) -> ViTMAEForPreTraining:
+    """A model with noise in every tensor; its fixed positions too, or not."""
+    theirs = ViTMAEForPreTraining(ViTMAEConfig(**SHAPE)).eval()
+    rng = torch.Generator().manual_seed(0)
+    table = build_2d_sinusoidal_position_embedding(5, 5, 60, cls_token=True)
+    with torch.no_grad():
+        theirs.vit.embeddings.position_embeddings.copy_(table.roll(30, dims=1))  # across first, as released
+        for name, parameter in theirs.named_parameters():
+            if positions or "pos" not in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.1)
+    return theirs
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two still clips of one frame, and as transformers wants them."""
+    video = torch.randint(0, 256, (2, 3, 1, 40, 40), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return video, (video[:, :, 0] / 255 - mean) / std
+
+
+@pytest.mark.parametrize("layout", ["saved", "of the module"])
+@pytest.mark.parametrize("positions", [True, False], ids=["noise for positions", "fixed positions"])
+def test_vit_mae_gives_the_same_tokens(tmp_path, layout, positions):
+    theirs = vit_mae(positions)
+    theirs.save_pretrained(tmp_path)
+    if layout == "of the module":
+        save_file({name: value.clone() for name, value in theirs.state_dict().items()}, tmp_path / "model.safetensors")
+    ours, report = network(tmp_path)
+    assert isinstance(ours, ViT)
+    video, pixels = images()
+    with torch.no_grad():
+        expected = theirs.vit(pixels, noise=torch.arange(25.0).expand(2, -1)).last_hidden_state[:, 1:]
+        torch.testing.assert_close(ours(inputs(video, (1, 8, 8))), expected, rtol=1e-5, atol=1e-5)
+        tapped = ours(inputs(video, (1, 8, 8)), taps=(1, 3))
+    torch.testing.assert_close(tapped[:, 25:], expected, rtol=1e-5, atol=1e-5)
+    assert load_encoder(tmp_path)[1].encoder.position == ("learned" if positions else "plane")
+    assert "decoder that puts tokens back in order" in str(report)
+    assert "a bias of keys adds the same to all logits" in str(report)
+
+
+@pytest.mark.parametrize("positions", [True, False], ids=["noise for positions", "fixed positions"])
+def test_an_inflated_encoder_sees_a_film_that_stands_still_as_its_image(tmp_path, positions):
+    vit_mae(positions).save_pretrained(tmp_path / "images")
+    words = [
+        "convert",
+        str(tmp_path / "images"),
+        str(tmp_path / "video.safetensors"),
+        "--inflate",
+        "2",
+        "--frames",
+        "2",
+    ]
+    assert command(words) == 0
+    still, (film, run) = network(tmp_path / "images")[0], load_encoder(tmp_path / "video.safetensors")
+    assert (run.encoder.patch, run.data.clip.frames, run.encoder.class_token) == ((2, 8, 8), 2, True)
+    video, _ = images()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            film(inputs(video.expand(-1, -1, 2, -1, -1), (2, 8, 8))),
+            still(inputs(video, (1, 8, 8))),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def image_names(width=24, depth=2, hidden=48, places=16, token=True, **more) -> dict:
+    """An encoder of images in the names of timm and MAE."""
+    shapes = {"patch_embed.proj.weight": (width, 3, 8, 8), "patch_embed.proj.bias": (width,)}
+    shapes |= {"cls_token": (1, 1, width)} if token else {}
+    shapes |= {"pos_embed": (1, places + token, width), "norm.weight": (width,), "norm.bias": (width,)}
+    for i in range(depth):
+        for name, size in (("norm1", (width,)), ("norm2", (width,)), ("attn.qkv", (3 * width, width))):
+            shapes |= {f"blocks.{i}.{name}.weight": size, f"blocks.{i}.{name}.bias": size[:1]}
+        for name, size in (("attn.proj", (width, width)), ("mlp.fc1", (hidden, width)), ("mlp.fc2", (width, hidden))):
+            shapes |= {f"blocks.{i}.{name}.weight": size, f"blocks.{i}.{name}.bias": size[:1]}
+    return shapes | more
+
+
+def attended(x, w, stem, heads, q, k, v):
+    """Attention written out, with all biases."""
+    parts = [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
+    weights = torch.softmax(parts[0] @ parts[1].transpose(2, 3) / parts[0].shape[3] ** 0.5, dim=3)
+    mixed = (weights @ parts[2]).transpose(1, 2).flatten(2)
+    return F.linear(mixed, w[f"{stem}attn.proj.weight"], w[f"{stem}attn.proj.bias"])
+
+
+def written_out(w, x, depth, heads):
+    """A pre-norm transformer in the names of MAE, from its equations."""
+    for i in range(depth):
+        of = f"blocks.{i}."
+        y = F.layer_norm(x, x.shape[2:], w[f"{of}norm1.weight"], w[f"{of}norm1.bias"], 1e-6)
+        if f"{of}attn.qkv.weight" in w:
+            q, k, v = F.linear(y, w[f"{of}attn.qkv.weight"], w[f"{of}attn.qkv.bias"]).chunk(3, dim=2)
+        else:
+            q, k, v = (F.linear(y, w[f"{of}attn.{p}.weight"], w[f"{of}attn.{p}.bias"]) for p in "qkv")
+        x = x + attended(y, w, of, heads, q, k, v)
+        y = F.layer_norm(x, x.shape[2:], w[f"{of}norm2.weight"], w[f"{of}norm2.bias"], 1e-6)
+        y = F.gelu(F.linear(y, w[f"{of}mlp.fc1.weight"], w[f"{of}mlp.fc1.bias"]))
+        x = x + F.linear(y, w[f"{of}mlp.fc2.weight"], w[f"{of}mlp.fc2.bias"])
+    return F.layer_norm(x, x.shape[2:], w["norm.weight"], w["norm.bias"], 1e-6)
+
+
+@pytest.mark.parametrize("token", [True, False], ids=["class token", "none"])
+def test_timm_and_mae_encoders_give_the_tokens_of_their_equations(tmp_path, token):
+    more = {"head.weight": (7, 24), "head.bias": (7,), "mask_token": (1, 1, 12), "decoder_embed.weight": (12, 24)}
+    w = noise(image_names(token=token, **more))
+    torch.save({"model": w}, tmp_path / "w.pth")
+    ours, report = network(tmp_path / "w.pth", Asked(heads=3))
+    pixels = torch.randn(2, 3, 32, 32)
+    x = F.conv2d(pixels, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).transpose(1, 2)
+    if token:
+        x = torch.cat([w["cls_token"].expand(2, -1, -1), x], dim=1)
+    expected = written_out(w, x + w["pos_embed"], 2, 3)[:, int(token) :]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(patchify(pixels.unsqueeze(2), (1, 8, 8))), expected, rtol=1e-4, atol=1e-5)
+    assert report.tensors["head.bias"][0] == report.tensors["mask_token"][0] == "left out"
+
+
+def test_mae_st_gives_the_tokens_of_its_equations_from_our_pixels(tmp_path):
+    shapes = {name: size for name, size in image_names().items() if "qkv" not in name and name != "pos_embed"}
+    shapes["patch_embed.proj.weight"] = (24, 3, 2, 8, 8)
+    shapes |= {"pos_embed_spatial": (1, 16, 24), "pos_embed_temporal": (1, 4, 24), "pos_embed_class": (1, 1, 24)}
+    for i in range(2):
+        for part in "qkv":
+            shapes |= {f"blocks.{i}.attn.{part}.weight": (24, 24), f"blocks.{i}.attn.{part}.bias": (24,)}
+    w = noise(shapes | {"decoder_pos_embed_class": (1, 1, 12), "decoder_blocks.0.norm1.weight": (12,)})
+    torch.save({"model_state": w, "epoch": 99}, tmp_path / "w.pth")
+    ours, report = network(tmp_path / "w.pth", Asked(heads=3))
+    video = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    x = F.conv3d(
+        (video / 255 - 0.45) / 0.225, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=(2, 8, 8)
+    )
+    x = x.flatten(2).transpose(1, 2)
+    x = x + w["pos_embed_spatial"].repeat(1, 4, 1) + w["pos_embed_temporal"].repeat_interleave(16, dim=1)
+    x = torch.cat([(w["cls_token"] + w["pos_embed_class"]).expand(2, -1, -1), x], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs(video, (2, 8, 8))), written_out(w, x, 2, 3)[:, 1:], rtol=1e-4, atol=2e-5)
+    assert report.format.startswith("MAE-ST")
+    longer, report = network(tmp_path / "w.pth", Asked(heads=3, frames=16, size=(48, 48)))
+    assert longer.position().shape == (8 * 36, 24)
+    assert "the learnt positions were interpolated from 4x4x4 to 8x6x6 tokens" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks.0.ls1.gamma": (24,)}, r"not on the list of that format: blocks\.\*\.ls1\.gamma"),
+        ({"reg_token": (1, 4, 24)}, "not on the list of that format: reg_token"),
+        ({"pos_embed": (1, 15, 24)}, "14 positions are not those of a square image"),
+        ({"blocks.1.norm2.bias": None}, r"lacks 1 of \d+ tensors: blocks\.\*\.norm2\.bias"),
+    ],
+)
+def test_what_is_not_on_the_list_stops_the_load(tmp_path, change, message):
+    shapes = {name: size for name, size in (image_names() | change).items() if size is not None}
+    save_file(noise(shapes), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=message):
+        network(tmp_path / "w.safetensors", Asked(heads=3))
+
+
+def test_a_class_token_is_seen_and_not_put_out():
+    torch.manual_seed(0)
+    encoder = Encoder(24, 2, 3, 48, (1, 8, 8), class_token=True).build(Grid(1, 4, 4, (1, 8, 8)), 3).eval()
+    patches = torch.randn(2, 16, 192)
+    with torch.no_grad():
+        before = encoder(patches)
+        assert before.shape == (2, 16, 24)
+        encoder.class_token.add_(torch.randn(24))
+        assert not torch.allclose(before, encoder(patches))
+    with pytest.raises(ValueError, match="no place in divided attention"):
+        Encoder(24, 2, 3, 48, (1, 8, 8), attention="divided", class_token=True).build(Grid(1, 4, 4, (1, 8, 8)), 3)
+
+
+def test_their_fixed_positions_are_ours():
+    theirs = vit_mae(False).vit.embeddings.position_embeddings[0, 1:]
+    torch.testing.assert_close(Positions("plane", Grid(1, 5, 5), 60)(), theirs, rtol=0, atol=1e-5)

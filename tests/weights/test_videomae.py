@@ -1,0 +1,210 @@
+"""The layout of VideoMAE's code: every size, both ways, exact to the bit; and what is not exactly that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from manifests import finetuned, noise, pretrained
+from safetensors.torch import save_file
+
+from tubelet.methods.masked import MaskedAutoencoder
+from tubelet.nn.classifier import Classifier
+from tubelet.nn.vit import SIZES, ViT
+from tubelet.targets import inputs
+from tubelet.weights.archive import Archive
+from tubelet.weights.found import Asked
+from tubelet.weights.load import described, network, recognised
+from tubelet.weights.report import fits
+from tubelet.weights.videomae import official
+
+TINY = (24, 2, 48)
+
+
+def archive(state, **more) -> Archive:
+    return Archive(Path("checkpoint.pth"), state, **more)
+
+
+# Sizes in the notation of the released code: width, depth, hidden, decoder width, depth, hidden, cube
+RELEASED = {
+    "S": ((384, 12, 1536, 192, 4, 768), "ViT-S, decoder of 4 blocks of 192 (as of VideoMAE V1 and V2)"),
+    "B": ((768, 12, 3072, 384, 4, 1536), "ViT-B, decoder of 4 blocks of 384 (as of VideoMAE V1 and V2)"),
+    "L": ((1024, 24, 4096, 512, 12, 2048), "ViT-L, decoder of 12 blocks of 512 (as of VideoMAE V1)"),
+    "L, V2": ((1024, 24, 4096, 512, 4, 2048), "ViT-L, decoder of 4 blocks of 512 (as of VideoMAE V2)"),
+    "H": ((1280, 32, 5120, 640, 12, 2560), "ViT-H, decoder of 12 blocks of 640 (as of VideoMAE V1)"),
+    "H, V2": ((1280, 32, 5120, 512, 4, 2048), "ViT-H, decoder of 4 blocks of 512 (as of VideoMAE V2)"),
+    "g": (
+        (1408, 40, 6144, 512, 4, 2234, (2, 14, 14)),
+        "ViT-g, decoder of 4 blocks of 512 (as of VideoMAE V2)",
+    ),
+    "odd": ((1280, 32, 5120, 512, 12, 2048), "ViT-H, decoder of 12 blocks of 512 (of no released size)"),
+}
+
+
+@pytest.mark.parametrize(("shape", "name"), RELEASED.values(), ids=RELEASED)
+def test_every_released_size_is_told_by_its_shapes(shape, name):
+    with torch.device("meta"):  # geometry needs shapes only
+        state = {key: torch.empty(size) for key, size in pretrained(*shape).items()}
+    found = shaped(state)
+    assert found.report.format == f"VideoMAE, pre-trained: {name}"
+    known = {size.width: size for size in SIZES.values()}[shape[0]]
+    assert found.encoder == known
+    with torch.device("meta"):
+        run = described(found)
+        module = run.method.build(run.encoder, run.grid(), 3)
+    fits(found.state, module.state_dict(), found.report)
+    assert {key: tuple(value.shape) for key, value in official(module.state_dict(), known.patch).items()} == {
+        key: tuple(size) for key, size in pretrained(*shape).items()
+    }
+
+
+def shaped(state):
+    """What is found of tensors without values."""
+    from tubelet.weights.videomae import from_videomae
+
+    return from_videomae(archive(state), Asked())
+
+
+def test_decoder_heads_are_those_of_the_released_code():
+    for shape, heads in (
+        ((384, 1, 8, 192, 1, 8), 3),
+        ((768, 1, 8, 384, 1, 8), 6),
+        ((1024, 1, 8, 512, 1, 8), 8),
+        ((1280, 1, 8, 640, 1, 8), 8),  # 80 channels each
+    ):
+        with torch.device("meta"):
+            state = {key: torch.empty(size) for key, size in pretrained(*shape).items()}
+        assert shaped(state).decoder.heads == heads
+
+
+MODELS = {
+    "pre-trained": (pretrained(*TINY, 16, 1, 32), MaskedAutoencoder),
+    "fine-tuned": (finetuned(*TINY, 5), Classifier),
+    "710 classes": (finetuned(*TINY, 710), Classifier),
+    "cubes of 14": (finetuned(*TINY, 5, patch=(2, 14, 14)), Classifier),
+}
+
+
+@pytest.mark.parametrize(("shapes", "kind"), MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_there_and_back_is_exact_to_the_bit(tmp_path, shapes, kind, ending):
+    theirs = noise(shapes)
+    file = tmp_path / f"checkpoint.{ending}"
+    if ending == "pth":
+        torch.save({"model": {f"module.{name}": value for name, value in theirs.items()}, "epoch": 799}, file)
+    else:
+        save_file(theirs, file)
+    module, report = network(file, Asked(heads=2))
+    assert isinstance(module, kind)
+    assert report.count("matched") + report.count("reshaped") == len(theirs)
+    grid = module.grid if kind is MaskedAutoencoder else module.encoder.grid
+    back = official(module.state_dict(), grid.patch)
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[name], theirs[name]) and back[name].shape == theirs[name].shape for name in theirs)
+
+
+def test_the_embedding_is_their_convolution(tmp_path):
+    theirs = noise(finetuned(*TINY, 5))
+    save_file(theirs, tmp_path / "w.safetensors")
+    module, _ = network(tmp_path / "w.safetensors", Asked(heads=2, frames=4, size=(32, 48)))
+    video = torch.randint(0, 256, (2, 3, 4, 32, 48), dtype=torch.uint8)
+    from tubelet.targets import MEAN, STD
+
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
+    convolved = torch.nn.functional.conv3d(
+        (video / 255 - mean) / std,
+        theirs["patch_embed.proj.weight"],
+        theirs["patch_embed.proj.bias"],
+        stride=(2, 16, 16),
+    )
+    embedded = module.encoder.embed(inputs(video, (2, 16, 16)))
+    torch.testing.assert_close(embedded, convolved.flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_mgmae_and_bare_encoders_are_read(tmp_path):
+    shapes = pretrained(*TINY, 16, 1, 32)
+    bare = {name: size for name, size in shapes.items() if name.startswith("encoder.")}
+    for names in (bare, {name.removeprefix("encoder."): size for name, size in bare.items()}):
+        save_file(noise(names), tmp_path / "w.safetensors")
+        module, _ = network(tmp_path / "w.safetensors", Asked(heads=2))
+        assert isinstance(module, ViT)
+        assert torch.equal(
+            module.norm.weight, noise(names)[next(n for n in names if n.endswith("norm.weight") and "blocks" not in n)]
+        )
+
+
+def test_a_detector_gives_its_encoder_that_sees_our_pixels(tmp_path):
+    theirs = noise(finetuned(*TINY, 80, norm="norm"))
+    save_file(theirs, tmp_path / "w.safetensors")
+    module, report = network(tmp_path / "w.safetensors", Asked(heads=2))
+    assert isinstance(module, ViT)
+    assert report.format.startswith("VideoMAE-Action-Detection")
+    assert report.tensors["head.weight"] == ("left out", "a head for people in boxes, which is not of whole clips")
+    assert torch.equal(module.norm.bias, theirs["norm.bias"])
+    video = torch.randint(0, 256, (1, 3, 2, 16, 16), dtype=torch.uint8)
+    mean = torch.tensor([122.7717, 115.9465, 102.9801]).view(3, 1, 1, 1)  # AlphAction's, of 0 to 255
+    expected = torch.nn.functional.conv3d(
+        (video.float() - mean) / 57.375, theirs["patch_embed.proj.weight"], theirs["patch_embed.proj.bias"]
+    )
+    torch.testing.assert_close(
+        module.embed(inputs(video, (2, 16, 16))), expected.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_heads_are_assumed_loudly_and_given_silently():
+    theirs = noise(finetuned(384, 1, 8, 2))
+    assumed, given = (recognised(archive(theirs), Asked(heads=heads)) for heads in (None, 12))
+    assert assumed.encoder.heads == 6
+    assert "6 heads, as every released model of this width has; shapes do not tell, --heads says otherwise" in (
+        assumed.report.notes
+    )
+    assert given.encoder.heads == 12
+    assert not any("heads" in note for note in given.report.notes)
+    with pytest.raises(ValueError, match="width 384 does not divide into 7 heads"):
+        recognised(archive(theirs), Asked(heads=7))
+
+
+def test_rows_of_the_head_can_be_picked_and_named():
+    theirs = noise(finetuned(*TINY, 710))
+    found = recognised(archive(theirs), Asked(heads=2, rows=(709, 0, 3), labels=("a", "b", "c")))
+    assert torch.equal(found.state["head.weight"], theirs["head.weight"][[709, 0, 3]])
+    assert torch.equal(found.state["head.bias"], theirs["head.bias"][[709, 0, 3]])
+    assert found.labels == described(found).data.labels.names == ("a", "b", "c")
+    with pytest.raises(ValueError, match="its head has 710 rows, but row 710 was asked for"):
+        recognised(archive(theirs), Asked(heads=2, rows=(710,)))
+    with pytest.raises(ValueError, match="710 rows, but there are 2 names"):
+        recognised(archive(theirs), Asked(heads=2, labels=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks.0.gamma_1": torch.ones(24)}, r"1 of its \d+ tensors are not on the list.*blocks\.\*\.gamma_1"),
+        ({"blocks.0.attn.scale": torch.ones(2)}, r"not on the list of that format: blocks\.\*\.attn\.scale"),
+        ({"pos_embed": torch.ones(1, 1568, 24)}, "not on the list of that format: pos_embed"),
+        ({"blocks.1.mlp.fc2.bias": None}, r"lacks 1 of \d+ tensors: encoder\.blocks\.\*\.mlp\.fc2\.bias.*random"),
+        ({"blocks.0.mlp.fc1.weight": None}, "lacks encoder.blocks.0.mlp.fc1.weight, which tell its shape"),
+        ({"blocks.1.attn.qkv.weight": torch.ones(24, 24)}, r"attn\.qkv\.weight is \(24, 24\), expected \(72, 24\)"),
+        ({"fc_norm.bias": torch.full((24,), torch.nan)}, r"norm\.bias is not finite"),
+        ({"fc_norm.bias": torch.ones(24, dtype=torch.int8)}, r"norm\.bias is torch.int8"),
+    ],
+)
+def test_what_is_not_on_the_list_stops_the_load(tmp_path, change, message):
+    theirs = noise(finetuned(*TINY, 5)) | change
+    save_file({name: value for name, value in theirs.items() if value is not None}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=message):
+        network(tmp_path / "w.safetensors", Asked(heads=2))
+
+
+def test_an_unknown_format_is_named(tmp_path):
+    save_file({"layers.0.weight": torch.ones(2), "layers.1.weight": torch.ones(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(
+        ValueError, match=r"of no format that is known; it has layers\.\*\.weight \(2\)\. Known are Video"
+    ):
+        network(tmp_path / "w.safetensors")
+
+
+def test_half_precision_becomes_single():
+    theirs = {name: value.half() for name, value in noise(finetuned(*TINY, 5)).items()}
+    found = recognised(archive(theirs), Asked(heads=2))
+    assert {value.dtype for value in found.state.values()} == {torch.float32}
+    assert "float16 became float32" in found.report.notes
