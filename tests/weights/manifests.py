@@ -1,7 +1,10 @@
 """Files as the released code writes them: its names and shapes, every tensor filled with noise."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from tubelet.export.official import to_official
+from tubelet.methods.masked import MaskedAutoencoder
 
 
 def noise(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
@@ -63,3 +66,8 @@ def finetuned(width, depth, hidden, classes, patch=(2, 16, 16), norm="fc_norm") 
         "head.weight": (classes, width),
         "head.bias": (classes,),
     }
+
+
+def as_released(module: nn.Module, patch: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A network's weights as `tubelet export --to official` names them."""
+    return to_official(module.state_dict(), patch, tuned=not isinstance(module, MaskedAutoencoder))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from manifests import finetuned, noise, pretrained
+from manifests import as_released, finetuned, noise, pretrained
 from safetensors.torch import load_file, load_model, save_file
 
 import tubelet
@@ -29,7 +29,6 @@ from tubelet.train.start import fitting
 from tubelet.types import Grid
 from tubelet.weights.found import Asked, resized
 from tubelet.weights.load import network
-from tubelet.weights.videomae import official
 
 TINY = (64, 2, 128)  # one head
 
@@ -212,7 +211,7 @@ def test_loading_takes_little_more_time_than_safetensors(base):
     """Against its own way to fill a module that is there already, with every value read in both."""
     filled = Classifier(SIZES["b"].build(Grid(8, 14, 14), 3), 400)
     save_file(filled.state_dict(), base.parent / "own.safetensors")
-    assert set(official(filled.state_dict(), (2, 16, 16))) == set(load_file(base))
+    assert set(as_released(filled, (2, 16, 16))) == set(load_file(base))
 
     def timed(act) -> float:
         spent = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from manifests import finetuned, noise, pretrained
+from manifests import as_released, finetuned, noise, pretrained
 from safetensors.torch import save_file
 
 from tubelet.methods.masked import MaskedAutoencoder
@@ -15,7 +15,6 @@ from tubelet.weights.archive import Archive
 from tubelet.weights.found import Asked
 from tubelet.weights.load import described, network, recognised
 from tubelet.weights.report import fits
-from tubelet.weights.videomae import official
 
 TINY = (24, 2, 48)
 
@@ -52,7 +51,7 @@ def test_every_released_size_is_told_by_its_shapes(shape, name):
         run = described(found)
         module = run.method.build(run.encoder, run.grid(), 3)
     fits(found.state, module.state_dict(), found.report)
-    assert {key: tuple(value.shape) for key, value in official(module.state_dict(), known.patch).items()} == {
+    assert {key: tuple(value.shape) for key, value in as_released(module, known.patch).items()} == {
         key: tuple(size) for key, size in pretrained(*shape).items()
     }
 
@@ -97,7 +96,7 @@ def test_there_and_back_is_exact_to_the_bit(tmp_path, shapes, kind, ending):
     assert isinstance(module, kind)
     assert report.count("matched") + report.count("reshaped") == len(theirs)
     grid = module.grid if kind is MaskedAutoencoder else module.encoder.grid
-    back = official(module.state_dict(), grid.patch)
+    back = as_released(module, grid.patch)
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[name], theirs[name]) and back[name].shape == theirs[name].shape for name in theirs)
 
@@ -208,3 +207,12 @@ def test_half_precision_becomes_single():
     found = recognised(archive(theirs), Asked(heads=2))
     assert {value.dtype for value in found.state.values()} == {torch.float32}
     assert "float16 became float32" in found.report.notes
+
+
+def test_an_encoder_of_a_fine_tuned_run_has_no_last_norm(tmp_path):
+    state = {k: v for k, v in noise(finetuned(*TINY, 5)).items() if not k.startswith(("fc_norm.", "head."))}
+    torch.save({"model": state}, tmp_path / "encoder.pth")
+    module, report = network(tmp_path / "encoder.pth")
+    assert isinstance(module.norm, torch.nn.Identity)
+    assert "VideoMAE, encoder" in report.format
+    assert len(module.state_dict()) == len(state)

@@ -82,7 +82,10 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         report.notes.append("clips of 16 frames, 224x224, as of every released model; the file does not say")
     trained = grid_if(16, (224, 224), patch)
     frames, size = asked.frames or 16, asked.size or (224, 224)
-    return Found(state, encoder, decoder, frames, size, report, labels, channels=channels, trained=trained)
+    normed = "encoder.norm.weight" in state or rules is not BARE  # an encoder of a fine-tuned run has no last norm
+    return Found(
+        state, encoder, decoder, frames, size, report, labels, channels=channels, trained=trained, normed=normed
+    )
 
 
 def geometry(
@@ -128,23 +131,3 @@ def release(known: str | None, decoder: Decoder) -> str:
     if is_first and is_second:
         return "as of VideoMAE V1 and V2"
     return "as of VideoMAE V1" if is_first else "as of VideoMAE V2" if is_second else "of no released size"
-
-
-def official(state: dict[str, Tensor], patch: tuple[int, int, int]) -> dict[str, Tensor]:
-    """Our weights, whole or of an encoder ("encoder.*"), in the layout of VideoMAE's code: the same values."""
-    pretrained, found = "decoder.head.weight" in state, {}
-    for name, value in state.items():
-        if name == "encoder.embed.weight":
-            value = value.unflatten(1, (*patch, -1)).permute(0, 4, 1, 2, 3).contiguous()
-        if name == "decoder.mask_token":
-            value = value.view(1, 1, -1)
-        for ours, theirs in (
-            ("encoder.embed.", "encoder.patch_embed.proj."),
-            ("decoder.bridge.", "encoder_to_decoder."),
-            ("decoder.mask_token", "mask_token"),
-        ):
-            name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
-        if not pretrained:
-            name = f"fc_{name}" if name.startswith("norm.") else name.removeprefix("encoder.")
-        found[name] = value
-    return found
