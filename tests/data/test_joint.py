@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -123,6 +124,8 @@ def test_flips_of_pictures_are_their_own(sources, tmp_path):
 @dataclass(frozen=True)
 class Mean:
     """A method for clips of any length: a linear layer predicts their brightness."""
+
+    pictured: ClassVar[bool] = True
 
     def build(self, encoder: Encoder, grid: config.Grid, channels: int) -> Method:
         return MeanLearner(encoder.build(grid, channels))

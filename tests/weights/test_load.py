@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from manifests import as_released, finetuned, noise, pretrained
-from safetensors.torch import load_file, load_model, save_file
+from manifests import finetuned, noise, pretrained
+from safetensors.torch import save_file
 
 import tubelet
 from tubelet.cli import run as command
@@ -22,11 +21,9 @@ from tubelet.finetune import Initial, as_weights
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.patches import sinusoid
-from tubelet.nn.vit import SIZES
 from tubelet.train.checkpoint import load_classifier, load_encoder, weights_of
 from tubelet.train.loop import train
 from tubelet.train.start import fitting
-from tubelet.types import Grid
 from tubelet.weights.found import Asked, resized
 from tubelet.weights.load import network
 
@@ -205,25 +202,3 @@ def base(tmp_path_factory) -> Path:
 def test_loading_takes_little_more_memory_than_the_file(base):
     done = subprocess.run([sys.executable, "-c", MEASURED, str(base)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1.3 * base.stat().st_size
-
-
-def test_loading_takes_little_more_time_than_safetensors(base):
-    """Against its own way to fill a module that is there already, with every value read in both."""
-    filled = Classifier(SIZES["b"].build(Grid(8, 14, 14), 3), 400)
-    save_file(filled.state_dict(), base.parent / "own.safetensors")
-    assert set(as_released(filled, (2, 16, 16))) == set(load_file(base))
-
-    def timed(act) -> float:
-        spent = []
-        for _ in range(5):
-            start = time.process_time()
-            sum(float(value.sum()) for value in act().values())
-            spent.append(time.process_time() - start)
-        return min(spent)
-
-    def theirs():
-        load_model(filled, base.parent / "own.safetensors")
-        return filled.state_dict()
-
-    ours = timed(lambda: network(base)[0].state_dict())
-    assert ours < 1.5 * timed(theirs)
