@@ -3,7 +3,7 @@
     python benchmarks/weights.py [--repeats 10]
 
 A classifier of 400 classes in the layout of VideoMAE's code, filled with noise, as .safetensors and as .pth. Sides take
-turns in one process, the minimum counts: safetensors filling a network that is there already (`load_model`), safetensors
+turns in one process, the minimum counts: safetensors filling a network that is there (`load_model`), safetensors
 mapping the file alone (`load_file`), and `tubelet.weights.load.network`, which recognises, checks, renames, builds and
 reports. On every side every value is read once, since mapped files are read late. Aim: 1.5 times `load_model`, and a
 peak of memory of 1.3 times the file, measured in a process of its own. Writes benchmarks/weights.csv.
