@@ -377,7 +377,7 @@ def test_runs_are_shown_beside_each_other_each_with_its_own_mask(film, tmp_path,
     monkeypatch.setattr(
         tubelet.pictures, "read", lambda folder: {"run": to_json(replace(card, data=runs[folder.name][1])), "step": 7}
     )
-    monkeypatch.setattr(tubelet.pictures, "load", lambda folder: method(runs[folder.name][0]))
+    monkeypatch.setattr(tubelet.pictures, "load_method", lambda folder: method(runs[folder.name][0]))
     shown = []
     monkeypatch.setattr(tubelet.pictures, "save", lambda path, strips, caption: shown.append((strips, caption)) or path)
     paths = reconstruct_runs([tmp_path / "tube", tmp_path / "mgm"], [film], tmp_path)

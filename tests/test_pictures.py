@@ -230,7 +230,7 @@ def test_a_run_is_pictured_from_its_checkpoint(tmp_path, monkeypatch):
 
     run = preset("videomae-demo")
     monkeypatch.setattr(tubelet.pictures, "read", lambda folder: {"run": to_json(run), "step": 70})
-    monkeypatch.setattr(tubelet.pictures, "load", lambda folder: model)
+    monkeypatch.setattr(tubelet.pictures, "load_method", lambda folder: model)
     monkeypatch.setattr(tubelet.pictures, "middle_batch", middle_batch)
     paths = reconstruct_run(tmp_path / "run", [Path("a.mp4"), Path("b.mp4")], (0.75, 0.9))
     names = ["reconstruction_75.gif", "reconstruction_75.png", "reconstruction_90.gif", "reconstruction_90.png"]
