@@ -136,6 +136,7 @@ WRONG = {
     "encoder.attention": lambda run: replace(run, encoder=replace(run.encoder, attention="divided")),
     "encoder.position": lambda run: replace(run, encoder=replace(run.encoder, position="axes")),
     "encoder.patch": lambda run: replace(run, encoder=replace(run.encoder, patch=(3, 8, 4))),
+    "encoder.class_token": lambda run: replace(run, encoder=replace(run.encoder, class_token=True)),
     "data.channels": lambda run: replace(run, data=replace(run.data, channels=1)),
 }
 

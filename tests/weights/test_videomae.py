@@ -216,3 +216,9 @@ def test_an_encoder_of_a_fine_tuned_run_has_no_last_norm(tmp_path):
     assert isinstance(module.norm, torch.nn.Identity)
     assert "VideoMAE, encoder" in report.format
     assert len(module.state_dict()) == len(state)
+
+
+def test_a_head_without_its_norm_is_not_taken_for_one_of_boxes(tmp_path):
+    torch.save({"model": noise(finetuned(*TINY, 400, norm="norm"))}, tmp_path / "pooled.pth")
+    with pytest.raises(ValueError, match=r"head of 400 outputs and no fc_norm: .* which has 80 outputs"):
+        network(tmp_path / "pooled.pth")

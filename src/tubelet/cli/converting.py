@@ -50,8 +50,8 @@ def convert_verb(args: list[str]) -> int:
 
     if a.dst.suffix != ".safetensors":
         raise ValueError(f"{a.dst}: what is written is safetensors; let its name end with .safetensors")
-    if a.dst.exists() and a.dst.resolve() == a.src.resolve():
-        raise ValueError(f"{a.dst} is the file to read; give another name")
+    if a.dst.exists() and not a.dry:
+        raise ValueError(f"{a.dst} is there already; give another name")
     names = tuple(a.labels.read_text(encoding="utf-8").splitlines()) if a.labels else ()
     asked = Asked(a.heads, a.frames, a.size, names, rows_of(a.rows) if a.rows else ())
     data, report = converted(a.src, asked, a.inflate)

@@ -87,6 +87,7 @@ def encoder_fits(run: Run) -> None:
         ("encoder.attention", e.attention, e.attention == "joint", "joint attention"),
         ("encoder.position", e.position, e.position == "index", "the sinusoid of a token's index"),
         ("encoder.patch", e.patch, height == width, "cubes as high as wide"),
+        ("encoder.class_token", e.class_token, not e.class_token, "encoders without a class token"),
         ("data.channels", run.data.channels, run.data.channels == 3, "three colours"),
     ):
         if not fits:
@@ -112,7 +113,7 @@ def no_whole(run: Run, path: Path) -> str:
     if method.target.normalise == "mae":
         return "method.target.normalise mae: VideoMAE's are normalised in its own way, or raw"
     if not (path / "checkpoints" / "last.pt").is_file():
-        return f"{path} has no checkpoints/last.pt, so no decoder"
+        return f"{path.name} has no checkpoints/last.pt, so its decoder, if it has one, is not written"
     return ""
 
 

@@ -51,5 +51,7 @@ def teach(run: Run, method: Method) -> None:
         return
     encoder, _ = load_encoder(run.method.teacher)
     teacher = method.get_submodule("teacher")
-    # A fine-tuned encoder has no last norm. What it leaves fresh norms, and so will the target: that changes nothing.
-    teacher.load_state_dict(encoder.state_dict(), strict=not isinstance(encoder.norm, nn.Identity))
+    state = encoder.state_dict()
+    if isinstance(encoder.norm, nn.Identity):  # fine-tuned: what is left fresh norms, and so will the target
+        state |= {name: value for name, value in teacher.state_dict().items() if name.startswith("norm.")}
+    teacher.load_state_dict(state)

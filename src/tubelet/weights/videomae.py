@@ -40,6 +40,7 @@ DETECTING: list[Rule] = [
     (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips"),
 ]
 BARE: list[Rule] = [*FINETUNED[:2], (r"(norm\.(?:weight|bias))", r"encoder.\1", "")]
+ACTIONS = 80  # of AVA, that VideoMAE-Action-Detection tells
 # AlphAction's means and deviation of RGB, which VideoMAE-Action-Detection kept
 DETECTION = [122.7717 / 255, 115.9465 / 255, 102.9801 / 255], [57.375 / 255] * 3
 
@@ -67,6 +68,12 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         report.format, rules = "VideoMAE, fine-tuned", FINETUNED
     elif "head.weight" in names:
         report.format, rules = "VideoMAE-Action-Detection", DETECTING
+        if (rows := len(names["head.weight"])) != ACTIONS:
+            raise ValueError(
+                f"{report.path} has a head of {rows} outputs and no fc_norm: it is neither VideoMAE's fine-tuned model, "
+                f"which norms the mean of tokens, nor VideoMAE-Action-Detection's, which has {ACTIONS} outputs; is it "
+                "whole?"
+            )
     else:
         report.format, rules = "VideoMAE, encoder", BARE
     state = renamed(names, rules, report)
