@@ -51,17 +51,6 @@ def test_compiled_parts_are_one_graph_and_give_the_same_loss_and_gradients():
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
 
 
-def test_parts_with_a_causal_mask_are_one_graph_each():
-    run = preset("arvideo-few-cpu")
-    batch = Batch(torch.randint(0, 256, (2, 3, 16, 32, 48), dtype=torch.uint8), torch.arange(2))
-    torch.manual_seed(0)
-    method = run.method.build(run.encoder, run.grid(), 3)
-    plain = method(batch, Draws(0, 0, range(2))).sum.detach()
-    for part in (method.encoder, method.decoder):
-        part.compile(fullgraph=True, backend="eager")
-    torch.testing.assert_close(method(batch, Draws(0, 0, range(2))).sum.detach(), plain)
-
-
 def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
     videos = make(tmp_path / "videos", 8, workers=1)
     run = small()

@@ -70,9 +70,9 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         report.format, rules = "VideoMAE-Action-Detection", DETECTING
         if (rows := len(names["head.weight"])) != ACTIONS:
             raise ValueError(
-                f"{report.path} has a head of {rows} outputs and no fc_norm: it is neither VideoMAE's fine-tuned model, "
-                f"which norms the mean of tokens, nor VideoMAE-Action-Detection's, which has {ACTIONS} outputs; is it "
-                "whole?"
+                f"{report.path} has a head of {rows} outputs and no fc_norm: it is neither of VideoMAE's fine-tuned "
+                f"model, which norms the mean of tokens, nor of VideoMAE-Action-Detection's, which has {ACTIONS} "
+                "outputs; is it whole?"
             )
     else:
         report.format, rules = "VideoMAE, encoder", BARE
