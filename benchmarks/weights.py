@@ -1,17 +1,15 @@
-"""How long does it take to load ViT-B, and how much memory? Against safetensors' own load of the same tensors.
+"""How long does it take to load ViT-B? Against safetensors' own load of the same tensors.
 
     python benchmarks/weights.py [--repeats 10]
 
 A classifier of 400 classes in the layout of VideoMAE's code, filled with noise, as .safetensors and as .pth. Sides take
 turns in one process, the minimum counts: safetensors filling a network that is there (`load_model`), safetensors
 mapping the file alone (`load_file`), and `tubelet.weights.load.network`, which recognises, checks, renames, builds and
-reports. On every side every value is read once, since mapped files are read late. Aim: 1.5 times `load_model`, and a
-peak of memory of 1.3 times the file, measured in a process of its own. Writes benchmarks/weights.csv.
+reports. On every side every value is read once, since mapped files are read late. Aim: 1.5 times `load_model`. The peak
+of memory is held by tests/weights/test_load.py. Writes benchmarks/weights.csv.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,20 +25,6 @@ from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import SIZES
 from tubelet.types import Grid
 from tubelet.weights.load import network
-
-PEAK = """
-import sys, torch
-torch.set_num_threads(1)
-from tubelet.config import preset
-from tubelet.weights.load import network
-preset("finetune-k400-b")
-def peak():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
-before = peak()
-module, report = network(sys.argv[1])
-total = sum(float(value.sum()) for value in module.state_dict().values())
-print(peak() - before)
-"""
 
 
 def seconds(act: Callable[[], dict[str, Tensor]]) -> float:
@@ -79,18 +63,14 @@ def main() -> None:
         for _ in range(args.repeats):
             for name, act in sides.items():
                 times[name].append(seconds(act))
-        peaks = {}
-        for name, path in (("tubelet, .safetensors", theirs), ("tubelet, .pth", pickled)):
-            done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
-            peaks[name] = int(done.stdout) / path.stat().st_size
     base = min(times["safetensors, into a network"])
     rows = [
         {"side": name, "seconds": round(min(found), 4), "ratio": round(min(found) / base, 3),
-         "peak_over_file": round(peaks[name], 3) if name in peaks else None, "repeats": args.repeats, **provenance()}
+         "repeats": args.repeats, **provenance()}
         for name, found in times.items()
     ]  # fmt: skip
     for row in rows:
-        print(row["side"], row["seconds"], "s,", row["ratio"], "x;", row["peak_over_file"] or "")
+        print(row["side"], row["seconds"], "s,", row["ratio"], "x")
     save(__file__, rows)
 
 

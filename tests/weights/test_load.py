@@ -178,7 +178,7 @@ def test_the_verb_names_what_is_wrong(tmp_path, tuned, capsys, monkeypatch, word
 
 # A ViT-B with 400 classes, loaded in a process of its own; then every value is read, since both map the file.
 MEASURED = """
-import sys, time, resource, torch
+import sys, torch
 torch.set_num_threads(1)
 from tubelet.weights.load import network
 from tubelet.config import preset
