@@ -6,13 +6,13 @@
 
 Every method is its own preset for few clips on a CPU, at 48x64 pixels: the same encoder, clips and read-outs; mask,
 target, decoder, batch and rates are the preset's. What is compared is time, not steps: milliseconds a step are measured
-turn about in one process (--calibrate, the minimum counts). Four methods are masks of motion_gestures.py, whose
-trainings, steps and numbers are used again from its CSV (only what is missing there is made here); the others get as
-many steps as fit into the same time on the same machine, which is told by tubes: steps = (15 minutes less what comes
-before) / (milliseconds x milliseconds of tubes there / milliseconds of tubes here).
+turn about in one process (--calibrate, the minimum counts), and each method gets as many steps as fit into --minutes
+less what comes before the first; so what else runs on the machine later changes nothing. Two short runs of VideoMAE
+tell how soon it is where others end.
 
-The best three by the first seed's linear read-out get three seeds and fine-tuning. Every number is one run and skipped
-if it is in the CSV, or the folder, already. Writes benchmarks/method_gestures.csv and prints the table.
+One seed of all; then, once the first seed of all is there, two more seeds of the three with the best linear read-out,
+and fine-tuning of these. Every number is one run and skipped if it is in the CSV, or the folder, already. Writes
+benchmarks/method_gestures.csv and prints the table.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gestures import Results, frozen, pretrained, tuned
+from gestures import Results, frozen, pretrained, tuned, untrained
 from motion_gestures import CHOICES, NOTHING, SIZE, calibrated, lists, run_of
 from table import provenance, save
 
@@ -34,19 +34,16 @@ from tubelet.data.sources import find
 from tubelet.train.checkpoint import load_encoder
 from tubelet.train.log import say
 
-HERE = Path(__file__).parent
-MINUTES = 15
 READ_OUTS = ("linear on cells", "knn on cells", "attentive")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: a mask of motion_gestures.py, or a preset."""
+    """What is compared: a preset, or a mask of motion_gestures.py; and the share of the time it gets."""
 
     preset: str = ""
     mask: str = ""  # its name there
-    seeds: int = 1
-    tuned: bool = False
+    share: float = 1.0
 
     def run(self, videos: int, seed: int, steps: int) -> Run:
         """As the preset is, at the size of all."""
@@ -65,53 +62,38 @@ class Method:
 
 
 METHODS = {
-    "VideoMAE": Method(mask="tube 0.9", seeds=3, tuned=True),
-    "VideoMAE, hidden anywhere": Method(mask="random 0.9", seeds=3, tuned=True),
-    "VideoMAE V2": Method("videomae-v2-few-cpu"),
-    "MGM": Method(mask="MGM 0.75", seeds=3, tuned=True),
-    "MGMAE": Method(mask="MGMAE 0.9", seeds=3, tuned=True),
+    "VideoMAE": Method(mask="tube 0.9"),
     "ARVideo": Method("arvideo-few-cpu"),
-    "ST-MAE": Method("st-mae-few-cpu"),
-    "HOG target": Method("maskfeat-few-cpu"),
+    "VideoMAE V2": Method("videomae-v2-few-cpu"),
+    "VideoMAE, hidden anywhere": Method(mask="random 0.9"),
+    "MGM": Method(mask="MGM 0.75"),
+    "MGMAE": Method(mask="MGMAE 0.9"),
     "frame difference": Method("motion-mae-few-cpu"),
+    "ST-MAE": Method("st-mae-few-cpu"),
     "MoCo v3": Method("moco-v3-few-cpu"),
-    "V-JEPA": Method("vjepa-few-cpu"),
+    "HOG target": Method("maskfeat-few-cpu"),
+    "VideoMAE, a quarter of the time": Method(mask="tube 0.9", share=1 / 4),
+    "VideoMAE, a sixteenth of the time": Method(mask="tube 0.9", share=1 / 16),
     "CrossMAE": Method("cross-mae-few-cpu"),
+    "V-JEPA": Method("vjepa-few-cpu"),
 }
+BEST = 3  # methods of which there are SEEDS seeds and fine-tuning
+SEEDS = 3
 
 
-def earlier(name: str = "motion_gestures") -> list[dict[str, str]]:
-    """The rows of a CSV that is there."""
-    path = HERE / f"{name}.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def best(rows: list[dict[str, Any]]) -> list[str]:
+    """The methods that read out best in the first seed; none before all of them are there."""
+    first = {row["name"]: float(row["top1"]) for row in rows if int(row["seed"]) == 0}
+    scores = {name: first.get(f"linear on cells, {name}") for name in METHODS}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return sorted(known, key=lambda name: -known[name])[:BEST] if len(known) == len(METHODS) else []
 
 
-def steps_of(told: dict[str, Any] | None) -> dict[str, int]:
-    """Steps of every method that fit into the time; of those that were not calibrated none."""
-    before = {row["name"].removeprefix("pre-training, "): row for row in earlier() if row["milliseconds"]}
-    steps = {name: int(before[method.mask]["steps"]) for name, method in METHODS.items() if method.mask}
-    if told:
-        speed = float(before["tube 0.9"]["milliseconds"]) / told["milliseconds"]["VideoMAE"]
-        for name in set(told["milliseconds"]) - set(steps):
-            left = 60 * MINUTES - told["seconds before"][name]
-            steps[name] = int(1000 * left / (speed * told["milliseconds"][name]))
-    return steps
-
-
-def rows_there(results: Results) -> list[dict[str, Any]]:
-    """What this script found, and what motion_gestures.py did of the same trainings, under the names that are here."""
-    rows: list[dict[str, Any]] = [dict(row) for row in results.rows()]
-    have = {(row["name"], int(row["seed"])) for row in rows}
-    names = {method.mask: name for name, method in METHODS.items() if method.mask} | {NOTHING: NOTHING}
-    for row in earlier():
-        for mask, name in names.items():
-            for kind in ("linear on cells, {}", "knn on cells, {}", "{}, 100% of labels"):
-                if row["name"] == kind.format(mask) and (kind.format(name), int(row["seed"])) not in have:
-                    rows.append({**{k: v for k, v in row.items() if v}, "name": kind.format(name)})
-    return rows
+def jobs(rows: list[dict[str, Any]], part: int, parts: int) -> list[tuple[str, int]]:
+    """(name, seed) of what this process does: the first seed of all, or, once that is there, the rest of the best."""
+    names = best(rows)
+    every = [(name, seed) for seed in range(SEEDS) for name in names] if names else [(name, 0) for name in METHODS]
+    return every[part::parts]
 
 
 def table(rows: list[dict[str, Any]], steps: dict[str, int]) -> Iterator[str]:
@@ -130,46 +112,58 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--videos", type=Path, required=True, help="list of the prepared gesture clips")
     parser.add_argument("--out", type=Path, default=Path("runs/method-gestures"))
+    parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--part", default="0/1", help="i/n: only each n-th training, from the i-th on")
     every = [*METHODS, NOTHING]
     parser.add_argument("--only", nargs="*", default=every, choices=every, help="these methods")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--calibrate", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found, file = lists(args.videos, args.out / "lists"), args.out / "calibration.json"
     videos = len(find(found["unlabelled"]))
     if args.calibrate:
-        runs = {name: METHODS[name].run(videos, 0, 100_000) for name in args.only if name in METHODS}
+        runs = {name: method.run(videos, 0, 100_000) for name, method in METHODS.items() if method.share == 1}
         print(json.dumps(calibrated(found["unlabelled"], file, runs), indent=1))
         return
-    told = json.loads(file.read_text()) if file.exists() else None
-    steps, results, labelled = steps_of(told), Results(args.out / "results"), find(found["all"])
-    results.take(earlier("method_gestures"))
+    results, labelled = Results(args.out / "results"), find(found["all"])
+    there = Path(__file__).with_suffix(".csv")
+    if there.exists():
+        with open(there, newline="") as lines:
+            results.take(list(csv.DictReader(lines)))
+    told = json.loads(file.read_text())
+    time = {name: name.split(", a ")[0] for name in METHODS}  # whose speed it has
+    steps = {
+        name: int(
+            1000
+            * (60 * args.minutes * method.share - told["seconds before"][time[name]])
+            / told["milliseconds"][time[name]]
+        )
+        for name, method in METHODS.items()
+    }
     part, parts = map(int, args.part.split("/"))
-    jobs = [(seed, name) for seed in args.seeds for name in METHODS if name in args.only and seed < METHODS[name].seeds]
-    for seed, name in jobs[part::parts]:
-        method = METHODS[name]
-        wanted = [f"{kind}, {name}" for kind in READ_OUTS]
-        there = {(row["name"], int(row["seed"])) for row in rows_there(results)}
-        fine = method.tuned and (f"{name}, 100% of labels", seed) not in there
-        if not fine and all((key, seed) in there for key in wanted):
+    for name, seed in jobs(results.rows(), part, parts):
+        fine = name in best(results.rows())
+        wanted = [f"{kind}, {name}" for kind in READ_OUTS] + [f"{name}, 100% of labels"] * fine
+        if name not in args.only or all((key, seed) in results for key in wanted):
             continue
         folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
         say(f"{name}, seed {seed}: {steps[name]} steps")
-        pretrained(folder, found["unlabelled"], method.run(videos, seed, steps[name]))
+        pretrained(folder, found["unlabelled"], METHODS[name].run(videos, seed, steps[name]))
         encoder, run = load_encoder(folder)
         frozen(results, name, seed, encoder, replace(run.data, motion=None, clips=1), labelled, READ_OUTS)
         if fine:
             tuned(results, name, seed, folder, found, 1.0, size=SIZE)
-    rows = rows_there(results)
+    for seed in range(SEEDS)[part::parts] if NOTHING in args.only else ():
+        run = METHODS["VideoMAE"].run(videos, seed, 1)  # all methods begin alike
+        frozen(results, NOTHING, seed, untrained(run), run.data, labelled, READ_OUTS)
+        tuned(results, NOTHING, seed, None, found, 1.0, size=SIZE)
+    rows = results.rows()
     print("\n".join(table(rows, steps)))
     for name, count in steps.items():
         row = {"name": f"pre-training, {name}", "steps": count}
-        if told and name in told["milliseconds"]:
-            row |= {key: told[key] for key in provenance() if key in told}
-            row |= {"milliseconds": round(told["milliseconds"][name], 2)}
-            row |= {"seconds before": round(told["seconds before"][name], 1)}
+        row |= {key: told[key] for key in provenance() if key in told}
+        row |= {"milliseconds": round(told["milliseconds"][time[name]], 2)}
+        row |= {"seconds before": round(told["seconds before"][time[name]], 1)}
         rows.append(row)
     names = dict.fromkeys(key for row in rows for key in row)
     save(__file__, [{name: row.get(name) for name in names} for row in rows])
