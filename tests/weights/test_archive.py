@@ -71,6 +71,52 @@ def test_of_two_encoders_the_target_is_read(tmp_path):
     assert same(read(tmp_path / "w.pt").state)
 
 
+BESIDE = {
+    "statistics": ({"mean": torch.zeros(3), "std": torch.ones(3)}, "mean (a tensor), std (a tensor)"),
+    "an optimiser": ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "epoch": 3}, "optimizer, epoch"),
+    "tensors by name": ({"optimizer": {"exp_avg": torch.zeros(3)}}, "optimizer"),
+    "another network": (
+        {"discriminator": {"b": torch.zeros(3)}, "step": torch.tensor(3)},
+        "discriminator, step (a tensor)",
+    ),
+    "ten of them": ({f"{n}": n for n in range(10)}, "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"),
+}
+
+
+@pytest.mark.parametrize(("beside", "said"), BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+def test_what_lies_beside_a_container_does_not_hide_it_and_is_said(tmp_path, beside, said, first):
+    held = beside | {"model": TENSORS} if first else {"model": TENSORS} | beside
+    torch.save(held, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")
+    assert same(found.state)
+    assert found.notes == (f"read 'model'; beside it and not used: {said}",)
+
+
+@pytest.mark.parametrize(
+    "empty", ["vit_base", {}, {"width": 64}, [TENSORS]], ids=["a word", "nothing", "settings", "a list"]
+)
+def test_a_container_is_one_only_if_tensors_lie_in_it(tmp_path, empty):
+    torch.save({"model": empty, "state_dict": {"module": TENSORS}}, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")
+    assert same(found.state)
+    assert found.notes == ("read 'state_dict'; beside it and not used: model", "read 'module'")
+
+
+def test_a_pickle_that_holds_itself_comes_to_an_end(tmp_path):
+    held = {"a": torch.ones(1)}
+    held["model"] = held
+    torch.save(held, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")
+    assert list(found.state) == ["a"]
+    assert "model is no tensor (dict) and was not used" in found.notes
+    empty: dict = {}
+    empty["model"] = empty
+    torch.save(empty, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="holds no weights that are known"):
+        read(tmp_path / "w.pt")
+
+
 def test_prefixes_of_wrappers_come_off(tmp_path):
     names = {"a.weight": "module._orig_mod.a.weight", "a.bias": "backbone.a._orig_mod.bias"}
     save_file({names[name]: value for name, value in TENSORS.items()}, tmp_path / "w.safetensors")
@@ -97,9 +143,10 @@ def test_deepspeed_folders_are_read_and_do_not_lead_away(tmp_path):
     (tmp_path / "run" / "latest").write_text("tag\n")
     assert same(read(tmp_path / "run").state)
     assert same(read(tmp_path / "run" / "tag").state)
-    (tmp_path / "run" / "latest").write_text("../../elsewhere")
-    with pytest.raises(ValueError, match="leads out of its folder"):
-        read(tmp_path / "run")
+    for name in OUTSIDE[:-1]:
+        (tmp_path / "run" / "latest").write_text(name)
+        with pytest.raises(ValueError, match=r"leads out of its folder, to .*give the file of weights itself"):
+            read(tmp_path / "run")
 
 
 def test_weights_that_deepspeed_spread_out_are_refused(tmp_path):
@@ -112,7 +159,7 @@ def test_weights_that_deepspeed_spread_out_are_refused(tmp_path):
 def test_a_tensor_that_claims_more_than_the_file_is_refused(tmp_path, zipped):
     huge = torch.ones(3).expand(10**12, 3)  # 12 TB of one row
     torch.save({"a": huge}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"claims 12000000000000 bytes, but the file has \d+; it was refused"):
+    with pytest.raises(ValueError, match=r"claims 12000000000000 bytes of a storage of 12; it was refused"):
         read(tmp_path / "w.pth")
 
 
@@ -158,6 +205,16 @@ def rezipped(file: Path, change) -> None:
             new.writestr(zipfile.ZipInfo(name), data, kind)
 
 
+OUTSIDE = [
+    "../model-3.safetensors",
+    "/etc/passwd",
+    "sub/../../x",
+    "C:\\x.safetensors",
+    "\\\\host\\x",
+    "sub/x.safetensors",
+]
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C:\\evil", "\\\\host\\evil", "a/../../b"])
 def test_archives_with_path_tricks_are_refused(tmp_path, name):
     torch.save(TENSORS, tmp_path / "w.pth")
@@ -165,6 +222,26 @@ def test_archives_with_path_tricks_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="leads out of the archive; it was refused"):
         read(tmp_path / "w.pth")
     assert not safe(name)
+
+
+def test_archives_with_doubled_members_or_code_or_false_sizes_are_refused(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save(TENSORS, file)
+    rezipped(file, lambda name, data: (name.replace("/data/1", "/constants.pkl"), data, zipfile.ZIP_STORED))
+    with pytest.raises(ValueError, match="is a TorchScript program; save its state dict instead"):
+        read(file)
+    torch.save(TENSORS, file)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        rezipped(file, lambda name, data: (name.replace("/data/1", "/data/0"), data, zipfile.ZIP_STORED))
+    with pytest.raises(ValueError, match="has two members of one name; it was refused"):
+        read(file)
+    torch.save(TENSORS, file)
+    data = bytearray(file.read_bytes())
+    place = data.index(b"PK\x01\x02") + 24  # how large the first member says it is
+    data[place : place + 4] = (4_000_000_000).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"claims 400000\d{4} bytes in its members, but has \d+; it was refused"):
+        read(file)
 
 
 def test_compressed_archives_are_refused(tmp_path):
@@ -197,7 +274,7 @@ def test_sharded_weights_are_put_together_and_stay_in_their_folder(tmp_path):
     for listed, error, message in (
         (files | {"c": "model-2.safetensors"}, ValueError, "disagree about 1 tensors, as c"),
         (files | {"c": "model-3.safetensors"}, FileNotFoundError, "lists model-3.safetensors, which is not there"),
-        (files | {"c": "../model-3.safetensors"}, ValueError, "leads out of its folder"),
+        *((files | {"c": name}, ValueError, "leads out of its folder, to .*it was not followed") for name in OUTSIDE),
         ({}, ValueError, "has no weight_map"),
     ):
         index.write_text(json.dumps({"weight_map": listed}))

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import pickle
-import re
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tubelet.weights.claims import checked
+
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 NAMES = ("model.safetensors", "encoder.safetensors", "pytorch_model.bin")
@@ -23,6 +24,7 @@ INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 DEEPSPEED = "mp_rank_00_model_states.pt"
 # Where weights lie in a training state; the first that is there is taken. V-JEPA evaluates its target encoder.
 CONTAINERS = ("model", "module", "model_state", "state_dict", "target_encoder", "encoder")
+DEEP = 4  # containers in containers that are opened; a pickle may hold itself
 COMPILED = "_orig_mod."
 PREFIXES = ("module.", COMPILED, "backbone.")
 # What training states hold beside tensors, and cannot do anything: settings, and numbers of numpy.
@@ -194,32 +196,21 @@ def from_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def from_torch(path: Path, zipped: bool) -> Any:
     """What torch.save wrote, if it is data and nothing else.
 
-    It is read twice: first without its values, so that nothing is allocated that the file does not hold.
+    It is gone through without its values first, so that nothing is allocated that the file does not hold.
 
     Raises:
         ValueError: it names code, claims more than it holds, plays tricks with paths, or is damaged.
     """
     if zipped:
         members(path)
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in HARMLESS} | {name for _, name in SCALAR}
+    checked(path, zipped, names)
     try:
         with torch.serialization.safe_globals([*HARMLESS, *SCALAR]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # pickles of another protocol, which may be read all the same
-            if zipped:
-                claimed(path, torch.load(path, map_location="meta", weights_only=True, mmap=True))
-            else:
-                legacy(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class)\W+(?:GLOBAL )?([a-z_][\w.]+)", str(error))
-        what = next((part for part in name.groups() if part), "") if name else ""
-        raise ValueError(
-            f"{path} does not only hold tensors: it wants code to run or classes to be made"
-            + (f" ({what})" if what else "")
-            + ". It was refused, and nothing in it ran. Ask for a safetensors file; or, if you trust whoever wrote it, "
-            "save its state dict alone where it was made"
-        ) from error
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0][:160]}); is it whole?") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({str(error).partition(chr(10))[0][:160]}); is it whole?") from error
 
 
 def members(path: Path) -> None:
@@ -249,46 +240,19 @@ def members(path: Path) -> None:
         )
 
 
-def claimed(path: Path, found: Any) -> None:
-    """Checks that the tensors of a file, read without values, are no larger than the file.
-
-    Raises:
-        ValueError: one is.
-    """
-    size, stack = path.stat().st_size, [found]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, dict):
-            stack += value.values()
-        elif isinstance(value, (list, tuple)):
-            stack += value
-        elif isinstance(value, Tensor) and value.layout == torch.strided:
-            reach = sum((n - 1) * abs(step) for n, step in zip(value.shape, value.stride())) + 1 if value.numel() else 0
-            need = max(value.numel(), value.storage_offset() + reach) * value.element_size()
-            if need > size:
-                raise ValueError(
-                    f"{path} has a tensor that claims {need} bytes, but the file has {size}; it was refused"
-                )
-        elif isinstance(value, Tensor):
-            raise ValueError(f"{path} has a tensor that is not dense ({value.layout}); it was refused")
+def container(found: Any, deep: int = DEEP) -> str | None:
+    """The first of the known names in what a training kept under which tensors lie, or again a container."""
+    if not isinstance(found, dict) or not deep:
+        return None
+    return next(
+        (name for name in CONTAINERS if by_name(found.get(name)) or container(found.get(name), deep - 1)),
+        None,
+    )
 
 
-def legacy(path: Path) -> None:
-    """Checks the sizes that a file of torch before 1.6 claims, reading it without its values.
-
-    Raises:
-        ValueError: it claims more than it holds.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import, for old files only
-
-    try:
-        with FakeTensorMode():
-            found = torch.load(path, weights_only=True)
-    except pickle.UnpicklingError:
-        raise
-    except Exception:  # this mode is not made for every old file: then what is claimed shows as the file's end
-        return
-    claimed(path, found)
+def by_name(found: Any) -> bool:
+    """Whether these are tensors by name, perhaps with other things between them."""
+    return isinstance(found, dict) and any(isinstance(value, Tensor) for value in found.values())
 
 
 def plain(path: Path, found: Any, notes: list[str]) -> dict[str, Tensor]:
@@ -297,18 +261,19 @@ def plain(path: Path, found: Any, notes: list[str]) -> dict[str, Tensor]:
     Raises:
         ValueError: there are none, or two become one.
     """
-    around: list[str] = []
-    while isinstance(found, dict) and not any(isinstance(value, Tensor) for value in found.values()):
-        inner = next((name for name in CONTAINERS if isinstance(found.get(name), dict) and found[name]), None)
-        if inner is None:
+    for _ in range(DEEP):
+        if (inner := container(found)) is None:
             break
-        around.append(inner)
-        if others := [str(name) for name in found if name != inner]:
-            notes.append(f"read {inner!r}; beside it and not used: {', '.join(others[:8])}")
-        else:
-            notes.append(f"read {inner!r}")
+        beside = [
+            f"{name} (a tensor)" if isinstance(value, Tensor) else str(name)
+            for name, value in found.items()
+            if name != inner
+        ]
+        more = f" and {len(beside) - 8} more" if len(beside) > 8 else ""
+        said = f"; beside it and not used: {', '.join(beside[:8])}{more}" if beside else ""
+        notes.append(f"read {inner!r}{said}")
         found = found[inner]
-    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
+    if not by_name(found):
         what = f"a {type(found).__name__}" if not isinstance(found, dict) else f"{', '.join(map(str, [*found][:8]))}"
         raise ValueError(
             f"{path} holds no weights that are known ({what}); expected tensors by name, or one of "
