@@ -7,78 +7,8 @@ import torch
 from runs import finetuning, pretraining, saved
 from torch.nn import functional as F
 
-from tubelet.config import preset
-from tubelet.export.official import to_official, write_official
-from tubelet.methods.videomae import DECODERS
-from tubelet.nn.classifier import Classifier
-from tubelet.nn.vit import SIZES
+from tubelet.export.official import write_official
 from tubelet.targets import inputs
-from tubelet.types import Grid
-
-
-def block(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
-    """Tensors of a block of the released models."""
-    hidden = 4 * width
-    shapes = {
-        "norm1.weight": (width,),
-        "norm1.bias": (width,),
-        "attn.q_bias": (width,),
-        "attn.v_bias": (width,),
-        "attn.qkv.weight": (3 * width, width),
-        "attn.proj.weight": (width, width),
-        "attn.proj.bias": (width,),
-        "norm2.weight": (width,),
-        "norm2.bias": (width,),
-        "mlp.fc1.weight": (hidden, width),
-        "mlp.fc1.bias": (hidden,),
-        "mlp.fc2.weight": (width, hidden),
-        "mlp.fc2.bias": (width,),
-    }
-    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
-
-
-def backbone(prefix: str, width: int, depth: int) -> dict[str, tuple[int, ...]]:
-    shapes = {f"{prefix}patch_embed.proj.weight": (width, 3, 2, 16, 16), f"{prefix}patch_embed.proj.bias": (width,)}
-    for number in range(depth):
-        shapes |= block(f"{prefix}blocks.{number}", width)
-    return shapes
-
-
-def manifest(width: int, narrow: int) -> dict[str, tuple[int, ...]]:
-    """A pre-training checkpoint: 12 blocks, 4 in the decoder."""
-    shapes = backbone("encoder.", width, 12) | {"encoder.norm.weight": (width,), "encoder.norm.bias": (width,)}
-    shapes |= {"encoder_to_decoder.weight": (narrow, width), "mask_token": (1, 1, narrow)}
-    for number in range(4):
-        shapes |= block(f"decoder.blocks.{number}", narrow)
-    shapes |= {"decoder.norm.weight": (narrow,), "decoder.norm.bias": (narrow,)}
-    return shapes | {"decoder.head.weight": (1536, narrow), "decoder.head.bias": (1536,)}
-
-
-def shapes_of(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-# Totals that the released code prints, or that follow from it.
-TOTALS = {"s": (384, 192, 24_029_376, 22_033_936), "b": (768, 384, 94_210_944, 86_534_800)}
-
-
-@pytest.mark.parametrize("size", TOTALS)
-def test_names_and_shapes_are_those_of_the_released_models(size):
-    width, narrow, pretrained, tuned = TOTALS[size]
-    run = preset(f"videomae-k400-{size}")
-    assert (run.encoder, run.method.decoder) == (SIZES[size], DECODERS[size])
-    with torch.device("meta"):
-        method = run.method.build(run.encoder, Grid(8, 14, 14), 3)
-        network = Classifier(run.encoder.build(Grid(8, 14, 14), 3), 400)
-
-    state = to_official(method.state_dict(), run.encoder.patch, tuned=False)
-    assert shapes_of(state) == manifest(width, narrow)
-    assert sum(tensor.numel() for tensor in state.values()) == pretrained
-
-    state = to_official(network.state_dict(), run.encoder.patch, tuned=True)
-    head = {"fc_norm.weight": (width,), "fc_norm.bias": (width,), "head.weight": (400, width), "head.bias": (400,)}
-    assert shapes_of(state) == backbone("", width, 12) | head
-    assert sum(tensor.numel() for tensor in state.values()) == tuned
 
 
 @torch.no_grad()

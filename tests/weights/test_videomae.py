@@ -1,5 +1,7 @@
 """The layout of VideoMAE's code: every size, both ways, exact to the bit; and what is not exactly that."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from manifests import as_released, finetuned, noise, pretrained
 from safetensors.torch import save_file
 
+from tubelet.config import preset
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import SIZES, ViT
@@ -23,37 +26,110 @@ def archive(state, **more) -> Archive:
     return Archive(Path("checkpoint.pth"), state, **more)
 
 
-# Sizes in the notation of the released code: width, depth, hidden, decoder width, depth, hidden, cube
+# Sizes in the notation of the released code: width, depth, hidden, decoder width, depth, hidden, cube; what the report
+# says; our preset for it; and its parameters, which the released code prints or which follow from it.
 RELEASED = {
-    "S": ((384, 12, 1536, 192, 4, 768), "ViT-S, decoder of 4 blocks of 192 (as of VideoMAE V1 and V2)"),
-    "B": ((768, 12, 3072, 384, 4, 1536), "ViT-B, decoder of 4 blocks of 384 (as of VideoMAE V1 and V2)"),
-    "L": ((1024, 24, 4096, 512, 12, 2048), "ViT-L, decoder of 12 blocks of 512 (as of VideoMAE V1)"),
-    "L, V2": ((1024, 24, 4096, 512, 4, 2048), "ViT-L, decoder of 4 blocks of 512 (as of VideoMAE V2)"),
-    "H": ((1280, 32, 5120, 640, 12, 2560), "ViT-H, decoder of 12 blocks of 640 (as of VideoMAE V1)"),
-    "H, V2": ((1280, 32, 5120, 512, 4, 2048), "ViT-H, decoder of 4 blocks of 512 (as of VideoMAE V2)"),
+    "S": (
+        (384, 12, 1536, 192, 4, 768),
+        "ViT-S, decoder of 4 blocks of 192 (as of VideoMAE V1 and V2)",
+        "videomae-k400-s",
+        24_029_376,
+    ),
+    "B": (
+        (768, 12, 3072, 384, 4, 1536),
+        "ViT-B, decoder of 4 blocks of 384 (as of VideoMAE V1 and V2)",
+        "videomae-k400-b",
+        94_210_944,
+    ),
+    "L": (
+        (1024, 24, 4096, 512, 12, 2048),
+        "ViT-L, decoder of 12 blocks of 512 (as of VideoMAE V1)",
+        "videomae-k400-l",
+        342_996_992,
+    ),
+    "L, V2": (
+        (1024, 24, 4096, 512, 4, 2048),
+        "ViT-L, decoder of 4 blocks of 512 (as of VideoMAE V2)",
+        "videomae-v2-l",
+        317_782_016,
+    ),
+    "H": (
+        (1280, 32, 5120, 640, 12, 2560),
+        "ViT-H, decoder of 12 blocks of 640 (as of VideoMAE V1)",
+        "videomae-k400-h",
+        692_487_296,
+    ),
+    "H, V2": (
+        (1280, 32, 5120, 512, 4, 2048),
+        "ViT-H, decoder of 4 blocks of 512 (as of VideoMAE V2)",
+        "videomae-v2-h",
+        645_659_392,
+    ),
     "g": (
         (1408, 40, 6144, 512, 4, 2234, (2, 14, 14)),
         "ViT-g, decoder of 4 blocks of 512 (as of VideoMAE V2)",
+        "videomae-v2-g",
+        1_026_306_560,
     ),
-    "odd": ((1280, 32, 5120, 512, 12, 2048), "ViT-H, decoder of 12 blocks of 512 (of no released size)"),
 }
 
 
-@pytest.mark.parametrize(("shape", "name"), RELEASED.values(), ids=RELEASED)
-def test_every_released_size_is_told_by_its_shapes(shape, name):
-    with torch.device("meta"):  # geometry needs shapes only
-        state = {key: torch.empty(size) for key, size in pretrained(*shape).items()}
-    found = shaped(state)
+def empty(shapes: dict) -> dict[str, torch.Tensor]:
+    """Tensors without values, since geometry needs shapes only."""
+    return {name: torch.empty(size, device="meta") for name, size in shapes.items()}
+
+
+def shapes_of(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize(("shape", "name", "own", "total"), RELEASED.values(), ids=RELEASED)
+def test_every_released_size_is_told_by_its_shapes_and_is_that_of_our_preset(shape, name, own, total):
+    manifest = pretrained(*shape)
+    assert sum(math.prod(size) for size in manifest.values()) == total
+    found = shaped(empty(manifest))
     assert found.report.format == f"VideoMAE, pre-trained: {name}"
-    known = {size.width: size for size in SIZES.values()}[shape[0]]
-    assert found.encoder == known
+    expected, decoder = preset(own), preset(own).method.decoder
+    assert found.encoder == replace(expected.encoder, checkpoint=False)
+    assert (found.decoder.heads, found.decoder.hidden) == (decoder.heads, decoder.hidden)
+    run = described(found)
     with torch.device("meta"):
-        run = described(found)
         module = run.method.build(run.encoder, run.grid(), 3)
     fits(found.state, module.state_dict(), found.report)
-    assert {key: tuple(value.shape) for key, value in as_released(module, known.patch).items()} == {
-        key: tuple(size) for key, size in pretrained(*shape).items()
-    }
+    assert shapes_of(as_released(module, run.encoder.patch)) == manifest
+
+
+TUNED = {"s": 22_033_936, "b": 86_534_800, "l": 304_270_736, "h": 632_119_440, "g": 1_012_174_352}
+
+
+@pytest.mark.parametrize("size", TUNED)
+def test_every_fine_tuned_size_has_the_names_and_shapes_of_the_released_one(size):
+    e = SIZES[size]
+    manifest = finetuned(e.width, e.depth, e.hidden, 400, e.patch)
+    assert sum(math.prod(shape) for shape in manifest.values()) == TUNED[size]
+    found = shaped(empty(manifest))
+    assert (found.encoder, found.kind, len(found.labels)) == (e, "fine-tuned", 400)
+    with torch.device("meta"):
+        module = Classifier(e.build(found.grid, 3), 400)
+    fits(found.state, module.state_dict(), found.report)
+    assert shapes_of(as_released(module, e.patch)) == manifest
+
+
+@pytest.mark.parametrize(("one", "other"), [("L", "L, V2"), ("H, V2", "H")])
+def test_decoders_of_the_two_releases_are_not_mixed_up(one, other):
+    found = shaped(empty(pretrained(*RELEASED[one][0])))
+    wrong = preset(RELEASED[other][2])
+    assert found.decoder != wrong.method.decoder
+    assert shaped(empty(pretrained(*RELEASED[other][0]))).encoder == found.encoder
+    with torch.device("meta"):
+        module = wrong.method.build(wrong.encoder, wrong.grid(), 3)
+    with pytest.raises(ValueError, match=r"decoder\."):
+        fits(found.state, module.state_dict(), found.report)
+
+
+def test_a_decoder_of_no_release_is_said_to_be_so():
+    found = shaped(empty(pretrained(1280, 32, 5120, 512, 12, 2048)))
+    assert found.report.format.endswith("ViT-H, decoder of 12 blocks of 512 (of no released size)")
 
 
 def shaped(state):
@@ -70,9 +146,7 @@ def test_decoder_heads_are_those_of_the_released_code():
         ((1024, 1, 8, 512, 1, 8), 8),
         ((1280, 1, 8, 640, 1, 8), 8),  # 80 channels each
     ):
-        with torch.device("meta"):
-            state = {key: torch.empty(size) for key, size in pretrained(*shape).items()}
-        assert shaped(state).decoder.heads == heads
+        assert shaped(empty(pretrained(*shape))).decoder.heads == heads
 
 
 MODELS = {

@@ -5,7 +5,6 @@ translates them. In between, 5.6 to 5.17 leave them zero and only mention unexpe
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +20,25 @@ from tubelet.nn.attention import EPS
 from tubelet.nn.classifier import Classifier
 from tubelet.targets import statistics
 from tubelet.train.checkpoint import atomically, void
+from tubelet.weights.hugging_face import PAIRS
+from tubelet.weights.names import written
 
 WARNING = (
     "transformers 5.6 to 5.17 read the attention biases of VideoMAE as zero and give wrong outputs without an error: "
     "use 4.x, or 5.18 and later"
 )
 THEIR_EPS = 1e-5  # of transformers' fc_norm and decoder.norm, whatever its config says
-
-# Our names to those of transformers' VideoMAE; `qkv` is cut in three below.
-NAMES = {
-    r"^encoder\.embed\.": "videomae.embeddings.patch_embeddings.projection.",
-    r"^encoder\.blocks\.": "videomae.encoder.layer.",
-    r"^encoder\.norm\.": "videomae.layernorm.",
-    r"^decoder\.bridge\.": "encoder_to_decoder.",
-    r"^decoder\.mask_token$": "mask_token",
-    r"^decoder\.blocks\.": "decoder.decoder_layers.",
-    r"^norm\.": "fc_norm.",
-    r"^head\.": "classifier.",
-    r"\.attn\.proj\.": ".attention.output.dense.",
-    r"\.attn\.": ".attention.attention.",
-    r"\.mlp\.fc1\.": ".intermediate.dense.",
-    r"\.mlp\.fc2\.": ".output.dense.",
-    r"\.norm1\.": ".layernorm_before.",
-    r"\.norm2\.": ".layernorm_after.",
-}
+PARTS = "query", "key", "value"
 
 
 def to_hugging_face(state: dict[str, Tensor], patch: tuple[int, int, int]) -> dict[str, Tensor]:
     """The state dict of transformers' VideoMAE from that of a `MaskedAutoencoder`, a `Classifier`, or an encoder whose
     names begin with "encoder."."""
-    theirs: dict[str, Tensor] = {}
+    cut: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        for ours, replacement in NAMES.items():
-            name = re.sub(ours, replacement, name)
-        theirs[name] = tensor.contiguous()
-    for name in [name for name in theirs if name.endswith("attention.qkv.weight")]:
-        stem = name.removesuffix("qkv.weight")
-        for part, rows in zip(("query", "key", "value"), theirs.pop(name).chunk(3)):
-            theirs[f"{stem}{part}.weight"] = rows.clone()
-    embed = "videomae.embeddings.patch_embeddings.projection.weight"
-    theirs[embed] = as_convolution(theirs[embed], patch)
-    if "mask_token" in theirs:
-        theirs["mask_token"] = theirs["mask_token"].view(1, 1, -1)
-    return theirs
-
-
-def as_convolution(embed: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """The weights of a Conv3d, "d c pt ph pw", from those of a Linear over a cube's values, channel fastest."""
-    return embed.unflatten(1, (*patch, -1)).permute(0, 4, 1, 2, 3).contiguous()
+        parts = tensor.chunk(3) if name.endswith("attn.qkv.weight") else ()
+        cut |= {name.replace("qkv", part): rows.clone() for part, rows in zip(PARTS, parts)} or {name: tensor}
+    return written(cut, PAIRS, patch)
 
 
 def config_of(model: Trained) -> dict[str, Any]:

@@ -1,37 +1,20 @@
 """VideoMAE's own layout of a checkpoint: a .pth with the tensors under "model", by the names of its released code."""
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tubelet.export.folder import as_convolution
 from tubelet.export.trained import Part, trained
 from tubelet.train.checkpoint import atomically
-
-# Our names to theirs; blocks have the same. Without a decoder, fine-tuned, theirs do not begin with "encoder.".
-NAMES = {
-    r"^encoder\.embed\.": "encoder.patch_embed.proj.",
-    r"^decoder\.bridge\.": "encoder_to_decoder.",
-    r"^decoder\.mask_token$": "mask_token",
-    r"^norm\.": "fc_norm.",
-}
+from tubelet.weights.names import written
+from tubelet.weights.videomae import FINETUNED, PRETRAINED
 
 
 def to_official(state: dict[str, Tensor], patch: tuple[int, int, int], tuned: bool) -> dict[str, Tensor]:
     """The state dict of the released models, pre-training or (`tuned`) fine-tuning, from ours; an encoder's names begin
     with "encoder."."""
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name == "encoder.embed.weight":
-            tensor = as_convolution(tensor, patch)
-        if name == "decoder.mask_token":
-            tensor = tensor.view(1, 1, -1)
-        for ours, replacement in NAMES.items():
-            name = re.sub(ours, replacement, name)
-        theirs[name.removeprefix("encoder.") if tuned else name] = tensor.contiguous()
-    return theirs
+    return written(state, FINETUNED if tuned else PRETRAINED, patch)
 
 
 def write_official(path: Path | str, out: Path, part: Part | None = None) -> list[str]:

@@ -12,36 +12,38 @@ from tubelet.nn.attention import EPS
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused, heads_of
 from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, picked, restated
-from tubelet.weights.report import Report, Rule, renamed
+from tubelet.weights.names import BOTH, Pair, reading
+from tubelet.weights.report import Report, renamed
 from tubelet.weights.videomae import geometry
 
 
-def blocks(theirs: str, ours: str) -> list[Rule]:
-    """The rules of the blocks of an encoder or a decoder."""
+def blocks(ours: str, theirs: str) -> list[Pair]:
+    """The names in the blocks of an encoder or a decoder."""
     return [
-        (rf"{theirs}\.(\d+)\.{inner}", rf"{ours}.\1.{new}", "")
-        for inner, new in (
-            (r"attention\.attention\.((?:query|key|value)\.(?:weight|bias))", r"attn.\2"),
-            (r"attention\.attention\.(q_bias|v_bias|qkv\.weight)", r"attn.\2"),
-            (r"attention\.output\.dense\.(weight|bias)", r"attn.proj.\2"),
-            (r"intermediate\.dense\.(weight|bias)", r"mlp.fc1.\2"),
-            (r"output\.dense\.(weight|bias)", r"mlp.fc2.\2"),
-            (r"layernorm_before\.(weight|bias)", r"norm1.\2"),
-            (r"layernorm_after\.(weight|bias)", r"norm2.\2"),
+        (f"{ours}.#.{inner}", f"{theirs}.#.{new}", end)
+        for inner, new, end in (
+            ("attn", "attention.attention", r"\.(?:q_bias|v_bias|qkv\.weight|(?:query|key|value)\.(?:weight|bias))"),
+            ("attn.proj", "attention.output.dense", BOTH),
+            ("mlp.fc1", "intermediate.dense", BOTH),
+            ("mlp.fc2", "output.dense", BOTH),
+            ("norm1", "layernorm_before", BOTH),
+            ("norm2", "layernorm_after", BOTH),
         )
     ]
 
 
-RULES: list[Rule] = [
-    (r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(weight|bias)", r"encoder.embed.\1", ""),
-    *blocks(r"(?:videomae\.)?encoder\.layer", "encoder.blocks"),
-    (r"(?:videomae\.)?layernorm\.(weight|bias)", r"encoder.norm.\1", ""),
-    (r"encoder_to_decoder\.weight", "decoder.bridge.weight", ""),
-    (r"mask_token", "decoder.mask_token", ""),
-    *blocks(r"decoder\.decoder_layers", "decoder.blocks"),
-    (r"(decoder\.(?:norm|head)\.(?:weight|bias))", r"\1", ""),
-    (r"fc_norm\.(weight|bias)", r"norm.\1", ""),
-    (r"classifier\.(weight|bias)", r"head.\1", ""),
+PREFIX = "videomae."  # of an encoder's names, if there is more than an encoder
+PAIRS: list[Pair] = [
+    ("encoder.embed", f"{PREFIX}embeddings.patch_embeddings.projection", BOTH),
+    *blocks("encoder.blocks", f"{PREFIX}encoder.layer"),
+    ("encoder.norm", f"{PREFIX}layernorm", BOTH),
+    ("decoder.bridge", "encoder_to_decoder", r"\.weight"),
+    ("decoder.mask_token", "mask_token", ""),
+    *blocks("decoder.blocks", "decoder.decoder_layers"),
+    ("decoder.norm", "decoder.norm", BOTH),
+    ("decoder.head", "decoder.head", BOTH),
+    ("norm", "fc_norm", BOTH),
+    ("head", "classifier", BOTH),
 ]
 FIRST = (r"classifier\.(?:weight|bias)", None, "a head that reads the first token alone (use_mean_pooling is false)")
 
@@ -49,7 +51,7 @@ FIRST = (r"classifier\.(?:weight|bias)", None, "a head that reads the first toke
 def is_hugging_face(state: dict[str, Tensor]) -> bool:
     """Whether names are those of transformers' VideoMAE."""
     return any(
-        name.removeprefix("videomae.") == "embeddings.patch_embeddings.projection.weight" and value.ndim == 5
+        name.removeprefix(PREFIX) == "embeddings.patch_embeddings.projection.weight" and value.ndim == 5
         for name, value in state.items()
     ) and any("encoder.layer.0.attention.attention." in name for name in state)
 
@@ -60,7 +62,8 @@ def translated(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
     Raises:
         ValueError: a name that is not on the list, or a tensor that is missing.
     """
-    rules = RULES if "fc_norm.weight" in state else [FIRST, *RULES]
+    rules = reading(PAIRS, PREFIX)
+    rules = rules if "fc_norm.weight" in state else [FIRST, *rules]
     ours = fused(renamed(state, rules, report), report)
     cubes(ours, "encoder.embed.weight", report)
     if "decoder.mask_token" in ours:

@@ -11,35 +11,25 @@ from tubelet.nn.vit import SIZES, Encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import heads_of
 from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, picked, restated
+from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, Rule, renamed
 
-INNER = (
-    r"\d+\.(?:(?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias)|attn\.(?:qkv\.weight|q_bias|v_bias))"  # of a block
-)
-PRETRAINED: list[Rule] = [
-    (r"encoder\.patch_embed\.proj\.(weight|bias)", r"encoder.embed.\1", ""),
-    (rf"((?:encoder|decoder)\.blocks\.{INNER})", r"\1", ""),
-    (r"((?:encoder|decoder)\.norm\.(?:weight|bias)|decoder\.head\.(?:weight|bias))", r"\1", ""),
-    (r"encoder_to_decoder\.weight", "decoder.bridge.weight", ""),
-    (r"mask_token", "decoder.mask_token", ""),
+# Of a block, whose names are ours.
+INNER = r"\.(?:(?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias)|attn\.(?:qkv\.weight|q_bias|v_bias))"
+PRETRAINED: list[Pair] = [
+    ("encoder.embed", "encoder.patch_embed.proj", BOTH),
+    ("encoder.blocks.#", "encoder.blocks.#", INNER),
+    ("encoder.norm", "encoder.norm", BOTH),
+    ("decoder.bridge", "encoder_to_decoder", r"\.weight"),
+    ("decoder.mask_token", "mask_token", ""),
+    ("decoder.blocks.#", "decoder.blocks.#", INNER),
+    ("decoder.norm", "decoder.norm", BOTH),
+    ("decoder.head", "decoder.head", BOTH),
 ]
-ENCODER: list[Rule] = [
-    PRETRAINED[0],
-    (rf"(encoder\.blocks\.{INNER})", r"\1", ""),
-    (r"(encoder\.norm\.(?:weight|bias))", r"\1", ""),
-]
-FINETUNED: list[Rule] = [
-    (r"patch_embed\.proj\.(weight|bias)", r"encoder.embed.\1", ""),
-    (rf"(blocks\.{INNER})", r"encoder.\1", ""),
-    (r"fc_norm\.(weight|bias)", r"norm.\1", ""),
-    (r"(head\.(?:weight|bias))", r"\1", ""),
-]
-DETECTING: list[Rule] = [
-    *FINETUNED[:2],
-    (r"(norm\.(?:weight|bias))", r"encoder.\1", ""),
-    (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips"),
-]
-BARE: list[Rule] = [*FINETUNED[:2], (r"(norm\.(?:weight|bias))", r"encoder.\1", "")]
+ENCODER = PRETRAINED[:3]
+BARE: list[Pair] = [(ours, theirs.removeprefix("encoder."), end) for ours, theirs, end in ENCODER]
+FINETUNED: list[Pair] = [*BARE[:2], ("norm", "fc_norm", BOTH), ("head", "head", BOTH)]
+BOXES: Rule = (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips")
 ACTIONS = 80  # of AVA, that VideoMAE-Action-Detection tells
 # AlphAction's means and deviation of RGB, which VideoMAE-Action-Detection kept
 DETECTION = [122.7717 / 255, 115.9465 / 255, 102.9801 / 255], [57.375 / 255] * 3
@@ -59,15 +49,15 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         ValueError: something that is not on the list, missing, or of an unknown shape.
     """
     names = archive.state
-    report = begun(archive, "VideoMAE")
+    report, boxes = begun(archive, "VideoMAE"), False
     if "encoder.patch_embed.proj.weight" in names:
-        report.format, rules = "VideoMAE, pre-trained", PRETRAINED
+        report.format, pairs = "VideoMAE, pre-trained", PRETRAINED
         if "decoder.head.weight" not in names:
-            report.format, rules = "VideoMAE, encoder of a pre-training", ENCODER
+            report.format, pairs = "VideoMAE, encoder of a pre-training", ENCODER
     elif "fc_norm.weight" in names:
-        report.format, rules = "VideoMAE, fine-tuned", FINETUNED
+        report.format, pairs = "VideoMAE, fine-tuned", FINETUNED
     elif "head.weight" in names:
-        report.format, rules = "VideoMAE-Action-Detection", DETECTING
+        report.format, pairs, boxes = "VideoMAE-Action-Detection", BARE, True
         if (rows := len(names["head.weight"])) != ACTIONS:
             raise ValueError(
                 f"{report.path} has a head of {rows} outputs and no fc_norm: it is neither of VideoMAE's fine-tuned "
@@ -75,21 +65,21 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
                 "outputs; is it whole?"
             )
     else:
-        report.format, rules = "VideoMAE, encoder", BARE
-    state = renamed(names, rules, report)
+        report.format, pairs = "VideoMAE, encoder", BARE
+    state = renamed(names, [*reading(pairs), *([BOXES] if boxes else [])], report)
     patch = cubes(state, "encoder.embed.weight", report)
     if "decoder.mask_token" in state:
         state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
     encoder, decoder = geometry(state, patch, asked, report)
     channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
-    if rules is DETECTING:
+    if boxes:
         restated(state, *DETECTION, report)
     if asked.frames is None or asked.size is None:
         report.notes.append("clips of 16 frames, 224x224, as of every released model; the file does not say")
     trained = grid_if(16, (224, 224), patch)
     frames, size = asked.frames or 16, asked.size or (224, 224)
-    normed = "encoder.norm.weight" in state or rules is not BARE  # an encoder of a fine-tuned run has no last norm
+    normed = pairs is not BARE or boxes or "encoder.norm.weight" in state  # an encoder of a fine-tuning may have none
     return Found(
         state, encoder, decoder, frames, size, report, labels, channels=channels, trained=trained, normed=normed
     )
