@@ -5,16 +5,19 @@ Most is run apart, as tests/test_compile.py: the shape checks break torch.export
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from runs import finetuning, pretraining, saved
+from safetensors.torch import save_file
 
-from tubelet.config import from_json
+from tubelet.config import from_json, to_json
 from tubelet.export import graphs
 from tubelet.export.graphs import FromClips, compared, needed, network_of, pooled, tried, write_onnx, write_pt2
-from tubelet.export.trained import noise
+from tubelet.export.trained import noise, trained
+from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 
 apart = [
@@ -101,6 +104,27 @@ def test_a_pt2_gives_the_same_outputs_for_any_number_of_clips(tmp_path):
         expected = network(run, method)(inputs(clips(run, count), run.encoder.patch)).detach()
         torch.testing.assert_close(module(clips(run, count)), expected)
     assert from_json(extra["run.json"]) == run
+
+
+@pytest.fixture
+def bare(tmp_path) -> tuple[Path, ViT]:
+    """A file of an encoder without a last norm that no head goes with, as of a pre-training that had none."""
+    run, _ = RUNS["pre-trained"]
+    _, method = saved(run, tmp_path / "run")
+    method.encoder.norm = torch.nn.Identity()
+    save_file(method.encoder.state_dict(), tmp_path / "bare.safetensors", {"run": to_json(run)})
+    return tmp_path / "bare.safetensors", method.encoder
+
+
+def test_an_encoder_without_a_last_norm_needs_no_head(bare):
+    file, encoder = bare
+    video = inputs(clips(RUNS["pre-trained"][0], 1), (3, 8, 8))
+    for part in (None, "encoder"):
+        torch.testing.assert_close(network_of(file, part)[0](video), encoder(video))
+        assert "last.pt" in trained(file).note
+        torch.testing.assert_close(trained(file, part).network(video), encoder(video))
+    with pytest.raises(ValueError, match=r"is pre-trained: .*Use --part encoder"):
+        network_of(file, "whole")
 
 
 def test_the_encoder_of_a_fine_tuned_run_is_its_own_part(tmp_path):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tubelet.config import Run, to_json
 from tubelet.export.trained import Part, noise
+from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
@@ -128,10 +129,10 @@ def network_of(path: Path | str, part: Part | None) -> tuple[ViT | Classifier, R
         ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips.
     """
     encoder, run = load_encoder(path)
-    tuned = isinstance(encoder.norm, nn.Identity)
-    if part == "whole" and not tuned:
+    headed = isinstance(run.method, Supervised)  # not every encoder without a last norm was fine-tuned
+    if part == "whole" and not headed:
         raise ValueError(f"{path} is pre-trained: beside its encoder there is nothing to use. Use --part encoder")
-    return load_classifier(path) if tuned and part != "encoder" else (encoder, run)
+    return load_classifier(path) if headed and part != "encoder" else (encoder, run)
 
 
 def program_of(model: FromClips, run: Run) -> torch.export.ExportedProgram:

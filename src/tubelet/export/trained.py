@@ -61,15 +61,14 @@ def trained(path: Path | str, part: Part | None = None) -> Trained:
     path = Path(path)
     encoder, run = load_encoder(path)
     encoder_fits(run)
-    tuned = isinstance(encoder.norm, nn.Identity)
     if part == "encoder":
         return Trained(encoder, run, path)
-    lack = no_whole(run, path)
-    if lack and (part == "whole" or tuned):
+    lack, headed = no_whole(run, path), isinstance(run.method, Supervised)
+    if lack and (part == "whole" or headed):
         raise ValueError(f"{path} cannot be written as a whole: {lack}. Write its encoder: --part encoder")
     if lack:
         return Trained(encoder, run, path, f"only the encoder is written: {lack}")
-    if tuned:
+    if headed:
         return Trained(load_classifier(path)[0], run, path)
     method = load(path)
     assert isinstance(method, MaskedAutoencoder)
