@@ -1,7 +1,9 @@
 """What leaves the machine with weights: no paths, and of weights of others no training that nobody knows of."""
 
 import argparse
+import doctest
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +274,9 @@ def test_no_path_is_in_what_is_written_for_others(tmp_path, run):
 @pytest.mark.parametrize("run", [pretraining(), finetuning()], ids=["pre-trained", "fine-tuned"])
 def test_settings_without_paths_are_left_as_they_are(run):
     assert settings(run) == json.loads(to_json(run))
+
+
+def test_the_examples_are_right():
+    result = doctest.testmod(sys.modules[about.__module__])
+    assert result.attempted
+    assert not result.failed

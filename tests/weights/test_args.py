@@ -63,7 +63,7 @@ def test_clips_and_target_of_a_pre_training_are_those_of_its_args(tmp_path, kind
         "its args say num_frames 4, sampling_rate 2, decoder_depth 1, input_size 32, patch_size (16, 16), "
         "normlize_target False"
     ) in report.notes
-    assert "clips are taken as 4 frames at stride 2; as its args say" in report.notes
+    assert "clips are taken as 4 frames at stride 2, as its args say" in report.notes
     assert "read 'model'; beside it and not used: optimizer, epoch, scaler" in report.notes
     assert not [note for note in report.notes if "does not say" in note or "secret" in note]
 
@@ -81,7 +81,7 @@ def test_clips_and_target_of_a_pre_training_are_those_of_its_args(tmp_path, kind
 def test_clips_of_a_fine_tuning_are_those_of_its_args(tmp_path, change, clip):
     file = written(tmp_path / "checkpoint.pth", argparse.Namespace(**TUNING | change))
     assert load_classifier(file)[1].data.clip == clip
-    assert f"clips are taken as {clip}; as its args say" in network(file)[1].notes
+    assert f"clips are taken as {clip}, as its args say" in network(file)[1].notes
 
 
 def test_an_encoder_of_a_fine_tuning_takes_its_clips(tmp_path):

@@ -64,8 +64,8 @@ def described(result: Found) -> Run:
     What of clips and target is taken from there is noted in the report.
     """
     run = Origin.of(result).run()
-    why = "the file does not say" if result.clip is None else "as its args say"
-    notes = [f"clips are taken as {run.data.clip}; {why}"] * (result.frames > 1)
+    why = "; the file does not say" if result.clip is None else ", as its args say"
+    notes = [f"clips are taken as {run.data.clip}{why}"] * (result.frames > 1)
     if result.decoder is not None and result.normalised is None:
         notes.append("the pixels to predict are taken as normalised, as in VideoMAE's recipes; the file does not say")
     result.report.notes += [note for note in notes if note not in result.report.notes]
