@@ -5,17 +5,21 @@ Most is run apart, as tests/test_compile.py: the shape checks break torch.export
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from runs import finetuning, pretraining, saved
 
+import tubelet
 from tubelet.config import from_json
 from tubelet.export import graphs
 from tubelet.export.graphs import FromClips, compared, needed, network_of, pooled, tried, write_onnx, write_pt2
+from tubelet.export.official import write_official
 from tubelet.export.trained import noise
 from tubelet.targets import inputs
+from tubelet.train.checkpoint import load_encoder
 
 apart = [
     pytest.mark.compile,
@@ -101,6 +105,38 @@ def test_a_pt2_gives_the_same_outputs_for_any_number_of_clips(tmp_path):
         expected = network(run, method)(inputs(clips(run, count), run.encoder.patch)).detach()
         torch.testing.assert_close(module(clips(run, count)), expected)
     assert from_json(extra["run.json"]) == run
+
+
+@exported
+def test_no_path_of_this_machine_is_in_the_files(tmp_path):
+    run, _ = RUNS["pre-trained"]
+    run = replace(run, training=replace(run.training, init="/secret/place/first"))
+    folder, _ = saved(run, tmp_path / "run")
+    files = [*write_onnx(folder, tmp_path / "a.onnx").files, *write_pt2(folder, tmp_path / "a.pt2").files]
+    for file in files:
+        assert b"first" in file.read_bytes()
+        for path in ("secret", *(str(Path(package.__file__).parent) for package in (tubelet, torch)), str(tmp_path)):
+            assert path.encode() not in file.read_bytes(), (file, path)
+
+
+@exported
+def test_of_weights_of_others_it_says_whose_they_are(tmp_path):
+    write_official(saved(pretraining(), tmp_path / "run")[0], tmp_path / "theirs.pth")
+    weights = torch.load(tmp_path / "theirs.pth")
+    torch.save(weights | {"args": {"num_frames": 9, "input_size": 40, "sampling_rate": 2}}, tmp_path / "theirs.pth")
+    write_pt2(tmp_path / "theirs.pth", tmp_path / "a.pt2")
+    extra = {"run.json": "", "converted.json": ""}
+    module = torch.export.load(tmp_path / "a.pt2", extra_files=extra).module()
+    assert not extra["run.json"]
+    origin = from_json(extra["converted.json"])
+    assert (origin.file, origin.frames, origin.size, str(origin.clip)) == (
+        "theirs.pth",
+        9,
+        (40, 40),
+        "9 frames at stride 2",
+    )
+    expected = load_encoder(tmp_path / "theirs.pth")[0](inputs(clips(pretraining(), 2), (3, 8, 8))).detach()
+    torch.testing.assert_close(module(clips(pretraining(), 2)), expected)
 
 
 def test_the_encoder_of_a_fine_tuned_run_is_its_own_part(tmp_path):

@@ -64,6 +64,13 @@ def test_a_run_is_not_what_belongs_there(api, tmp_path):
     assert not api.asked
 
 
+def test_weights_that_hold_the_paths_of_a_run_do_not_go_up(api, folder, tmp_path):
+    (folder / "model.safetensors").write_bytes((tmp_path / "run" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"model\.safetensors holds the settings of a run.*--to hf"):
+        push(folder, "my-lab/gestures")
+    assert not api.asked
+
+
 @pytest.mark.parametrize("name", ["gestures", "my-lab/", "/gestures", "a/b/c"])
 def test_a_name_has_an_owner(api, folder, name):
     with pytest.raises(ValueError, match="expected OWNER/NAME"):

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tubelet.weights.archive import from_safetensors
+
 # What belongs to a model; nothing else of a folder leaves the machine.
 KEPT = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "*.onnx", "*.onnx.data", "*.pt2")
 
@@ -26,6 +28,11 @@ def push(folder: Path | str, name: str, private: bool = True) -> str:
         )
     if not all(name.partition("/")) or name.count("/") != 1:
         raise ValueError(f"{name!r} is no name on the hub; expected OWNER/NAME, as in my-lab/videomae-gestures")
+    if "run" in from_safetensors(folder / "model.safetensors")[1]:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} holds the settings of a run, with the paths in them. Push what "
+            "tubelet export RUN --to hf --out DIR writes"
+        )
     hub = needed()
     api = hub.HfApi()
     if api.token is None and hub.get_token() is None:

@@ -19,6 +19,7 @@ from tubelet.nn.vit import ViT
 from tubelet.types import Method
 from tubelet.weights import archive as archives
 from tubelet.weights import load as foreign
+from tubelet.weights.origin import run_of
 
 
 class SaveError(OSError):
@@ -219,6 +220,6 @@ def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
         ValueError: a file of no format that is known, or a damaged one.
     """
     archive = archives.read(path)
-    if "run" in archive.about:
-        return foreign.kept(archive.state), from_json(archive.about["run"]), archive.path
+    if (run := run_of(archive)) is not None:
+        return foreign.kept(archive.state), run, archive.path
     return foreign.weights_of(archive)

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tubelet.weights.args import args_of
+
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 NAMES = ("model.safetensors", "encoder.safetensors", "pytorch_model.bin")
@@ -44,6 +46,8 @@ class Archive:
     """Its preprocessor_config.json."""
     notes: tuple[str, ...] = ()
     """What was unwrapped."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """What of the `args` beside the weights is known (weights/args.py)."""
 
 
 def read(path: Path | str) -> Archive:
@@ -65,7 +69,8 @@ def read(path: Path | str) -> Archive:
     state = plain(path, found[0], notes)
     beside = {name: settings(path.parent / f"{name}.json") for name in ("config", "preprocessor_config")}
     config = beside["config"] if "model_type" in beside["config"] else {}
-    return Archive(path, state, found[1], config, beside["preprocessor_config"] if config else {}, tuple(notes))
+    processor = beside["preprocessor_config"] if config else {}
+    return Archive(path, state, found[1], config, processor, tuple(notes), args_of(found[0]))
 
 
 def chosen(path: Path) -> Path:
@@ -303,7 +308,8 @@ def plain(path: Path, found: Any, notes: list[str]) -> dict[str, Tensor]:
         if inner is None:
             break
         around.append(inner)
-        if others := [str(name) for name in found if name != inner]:
+        used = {inner, "args"} if args_of(found) else {inner}
+        if others := [str(name) for name in found if name not in used]:
             notes.append(f"read {inner!r}; beside it and not used: {', '.join(others[:8])}")
         else:
             notes.append(f"read {inner!r}")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tubelet.data.sampling import Dense, Segments, Spread
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import Positions, sinusoid_of_plane
 from tubelet.nn.vit import Encoder
@@ -46,13 +47,15 @@ class Found:
     size: tuple[int, int]
     report: Report
     labels: tuple[str, ...] = ()
-    normalised: bool = True
-    """Whether the decoder predicts normalised pixels."""
+    normalised: bool | None = None
+    """Whether the decoder predicts normalised pixels; none: the file does not say."""
     channels: int = 3
     normed: bool = True
     """Whether the encoder ends with a norm; those of classifiers never do."""
     trained: Grid | None = field(default=None)
     """The grid it was trained on, where its fixed positions are to be interpolated from that."""
+    clip: Dense | Segments | Spread | None = None
+    """Which frames of a video made a clip; none: the file does not say."""
 
     @property
     def grid(self) -> Grid:

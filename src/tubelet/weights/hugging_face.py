@@ -125,7 +125,7 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
         asked.size or (height, across),
         report,
         labels,
-        normalised=config.get("norm_pix_loss", True),
+        normalised=config.get("norm_pix_loss", True if config else None),
         channels=state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2]),
         normed="encoder.norm.weight" in state or not config.get("use_mean_pooling", True),
         trained=grid_if(known[0], (height, across), patch),
