@@ -33,7 +33,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's two moments."""
     weight_decay: float = 0.05
-    """Not applied to biases, norms and the mask token."""
+    """Not applied to biases, norms, learnt positions, class and mask token."""
     weight_decay_end: float | None = None
     """What it becomes at the end of the run, along half a cosine; none: it stays."""
     clip: float | None = None
