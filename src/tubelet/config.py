@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ def checked(run: Run) -> None:
             f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "
             f"picture fills one with --data.images.frames {e.patch[0]}"
         )
-    if run.data.images is not None and not getattr(run.method, "pictured", False):
+    if run.data.images is not None and not hasattr(run.method, "try_masks"):
         raise ValueError(
             f"{type(run.method).__name__} takes no pictures among videos (data.images); masked autoencoders and latent "
             "targets do, as omni-mae-few-cpu"
@@ -157,6 +157,15 @@ def checked(run: Run) -> None:
     ):
         if not fits:
             raise ValueError(f"--{name} {value} cannot be used; expected {expected}")
+    if run.data.images is not None:  # not at the first step that shows pictures
+        slots = run.data.images.frames // e.patch[0]
+        try:
+            run.method.try_masks(replace(run.grid(), T=slots), run.data.channels)
+        except ValueError as error:
+            raise ValueError(
+                f"pictures among videos (data.images) have {slots} of the {run.grid().T} time slots, and cannot be "
+                f"hidden as videos are: {error}. Masked autoencoders take another mask for them, method.still"
+            ) from error
 
 
 @dataclass(frozen=True)
