@@ -187,6 +187,23 @@ def test_a_resumed_run_is_the_same(sources, tmp_path, stop, monkeypatch):
     train(a_run(fewer.parent, repeats=2), sources / "videos", out, quiet=True, resume=True)
 
 
+def test_each_kind_of_step_logs_its_own_loss(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tubelet.train.log.PLAIN_EVERY", 0)
+    run = a_run(sources, share=0.4)
+    lines = metrics(train(run, sources / "videos", tmp_path / "run"))
+    smooth: dict[str, float] = {}
+    for step, line in enumerate(lines):
+        name, other = ("loss_pictures", "loss_videos")[:: 1 if run.data.images.shown(step) else -1]  # type: ignore[union-attr]
+        assert line[name] == line["loss"]
+        assert other not in line
+        smooth[name] = smooth.get(name, line[name]) + 0.05 * (line[name] - smooth.get(name, line[name]))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert f"loss {lines[0]['loss']:.4f} videos  " in said[0]
+    assert f"loss {smooth['loss_videos']:.4f} videos, {smooth['loss_pictures']:.4f} pictures  " in said[-1]
+    alone = metrics(train(replace(run, data=replace(run.data, images=None)), sources / "videos", tmp_path / "alone"))
+    assert not any(name.startswith("loss_") for line in alone for name in line)
+
+
 def test_bad_pictures_count_as_bad_files(sources, tmp_path):
     (tmp_path / "pictures").mkdir()
     for index in range(12):

@@ -72,7 +72,7 @@ def train(
     folder = Path(out)
     run = with_shape(run, folder if resume else None)
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
-    grid, device = run.grid(), pick_device(run.training.device)
+    grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
     precision = pick_precision(run.training.precision, device)
     init = run.training.init if changed is None else None
     weights = None if init is None else fitting(run, init, run.training.inflate)
@@ -150,6 +150,7 @@ def train(
                     {
                         "epoch": (step + 1) * plan.each / plan.videos,
                         "loss": loss,
+                        **({images.loss(step): loss} if images else {}),
                         "lr": lr,
                         "gradient_norm": norm,
                         **told,
