@@ -18,6 +18,7 @@ from tubelet.nn.collective import summed
 from tubelet.types import Draws
 
 VIDEOS = 4
+ZERO = {("MoCo v3", "encoder.norm.bias")}  # batch norm takes out what is added to all clips; what is left is rounding
 WORKER = """
 import os, sys
 from pathlib import Path
@@ -77,14 +78,15 @@ def shared(tmp_path_factory) -> list[dict[str, Any]]:
 def test_two_processes_learn_what_one_learns(label, shared):
     """Every clip's draws follow its place, and what is compared or normalised over clips is so over all of them."""
     alone = step(label)
-    assert max(gradient.abs().max() for gradient in alone["gradients"].values()) > 0
+    largest = max(float(gradient.abs().max()) for gradient in alone["gradients"].values())
     for found in shared:
         torch.testing.assert_close(found[label]["count"], alone["count"], rtol=0, atol=0)
         torch.testing.assert_close(found[label]["loss"], alone["loss"], rtol=1e-5, atol=0)
         assert found[label]["gradients"].keys() == alone["gradients"].keys()
         for name, gradient in alone["gradients"].items():
-            near = 1e-5 * float(gradient.abs().max())
-            torch.testing.assert_close(found[label]["gradients"][name], gradient, rtol=1e-4, atol=near, msg=name)
+            near = 1e-4 * largest if (label, name) in ZERO else 1e-5 * float(gradient.abs().max())
+            error = float((found[label]["gradients"][name] - gradient).abs().max())
+            assert error < near, name
         torch.testing.assert_close(found[label]["buffers"], alone["buffers"], rtol=1e-5, atol=1e-6)
 
 
