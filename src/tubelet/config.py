@@ -69,7 +69,7 @@ class Training:
     keep: bool = False
     """Keep every checkpoint instead of the last one."""
     compile: bool = False
-    """Compile encoder and decoder with torch.compile."""
+    """Compile encoder, decoder, teacher and projectors with torch.compile."""
     init: str | None = None
     """Run whose encoder pre-training starts from; none: from scratch."""
     inflate: bool = False

@@ -28,6 +28,8 @@ from tubelet.train.start import fitting, started
 from tubelet.train.teacher import teach, with_shape
 from tubelet.types import Batch, Draws, Method
 
+COMPILED = ("encoder", "decoder", "teacher", "projector", "predictor", "momentum_encoder", "momentum_projector")
+
 
 class TrainingError(RuntimeError):
     """A run had to stop; what to change is in the message."""
@@ -98,7 +100,7 @@ def train(
         optimiser = adamw(method, run.optim)
         start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
-            for name in ("encoder", "decoder", "teacher", "momentum_encoder"):
+            for name in COMPILED:
                 if isinstance(part := getattr(method, name, None), torch.nn.Module):
                     part.compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
