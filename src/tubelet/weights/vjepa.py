@@ -37,7 +37,7 @@ TRANSFORMERS: list[Rule] = [
 ]
 HEADS = {1280: 16, 1408: 22, 1664: 26}  # else 64 channels each
 # Tables in files of the released models: V-JEPA's with their rows and columns, and those that V-JEPA 2 left over.
-FIRST = {(1, 8 * 14 * 14, 1024): 14, (1, 8 * 14 * 14, 1280): 14, (1, 8 * 24 * 24, 1280): 24}
+FIRST: dict[tuple[int, ...], int] = {(1, 8 * 14 * 14, 1024): 14, (1, 8 * 14 * 14, 1280): 14, (1, 8 * 24 * 24, 1280): 24}
 SECOND = {(1, slots * 16 * 16, width) for width in (1024, 1280, 1408) for slots in (8, 32)}
 SECOND |= {(1, slots * 24 * 24, 1408) for slots in (8, 32)}
 
