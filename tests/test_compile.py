@@ -62,13 +62,18 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("label", METHODS)
+def rotary() -> Run:
+    run = small()
+    return replace(run, encoder=replace(run.encoder, position="rotary"))
+
+
+@pytest.mark.parametrize("label", [*METHODS, "rotary positions"])
 def test_each_part_of_every_method_is_one_graph(label):
     """With autograd's graph and without a code generator, which the test above has, and which takes half a minute.
 
     Divided attention looks at where the tokens are before it knows how to cut them: it is compiled in parts.
     """
-    run = shrunk_preset(METHODS[label])
+    run = shrunk_preset(METHODS[label]) if label in METHODS else rotary()
     batch, results = a_batch(run), []
     for compiled in (False, True):
         torch._dynamo.reset()

@@ -141,8 +141,9 @@ def peak_bytes(run: Run) -> int:
         (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8)), 0.75),
         (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8), checkpoint=True), 0.75),
         (Encoder(width=192, depth=2, heads=3, hidden=768, patch=(2, 8, 8), checkpoint=True), 0.25),
+        (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8), position="rotary"), 0.75),
     ],
-    ids=["plain", "recomputed", "recomputed, most of it in one block"],
+    ids=["plain", "recomputed", "recomputed, most of it in one block", "rotary positions"],
 )
 def test_activations_are_what_a_step_takes(encoder, ratio, precision):
     run = a_run(encoder, Decoder(24, 1, 3), 8, (64, 64), Tube(ratio), batch=4, precision=precision)

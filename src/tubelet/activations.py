@@ -95,6 +95,8 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
         attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
         products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
         products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
+        if module.attn.k_bias is not None:  # rotary positions: queries and keys once more, turned
+            products += real * 2 * width
         return clips * tokens * (norms + times * attention + products) + copies
     if isinstance(module, CrossBlock):
         width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads

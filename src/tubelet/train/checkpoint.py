@@ -19,6 +19,7 @@ from tubelet.nn.vit import ViT
 from tubelet.types import Method
 from tubelet.weights import archive as archives
 from tubelet.weights import load as foreign
+from tubelet.weights.hub import on_hub
 from tubelet.weights.origin import run_of
 
 
@@ -145,14 +146,16 @@ def load(path: Path | str) -> nn.Module:
     """The network of a run or of a file, on the CPU.
 
     Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
-    ours or another's (docs/weights.md), what is in it: a masked autoencoder, a `Classifier`, or a `ViT`.
+    ours or another's (docs/weights.md) or on the hub ("hub:OWNER/NAME"), what is in it: a masked autoencoder, a
+    `Classifier`, or a `ViT`.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: not of this version of tubelet, or of no format that is known.
     """
     path = Path(path)
-    if path.exists() and not (path / "checkpoints").is_dir() and not (path / "run.json").is_file():
+    run = (path / "checkpoints").is_dir() or (path / "run.json").is_file()
+    if on_hub(path) or (path.exists() and not run):
         return foreign.network(path)[0]
     return load_method(path)
 

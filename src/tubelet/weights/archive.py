@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.weights.args import args_of
+from tubelet.weights.hub import fetched
 
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -51,7 +52,7 @@ class Archive:
 
 
 def read(path: Path | str) -> Archive:
-    """The tensors of a file (safetensors, .pth, .pt, .bin), of a folder of transformers or of DeepSpeed.
+    """The tensors of a file (safetensors, .pth, .pt, .bin), of a folder of transformers or of DeepSpeed, or of the hub.
 
     Tensors of safetensors and of today's torch files are mapped, not copied. Containers and prefixes that training
     leaves behind are taken off, and that is noted.
@@ -60,7 +61,7 @@ def read(path: Path | str) -> Archive:
         FileNotFoundError: nothing there.
         ValueError: a file that cannot be read, or must not be.
     """
-    path = chosen(Path(path))
+    path = chosen(fetched(path))
     if path.name.endswith(".index.json"):
         found: tuple[Any, dict[str, str]] = sharded(path), {}
     else:

@@ -20,12 +20,15 @@ from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
 from tubelet.weights.mae import from_mae, is_mae
 from tubelet.weights.origin import Origin, origin_of, run_of
 from tubelet.weights.report import Report, fits, looks_untrained, some
+from tubelet.weights.unread import readable
 from tubelet.weights.videomae import from_videomae, is_videomae
+from tubelet.weights.vjepa import from_vjepa, is_vjepa
 
 FORMATS = (
     (is_hugging_face, from_hugging_face),
     (is_videomae, from_videomae),
     (is_mae, from_mae),
+    (is_vjepa, from_vjepa),
 )
 
 
@@ -41,11 +44,13 @@ def found(path: Path | str, asked: Asked = Asked()) -> Found:  # noqa: B008 - fr
 
 def recognised(archive: Archive, asked: Asked) -> Found:
     """What `found` says of an archive that was read."""
+    readable(archive)
     reader = next((reads for known, reads in FORMATS if known(archive.state)), None)
     if reader is None:
         raise ValueError(
             f"{archive.path} is of no format that is known; it has {some(archive.state)}. Known are VideoMAE (V1, V2, "
-            "MGMAE, action detection), transformers' VideoMAE and ViTMAE, MAE, MAE-ST, timm's ViT, and tubelet's own"
+            "MGMAE, action detection), transformers' VideoMAE, ViTMAE and V-JEPA 2, V-JEPA (1 and 2), MAE, MAE-ST, "
+            "timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
     placed(result)
