@@ -66,7 +66,7 @@ HOMES = {
     "onnx": {"export/graphs.py"},
     "onnxscript": {"export/graphs.py"},
     "onnxruntime": {"export/graphs.py"},
-    "huggingface_hub": {"export/hub.py"},
+    "huggingface_hub": {"weights/hub.py"},
 }
 
 

@@ -12,7 +12,7 @@ from tubelet.config import Run, preset
 from tubelet.data.synthetic import make
 from tubelet.nn.decoder import Decoder
 from tubelet.train.log import metrics
-from tubelet.train.loop import train
+from tubelet.train.loop import COMPILED, train
 from tubelet.types import Batch, Draws
 
 sys.path.insert(0, str(Path(__file__).parent / "methods"))
@@ -62,13 +62,18 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("label", METHODS)
-def test_encoder_and_decoder_of_every_method_are_one_graph(label):
+def rotary() -> Run:
+    run = small()
+    return replace(run, encoder=replace(run.encoder, position="rotary"))
+
+
+@pytest.mark.parametrize("label", [*METHODS, "rotary positions"])
+def test_each_part_of_every_method_is_one_graph(label):
     """With autograd's graph and without a code generator, which the test above has, and which takes half a minute.
 
     Divided attention looks at where the tokens are before it knows how to cut them: it is compiled in parts.
     """
-    run = shrunk_preset(METHODS[label])
+    run = shrunk_preset(METHODS[label]) if label in METHODS else rotary()
     batch, results = a_batch(run), []
     for compiled in (False, True):
         torch._dynamo.reset()
@@ -76,8 +81,8 @@ def test_encoder_and_decoder_of_every_method_are_one_graph(label):
         method = run.method.build(run.encoder, run.grid(), run.data.channels).train()
         if compiled:
             whole = run.encoder.attention == "joint"
-            for part in (method.encoder, getattr(method, "decoder", None)):
-                if part is not None:
+            for name in COMPILED:
+                if isinstance(part := getattr(method, name, None), torch.nn.Module):
                     part.compile(fullgraph=whole, backend="aot_eager")
         loss = method(batch, Draws(0, 0, range(len(batch.video))))
         (loss.sum / loss.count).backward()

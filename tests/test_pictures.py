@@ -13,7 +13,7 @@ from PIL import Image
 import tubelet.overlay
 import tubelet.pictures
 import tubelet.strips
-from tubelet.charts import curves
+from tubelet.charts import curve, curves
 from tubelet.config import preset, to_json
 from tubelet.masks.random_masks import Frame, Random, Tube
 from tubelet.methods.masked import Masked
@@ -202,6 +202,21 @@ def test_curves_of_short_and_long_runs(steps, tmp_path):
     assert "learning rate" in text
     assert "clips per second" in text
     assert len(text) < 1e6
+
+
+def test_pictures_and_videos_have_a_loss_curve_each(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("tubelet.charts.curve", lambda axes, *what: drawn.append(what) or curve(axes, *what))
+    lines = [json.loads(line(step)) for step in range(1, 9)]
+    for number, one in enumerate(lines):
+        one["loss_pictures" if number % 2 else "loss_videos"] = one["loss"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    curves(tmp_path, tmp_path / "curves")
+    (steps, losses, _, blue, first), (others, _, _, grey, second), *rest = drawn
+    assert (first, second, len(rest)) == ("videos", "pictures", 4)
+    assert blue != grey
+    assert (steps.tolist(), others.tolist()) == ([1, 3, 5, 7], [2, 4, 6, 8])
+    assert losses == pytest.approx([1, 1 / 3, 1 / 5, 1 / 7])
 
 
 def test_curves_without_a_step_say_so(tmp_path):

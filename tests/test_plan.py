@@ -6,11 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from tubelet.activations import kept_by
+from tubelet.activations import Live, kept_by
 from tubelet.config import Optim, Run, Training, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
@@ -20,6 +17,7 @@ from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
+from tubelet.targets import HOG
 from tubelet.train.loop import pick_precision
 from tubelet.types import Batch, Draws
 
@@ -119,27 +117,6 @@ def test_a_run_that_is_too_large_for_the_machine_is_said(monkeypatch):
     assert "free here" not in plan(run).settings["memory"]
 
 
-class Live(TorchDispatchMode):
-    """Adds up the memory that operations hand out, while it lives, and remembers the most there was at once."""
-
-    def __init__(self, before: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.before = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in before}
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                reference = StorageWeakRef(tensor.untyped_storage())
-                if reference.cdata not in self.before:
-                    self.alive[reference.cdata] = (reference, tensor.untyped_storage().nbytes())
-        self.alive = {place: held for place, held in self.alive.items() if not held[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
-
-
 def peak_bytes(run: Run) -> int:
     """Most memory that one part of a batch takes beside weights, gradients and the clips themselves."""
     method = run.method.build(run.encoder, run.grid(), 3).train()
@@ -164,12 +141,22 @@ def peak_bytes(run: Run) -> int:
         (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8)), 0.75),
         (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8), checkpoint=True), 0.75),
         (Encoder(width=192, depth=2, heads=3, hidden=768, patch=(2, 8, 8), checkpoint=True), 0.25),
+        (Encoder(width=96, depth=3, heads=3, hidden=384, patch=(2, 8, 8), position="rotary"), 0.75),
     ],
-    ids=["plain", "recomputed", "recomputed, most of it in one block"],
+    ids=["plain", "recomputed", "recomputed, most of it in one block", "rotary positions"],
 )
 def test_activations_are_what_a_step_takes(encoder, ratio, precision):
     run = a_run(encoder, Decoder(24, 1, 3), 8, (64, 64), Tube(ratio), batch=4, precision=precision)
     assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.08)
+
+
+@pytest.mark.parametrize("frames", ["first", "all"])
+def test_a_target_that_takes_more_than_a_small_model_keeps_is_foreseen(frames):
+    run = a_run(Encoder(24, 1, 2, 48, (2, 8, 8)), Decoder(12, 1, 2), 8, (64, 64), Tube(0.9), batch=4)
+    edges = replace(run, method=replace(run.method, target=HOG(frames=frames)))
+    foreseen = plan(edges).memory.activations
+    assert foreseen == pytest.approx(peak_bytes(edges), rel=0.08)
+    assert foreseen > 1.5 * plan(run).memory.activations  # which pixels do not set
 
 
 def test_every_block_of_the_decoder_takes_as_much_memory():

@@ -108,6 +108,16 @@ def test_a_run_under_way_says_what_is_missing(run):
         assert words in page.text
 
 
+def test_the_loss_of_a_run_with_pictures_is_that_of_videos(run):
+    kinds = ["loss_videos", "loss_pictures"]
+    lines = [json.loads(line(step, 1 / step if step % 2 else 9.0)) for step in range(1, 5)]
+    text = "".join(json.dumps(one | {kinds[number % 2]: one["loss"]}) + "\n" for number, one in enumerate(lines))
+    (run / "metrics.jsonl").write_text(text)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "1 → 0.333 loss of videos" in page.text
+    assert "its error fell" in page.text
+
+
 def test_an_empty_folder_still_has_a_report(tmp_path):
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     for words in ("No step is done yet", "No pictures yet", "No run.json", "tubelet pretrain videomae-small-cpu"):

@@ -1,15 +1,45 @@
 """What the forward pass of a training step keeps for the backward pass: memory beside weights and gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.cross import CrossBlock
 from tubelet.nn.divided import DividedBlock
 from tubelet.nn.vit import ViT
 from tubelet.types import Method
+
+
+class Live(TorchDispatchMode):
+    """Adds up the memory that operations hand out, while it lives, and remembers the most there was at once.
+
+    Also of tensors without memory, on the meta device. What was there `before` does not count.
+    """
+
+    def __init__(self, before: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.before = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in before}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                reference = StorageWeakRef(tensor.untyped_storage())
+                if reference.cdata not in self.before:
+                    self.alive[reference.cdata] = (reference, tensor.untyped_storage().nbytes())
+        self.alive = {place: held for place, held in self.alive.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
 
 
 def kept(
@@ -65,6 +95,8 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
         attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
         products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
         products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
+        if module.attn.k_bias is not None:  # rotary positions: queries and keys once more, turned
+            products += real * 2 * width
         return clips * tokens * (norms + times * attention + products) + copies
     if isinstance(module, CrossBlock):
         width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from tubelet.data.joint import LOSSES
 from tubelet.evaluate.results import Results, confusion
 from tubelet.train.checkpoint import atomically
 from tubelet.train.log import metrics
@@ -73,7 +74,7 @@ LABELS = {
     "clips_per_second": "clips per second",
     "data_wait": "waiting for data (share of the time)",
 }
-KNOWN = {"step", "epoch", "seconds", *LABELS}  # lines have more where the method tells more
+KNOWN = {"step", "epoch", "seconds", *LABELS, *LOSSES}  # lines have more where the method tells more
 
 
 def curves(folder: Path, out: Path) -> list[Path]:
@@ -92,7 +93,6 @@ def curves(folder: Path, out: Path) -> list[Path]:
     lines = metrics(folder)
     if not lines:
         raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
-    step = np.array([line["step"] for line in lines])
     inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
     style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
     style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
@@ -108,7 +108,12 @@ def curves(folder: Path, out: Path) -> list[Path]:
         panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde"))) | {name: mosaic[name] for name in told}
         for name, axes in panels.items():
             axes.set_title(LABELS.get(name, name.replace("_", " ")), loc="left", fontsize=9)
-            curve(axes, step, np.array([float(line[name]) for line in lines]), smooth=name != "lr")
+            kinds = [kind for kind in LOSSES if name == "loss" and any(kind in line for line in lines)]
+            for kind, colour in zip(kinds or [name], (BLUE, GRAPHITE)):
+                step, values = np.array([(line["step"], line[kind]) for line in lines if kind in line], float).T
+                curve(axes, step, values, name != "lr", colour, kind.removeprefix("loss_"))
+            if kinds:
+                axes.legend(frameon=False, fontsize=8)
         for name in ("loss", "gradient_norm"):
             logarithmic(panels[name])
         for name in ("loss", "clips_per_second", "data_wait"):
@@ -140,7 +145,9 @@ def measured(axes: Any, lines: list[dict[str, float]], name: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool) -> None:
+def curve(
+    axes: Any, step: Float[np.ndarray, " s"], values: Float[np.ndarray, " s"], smooth: bool, colour: str, label: str
+) -> None:
     """Draws values faintly and their running mean over 2 % of the steps, both thinned to about 2000 points."""
     at, half = np.arange(len(values)), len(values) // 100 if smooth else 0
     before = np.minimum(half, at)  # no further to the right, or the first steps would look better than they were
@@ -149,9 +156,9 @@ def curve(axes: Any, step: Int[np.ndarray, " s"], values: Float[np.ndarray, " s"
     mean = (total[at + after + 1] - total[at - before]) / (before + after + 1)
     thin = slice(None, None, max(1, len(step) // 2000))
     if half:
-        axes.plot(step[thin], values[thin], color=BLUE, alpha=0.3, linewidth=0.7)
+        axes.plot(step[thin], values[thin], color=colour, alpha=0.3, linewidth=0.7)
     point: dict[str, Any] = {"marker": "o", "markersize": 4} if len(step) < 3 else {}
-    axes.plot(step[thin], mean[thin], color=BLUE, linewidth=1.5, **point)
+    axes.plot(step[thin], mean[thin], color=colour, linewidth=1.5, label=label, **point)
     axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
     axes.tick_params(length=3)
     axes.margins(x=0.01)

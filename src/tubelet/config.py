@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's two moments."""
     weight_decay: float = 0.05
-    """Not applied to biases, norms and the mask token."""
+    """Not applied to biases, norms, learnt positions, class and mask token."""
     weight_decay_end: float | None = None
     """What it becomes at the end of the run, along half a cosine; none: it stays."""
     clip: float | None = None
@@ -69,7 +69,7 @@ class Training:
     keep: bool = False
     """Keep every checkpoint instead of the last one."""
     compile: bool = False
-    """Compile encoder and decoder with torch.compile."""
+    """Compile encoder, decoder, teacher and projectors with torch.compile."""
     init: str | None = None
     """Run whose encoder pre-training starts from; none: from scratch."""
     inflate: bool = False
@@ -115,7 +115,7 @@ def checked(run: Run) -> None:
             f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "
             f"picture fills one with --data.images.frames {e.patch[0]}"
         )
-    if run.data.images is not None and not getattr(run.method, "pictured", False):
+    if run.data.images is not None and not hasattr(run.method, "try_masks"):
         raise ValueError(
             f"{type(run.method).__name__} takes no pictures among videos (data.images); masked autoencoders and latent "
             "targets do, as omni-mae-few-cpu"
@@ -157,6 +157,15 @@ def checked(run: Run) -> None:
     ):
         if not fits:
             raise ValueError(f"--{name} {value} cannot be used; expected {expected}")
+    if run.data.images is not None:  # not at the first step that shows pictures
+        slots = run.data.images.frames // e.patch[0]
+        try:
+            run.method.try_masks(replace(run.grid(), T=slots), run.data.channels)
+        except ValueError as error:
+            raise ValueError(
+                f"pictures among videos (data.images) have {slots} of the {run.grid().T} time slots, and cannot be "
+                f"hidden as videos are: {error}. Masked autoencoders take another mask for them, method.still"
+            ) from error
 
 
 @dataclass(frozen=True)

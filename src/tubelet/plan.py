@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tubelet.activations import kept
+from tubelet.activations import Live, kept
 from tubelet.config import Numbers, Run, checked, numbers
 from tubelet.data.cache import free_memory
 from tubelet.data.joint import Images
@@ -28,6 +28,7 @@ from tubelet.nn.attention import Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.cross import CrossBlock, CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
+from tubelet.nn.patches import patchify
 from tubelet.nn.vit import Encoder
 from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.train.teacher import with_shape
@@ -47,14 +48,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device where they are most: when the backward pass of one part of a batch begins."""
+    """Bytes on the device where they are most: when the backward pass of one part of a batch begins, or in small models
+    while its target is made."""
 
     precision: str
     clips: int  # in one part
     weights: int
     gradients: int
     moments: int  # AdamW's two
-    activations: int  # of one part: what its backward pass needs, and the loss's own temporary tensors
+    activations: int  # of one part: what its backward pass needs, and the loss's own tensors; or the target's
 
     @property
     def total(self) -> int:
@@ -96,9 +98,10 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     method = on_meta(run.method, run.encoder, grid, run.data.channels)
     rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
     counted = None if videos is None else rates
-    masks = masks_of(run, grid)
+    drawn = masks_of(run, grid)
+    masks = [by_slot(mask) for mask in drawn]
     passed = passage(method, grid, run.data.channels)
-    memory = remembered(run, method, passed)
+    memory = remembered(run, method, passed, target_bytes(run, grid, drawn))
     parameters = {"total": size(method)} | {name: size(part) for name, part in method.named_children()}
     uncounted = isinstance(run.method, Supervised) and run.method.teacher
     shown = settings(run, rates, counted) | {
@@ -138,23 +141,27 @@ def on_meta(config: Any, encoder: Encoder, grid: Grid, channels: int) -> Method:
         return config.build(encoder, grid, channels).to("meta")
 
 
-def masks_of(run: Run, grid: Grid) -> list[tuple[tuple[int, int], ...]]:
-    """Visible and predicted tokens of every time slot in each of the run's first masks; none for methods without."""
+def masks_of(run: Run, grid: Grid) -> list[TokenMask]:
+    """The run's first masks of a black clip; none for methods without."""
     batch, draws = blank(grid, run.data.channels), Draws(run.training.seed, 0, [0])
-    drawn: list[TokenMask] = []
     if isinstance(run.method, Masked):
-        drawn = [chosen(run.method, batch, grid, draws)]
-    elif isinstance(run.method, Autoregressive):
-        drawn = [run.method.mask(batch, grid, draws)]
-    elif isinstance(run.method, Latent):
-        drawn = [mask(batch, grid, draws) for mask in run.method.masks]
-    counts = [[(ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (m.visible, m.predict)] for m in drawn]
-    return [tuple(zip(visible.tolist(), predicted.tolist())) for visible, predicted in counts]
+        return [chosen(run.method, batch, grid, draws)]
+    if isinstance(run.method, Autoregressive):
+        return [run.method.mask(batch, grid, draws)]
+    return [mask(batch, grid, draws) for mask in run.method.masks] if isinstance(run.method, Latent) else []
 
 
-def unlabelled(video: Tensor) -> Batch:
-    """Clips of one video, of whose motion nothing is known."""
-    clips = len(video)
+def by_slot(mask: TokenMask) -> tuple[tuple[int, int], ...]:
+    """Visible and predicted tokens of every time slot."""
+    grid = mask.grid
+    visible, predicted = ((ids[0] // grid.slot).bincount(minlength=grid.T) for ids in (mask.visible, mask.predict))
+    return tuple(zip(visible.tolist(), predicted.tolist()))
+
+
+def unlabelled(grid: Grid, channels: int, clips: int) -> Batch:
+    """Clips of one video without memory, of whose motion nothing is known."""
+    pt, ph, pw = grid.patch
+    video = torch.empty(clips, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
     return Batch(
         video, torch.zeros(clips, dtype=torch.long), clips, motion=Motion.unknown(video.shape[2:], clips=clips)
     )
@@ -172,8 +179,7 @@ class Passage:
 
 def passage(method: Method, grid: Grid, channels: int) -> Passage:
     """Sends one clip through a module on the meta device, or as many as it compares."""
-    (pt, ph, pw), views = grid.patch, method.views
-    video = torch.empty(views, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
+    views = method.views
     network: Classifier | None = getattr(method, "network", None)
     kinds = Block | CrossBlock
     inside = {m for block in method.modules() if isinstance(block, kinds) for m in list(block.modules())[1:]}
@@ -188,7 +194,7 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     method.eval()  # recomputing blocks changes memory, which `remembered` sees to, but not the forward pass
     with FlopCounterMode(display=False) as counter:
         labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
-        method(replace(unlabelled(video), labels=labels), Draws(0, 0, range(views)))
+        method(replace(unlabelled(grid, channels, views), labels=labels), Draws(0, 0, range(views)))
     counts, name = counter.get_flop_counts(), type(method).__name__
     gmacs = {"forward": counter.get_total_flops() / views / 2e9}
     for part, _ in method.named_children():
@@ -207,13 +213,27 @@ def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, int, i
 # ---------------------------------------------------------------------------- memory
 
 
-def remembered(run: Run, method: Method, passed: Passage) -> Memory:
-    """What training keeps on the device."""
+def target_bytes(run: Run, grid: Grid, drawn: list[TokenMask]) -> int:
+    """Bytes at once while the target of one clip is made, before anything is kept of the clip.
+
+    HOG has a bin for each orientation of every pixel, which is more than small models keep of a clip.
+    """
+    target = getattr(run.method, "target", None)
+    if target is None:
+        return 0
+    batch = unlabelled(grid, run.data.channels, 1)
+    with Live([batch.video]) as live:
+        target.wanted(batch, patchify(batch.video, grid.patch), drawn[0].to(batch.video.device))
+    return live.peak
+
+
+def remembered(run: Run, method: Method, passed: Passage, before: int) -> Memory:
+    """What training keeps on the device; `before` anything is kept of a clip, it takes so many bytes."""
     weights = 4 * size(method) + sum(buffer.nbytes for buffer in method.buffers())
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
-    activations = kept(method, passed.calls, passed.predicted, clips, precision, device)
+    activations = max(kept(method, passed.calls, passed.predicted, clips, precision, device), before * clips)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
 
 

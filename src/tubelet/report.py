@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from tubelet.charts import BLUE, GRAPHITE, curves
+from tubelet.data.joint import LOSSES
 from tubelet.page import PAGE
 from tubelet.train.checkpoint import atomically, void
 from tubelet.train.log import duration, metrics
@@ -98,7 +99,11 @@ def finished(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> bool:
 
 
 def ends(lines: Sequence[dict[str, float]]) -> tuple[float, float]:
-    """The loss at the first step, and its mean over the last 2 % of the steps: one batch says little."""
+    """The loss at the first step, and its mean over the last 2 % of the steps: one batch says little.
+
+    Where some steps show pictures, that of videos, as the first step is.
+    """
+    lines = [line for line in lines if LOSSES[True] not in line]
     last = [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
     return lines[0]["loss"], sum(last) / len(last)
 
@@ -134,7 +139,10 @@ def tiles(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
     first, last = ends(lines)
     flat = dig(card, "run.method.target.normalise", "none") != "none"
     values = [
-        (f"{first:.3g} → {last:.3g}", "loss" + (" (flat guesses: at most 1)" if flat else "")),
+        (
+            f"{first:.3g} → {last:.3g}",
+            "loss" + " of videos" * (LOSSES[False] in lines[0]) + (" (flat guesses: at most 1)" if flat else ""),
+        ),
         (number(lines[-1]["step"]), "steps"),
         (number(clips), "clips seen"),
         (duration(seconds), "of training"),

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,11 +22,14 @@ from tubelet.data.sources import find
 from tubelet.data.transforms import CentreCrop
 from tubelet.data.vectors import Vectors
 from tubelet.data.video import VideoError, write
+from tubelet.masks.random_masks import Frame, Random
+from tubelet.methods.latent import Latent
+from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import small_cpu
 from tubelet.nn.vit import Encoder
 from tubelet.train.log import metrics
 from tubelet.train.loop import train
-from tubelet.types import Batch, Draws, Loss, Method
+from tubelet.types import Batch, Draws, Grid, Loss, Method
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +127,10 @@ def test_flips_of_pictures_are_their_own(sources, tmp_path):
 class Mean:
     """A method for clips of any length: a linear layer predicts their brightness."""
 
-    pictured: ClassVar[bool] = True
+    def try_masks(self, grid: Grid, channels: int) -> None:
+        assert grid.T == 1
 
-    def build(self, encoder: Encoder, grid: config.Grid, channels: int) -> Method:
+    def build(self, encoder: Encoder, grid: Grid, channels: int) -> Method:
         return MeanLearner(encoder.build(grid, channels))
 
 
@@ -184,6 +187,23 @@ def test_a_resumed_run_is_the_same(sources, tmp_path, stop, monkeypatch):
     train(a_run(fewer.parent, repeats=2), sources / "videos", out, quiet=True, resume=True)
 
 
+def test_each_kind_of_step_logs_its_own_loss(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tubelet.train.log.PLAIN_EVERY", 0)
+    run = a_run(sources, share=0.4)
+    lines = metrics(train(run, sources / "videos", tmp_path / "run"))
+    smooth: dict[str, float] = {}
+    for step, line in enumerate(lines):
+        name, other = ("loss_pictures", "loss_videos")[:: 1 if run.data.images.shown(step) else -1]  # type: ignore[union-attr]
+        assert line[name] == line["loss"]
+        assert other not in line
+        smooth[name] = smooth.get(name, line[name]) + 0.05 * (line[name] - smooth.get(name, line[name]))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert f"loss {lines[0]['loss']:.4f} videos  " in said[0]
+    assert f"loss {smooth['loss_videos']:.4f} videos, {smooth['loss_pictures']:.4f} pictures  " in said[-1]
+    alone = metrics(train(replace(run, data=replace(run.data, images=None)), sources / "videos", tmp_path / "alone"))
+    assert not any(name.startswith("loss_") for line in alone for name in line)
+
+
 def test_bad_pictures_count_as_bad_files(sources, tmp_path):
     (tmp_path / "pictures").mkdir()
     for index in range(12):
@@ -214,6 +234,16 @@ def test_settings_that_cannot_be_used(sources, tmp_path, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(replace(run, data=replace(run.data, **change)), sources / "videos", tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [Masked(Frame(0.75)), Latent(masks=(Frame(0.75),))])
+def test_a_mask_that_cannot_hide_pictures_is_found_before_anything_is_built(sources, method):
+    run = replace(a_run(sources), method=method)
+    with pytest.raises(ValueError, match=r"have 1 of the 2 time slots, and cannot be hidden .* one of the time slots"):
+        config.checked(run)
+    config.checked(replace(run, data=replace(run.data, images=None)))
+    if isinstance(method, Masked):
+        config.checked(replace(run, method=replace(method, still=Random(0.5))))
 
 
 def joint_preset() -> Run:

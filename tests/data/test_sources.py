@@ -3,8 +3,10 @@
 import csv
 import io
 import os
+import re
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pyarrow
@@ -78,6 +80,28 @@ def test_folders_of_images_are_videos_where_there_are_no_video_files(tmp_path):
     tree(tmp_path, "b/clip.mp4")  # then the images are something else: thumbnails
     assert [item.path.name for item in find(tmp_path)] == ["clip.mp4"]
     assert scan(tmp_path)[1] == {".jpg": 9, ".txt": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (["img_00001.jpg", "img_00002.jpg", "img_00003.jpg"], False),
+        (["8.png", "9.png", "10.png", "11.png"], False),
+        (["00000.jpg", "00005.jpg", "00010.jpg"], False),  # every fifth frame
+        (["n01440764_10026.JPEG", "n01440764_10027.JPEG", "n01440764_10029.JPEG"], True),
+        (["IMG_20240101_091500.jpg", "IMG_20240101_120000.jpg", "IMG_20240203_080000.jpg"], True),
+        (["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"], True),
+    ],
+)
+def test_pictures_that_are_not_numbered_as_frames_are_warned_of(tmp_path, names, warned):
+    tree(tmp_path, *(f"a/{name}" for name in names), *(f"b/{name}" for name in names))
+    for source, said in ((tmp_path, r"/a \(and 1 more\) are "), (tmp_path / "a", "/a are ")):
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            assert len(find(source)) == 1 + (source == tmp_path)  # they are videos all the same
+        assert len(caught) == warned
+        for one in caught:
+            assert re.search(rf"{said}read as .* single pictures, write images:{source}$", str(one.message))
+    assert len(find(f"images:{tmp_path}")) == 2 * len(names)
 
 
 def test_frame_lists(tmp_path):

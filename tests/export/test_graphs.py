@@ -13,12 +13,15 @@ import torch
 from runs import finetuning, pretraining, saved
 from safetensors.torch import save_file
 
+import tubelet
 from tubelet.config import from_json, to_json
 from tubelet.export import graphs
 from tubelet.export.graphs import FromClips, compared, needed, network_of, pooled, tried, write_onnx, write_pt2
+from tubelet.export.official import write_official
 from tubelet.export.trained import noise, trained
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
+from tubelet.train.checkpoint import load_encoder
 
 apart = [
     pytest.mark.compile,
@@ -48,6 +51,7 @@ def network(run, method):
 one = replace(pretraining().encoder, depth=1)
 RUNS = {
     "pre-trained": (replace(pretraining(), encoder=one), "tokens"),
+    "rotary positions": (replace(pretraining(), encoder=replace(one, position="rotary")), "tokens"),
     "fine-tuned, and what VideoMAE has not": (
         replace(finetuning(cells=(2, 3, 2)), encoder=replace(one, position="axes", attention="divided")),
         "logits",
@@ -125,6 +129,38 @@ def test_an_encoder_without_a_last_norm_needs_no_head(bare):
         torch.testing.assert_close(trained(file, part).network(video), encoder(video))
     with pytest.raises(ValueError, match=r"is pre-trained: .*Use --part encoder"):
         network_of(file, "whole")
+
+
+@exported
+def test_no_path_of_this_machine_is_in_the_files(tmp_path):
+    run, _ = RUNS["pre-trained"]
+    run = replace(run, training=replace(run.training, init="/secret/place/first"))
+    folder, _ = saved(run, tmp_path / "run")
+    files = [*write_onnx(folder, tmp_path / "a.onnx").files, *write_pt2(folder, tmp_path / "a.pt2").files]
+    for file in files:
+        assert b"first" in file.read_bytes()
+        for path in ("secret", *(str(Path(package.__file__).parent) for package in (tubelet, torch)), str(tmp_path)):
+            assert path.encode() not in file.read_bytes(), (file, path)
+
+
+@exported
+def test_of_weights_of_others_it_says_whose_they_are(tmp_path):
+    write_official(saved(pretraining(), tmp_path / "run")[0], tmp_path / "theirs.pth")
+    weights = torch.load(tmp_path / "theirs.pth")
+    torch.save(weights | {"args": {"num_frames": 9, "input_size": 40, "sampling_rate": 2}}, tmp_path / "theirs.pth")
+    write_pt2(tmp_path / "theirs.pth", tmp_path / "a.pt2")
+    extra = {"run.json": "", "converted.json": ""}
+    module = torch.export.load(tmp_path / "a.pt2", extra_files=extra).module()
+    assert not extra["run.json"]
+    origin = from_json(extra["converted.json"])
+    assert (origin.file, origin.frames, origin.size, str(origin.clip)) == (
+        "theirs.pth",
+        9,
+        (40, 40),
+        "9 frames at stride 2",
+    )
+    expected = load_encoder(tmp_path / "theirs.pth")[0](inputs(clips(pretraining(), 2), (3, 8, 8))).detach()
+    torch.testing.assert_close(module(clips(pretraining(), 2)), expected)
 
 
 def test_the_encoder_of_a_fine_tuned_run_is_its_own_part(tmp_path):

@@ -14,11 +14,15 @@ class Api:
     """The hub's client, which only remembers what it was asked for."""
 
     token: str | None = None
+    private: bool | None
     asked: list
 
     def create_repo(self, *args, **how):
         self.asked.append(("create", args, how))
         return huggingface_hub.RepoUrl("https://huggingface.co/my-lab/gestures")
+
+    def model_info(self, name):
+        return huggingface_hub.ModelInfo(id=name, private=self.private)
 
     def upload_folder(self, **how):
         names = [path.relative_to(how["folder_path"]).as_posix() for path in how["folder_path"].rglob("*")]
@@ -28,7 +32,7 @@ class Api:
 
 @pytest.fixture
 def api(monkeypatch):
-    Api.asked = []
+    Api.asked, Api.private = [], True
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     return Api
@@ -57,10 +61,39 @@ def test_it_is_private_unless_said_otherwise(api, folder):
     assert api.asked[0][2]["private"] is True
 
 
+@pytest.mark.parametrize("there", [False, None])
+def test_nothing_that_is_meant_to_be_private_goes_where_all_can_see_it(api, folder, there):
+    api.private = there
+    with pytest.raises(
+        ValueError, match=r"is on the hub already and is not private.*Nothing was uploaded.*--no-private"
+    ):
+        push(folder, "my-lab/gestures")
+    assert [what for what, *_ in api.asked] == ["create"]
+    push(folder, "my-lab/gestures", private=False)
+    assert api.asked[-1][0] == "upload"
+
+
+def test_whether_all_can_see_it_is_not_guessed(api, folder, monkeypatch):
+    def gone(*_):
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(api, "model_info", gone)
+    with pytest.raises(OSError, match=r"cannot push .*: no answer"):
+        push(folder, "my-lab/gestures")
+    assert [what for what, *_ in api.asked] == ["create"]
+
+
 def test_a_run_is_not_what_belongs_there(api, tmp_path):
     run, _ = saved(finetuning(), tmp_path / "run")
     with pytest.raises(ValueError, match=r"no README.md, config.json\. First: tubelet export RUN --to hf"):
         push(run, "my-lab/gestures")
+    assert not api.asked
+
+
+def test_weights_that_hold_the_paths_of_a_run_do_not_go_up(api, folder, tmp_path):
+    (folder / "model.safetensors").write_bytes((tmp_path / "run" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"model\.safetensors holds the settings of a run.*--to hf"):
+        push(folder, "my-lab/gestures")
     assert not api.asked
 
 

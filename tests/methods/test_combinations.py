@@ -57,6 +57,7 @@ ENCODERS = {
     "joint": Encoder(16, 2, 2, 32, (2, 4, 4)),
     "divided": Encoder(16, 2, 2, 32, (2, 4, 4), attention="divided"),
     "learned": Encoder(16, 2, 2, 32, (2, 4, 4), position="learned"),
+    "rotary": Encoder(16, 2, 2, 32, (2, 4, 4), position="rotary"),
 }
 PREDICTED = {"all": {}, "share": {"predict": 0.5}, "running cell": {"decode": RunningCell()}}
 GRID = Grid(4, 4, 4, (2, 4, 4))
@@ -126,6 +127,9 @@ REFUSED = {
     "at least one must stay hidden and one visible": lambda: build(Masked(Random(0.001))),
     "give each one, above 0": lambda: build(Masked(target=Together(weights=(1.0, 1.0)), mask=Tube(0.5))),
     "use a multiple of 4": lambda: build(Masked(Tube(0.5)), Encoder(18, 2, 2, 32, (2, 4, 4), position="plane")),
+    "does not go with divided attention": lambda: build(
+        Masked(Tube(0.5)), Encoder(16, 2, 2, 32, (2, 4, 4), position="rotary", attention="divided")
+    ),
     "replaces the motion that the readers would look for": estimated_twice,
 }
 

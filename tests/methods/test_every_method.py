@@ -1,4 +1,4 @@
-"""Every method, shrunk: a step, its gradients, parts of a batch, resume, pictures. `make test-all`: every preset."""
+"""Every method, shrunk: a step, its gradients, resume, pictures. `make test-all`: every preset."""
 
 import math
 from dataclasses import replace
@@ -55,22 +55,6 @@ def test_plan_foresees_it(name):
     assert found.gmacs["forward"] > 0
     assert found.memory.activations > 0
     assert found.numbers.steps > 0
-
-
-MIXING = {"MoCo v3"}  # the clips of a batch are each other's negatives: parts of it have another loss
-
-
-@pytest.mark.parametrize("label", [label for label in METHODS if label not in MIXING])
-def test_parts_of_a_batch_add_up_to_the_whole(label):
-    """So accumulation and other numbers of processes change nothing: every clip's draws follow its place."""
-    run = small(METHODS[label])
-    method, batch = built(run), a_batch(run, videos=4)
-    clips = len(batch.video)
-    whole = method(batch, Draws(3, 5, range(clips)))
-    half = clips // 2
-    parts = [method(batch.clips(start, start + half), Draws(3, 5, range(start, start + half))) for start in (0, half)]
-    assert sum(part.count for part in parts) == whole.count
-    assert float(sum(part.sum.detach() for part in parts)) == pytest.approx(float(whole.sum.detach()), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
-"""MoCo v3: the loss against loops, momentum against the released order, two processes, resume, what a run is told."""
+"""MoCo v3: the loss against loops, momentum against the released order, resume, what a run is told."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from math import cos, log, pi
 from pathlib import Path
@@ -170,60 +167,6 @@ def test_running_statistics_do_not_follow():
     now = method.momentum_projector.state_dict()
     assert torch.equal(now["1.running_mean"], kept["1.running_mean"])
     assert not torch.equal(now["0.weight"], kept["0.weight"])
-
-
-# ---------------------------------------------------------------------------- processes
-
-
-WORKER = """
-import os, sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-from test_moco_v3 import batch, learner
-from tubelet.nn.collective import joined
-from tubelet.types import Draws
-
-with joined() as (rank, world):
-    method, whole = learner(), batch(6)
-    mine = range(rank * 6, rank * 6 + 6)
-    loss = method(whole.clips(mine.start, mine.stop), Draws(0, 0, mine))
-    (loss.sum / 6).backward()
-    grads = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-    found = [loss.sum.detach(), loss.count, loss.told, grads, dict(method.named_buffers())]
-    torch.save(found, Path(sys.argv[2]) / f"{rank}.pt")
-os._exit(0)  # gloo may abort when the interpreter ends
-"""
-
-
-def test_two_processes_learn_what_one_learns(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*launch, script, str(Path(__file__).parent), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    method = learner()
-    loss = method(batch(6), Draws(0, 0, range(12)))
-    (loss.sum / 6).backward()
-    torch.testing.assert_close(parts[0][0] + parts[1][0], loss.sum.detach(), rtol=1e-5, atol=1e-5)
-    assert int(parts[0][1] + parts[1][1]) == 6
-    for name in loss.told:
-        means = [float(part[2][name]) for part in parts]
-        if name == "embedding_deviation":
-            assert means == pytest.approx([float(loss.told[name])] * 2, rel=1e-4)
-        elif name == "positives_first":
-            assert np.mean(means) == pytest.approx(float(loss.told[name]))
-    for name, parameter in method.named_parameters():
-        if parameter.grad is not None:
-            together = parts[0][3][name] + parts[1][3][name]
-            torch.testing.assert_close(together, parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
-    for part in parts:
-        torch.testing.assert_close(part[4], dict(method.named_buffers()), rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------- runs

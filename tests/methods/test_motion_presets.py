@@ -14,7 +14,7 @@ from tubelet.masks.random_masks import Block, Tube
 from tubelet.methods import PRESETS
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES
-from tubelet.plan import masks_of, plan
+from tubelet.plan import by_slot, masks_of, plan
 from tubelet.types import Batch, Draws, Motion
 
 GUIDED = [name for name in PRESETS if isinstance(getattr(preset(name).method, "mask", None), MotionBox | FlowWarp)]
@@ -69,7 +69,7 @@ def test_mgmae_is_trained_as_its_scripts_say(name, stride, epochs, motion):
     assert (d.motion, d.clip.frames, d.clip.stride, d.flip, d.repeats) == (motion, 16, stride, 0.0, 4)
     assert (o.base_lr, o.warmup, t.batch, t.epochs) == (1e-3, 20, 384, epochs)
     assert numbers(run, 10_000).lr == pytest.approx(1.5e-3)  # repeats do not count
-    assert masks_of(run, run.grid()) == [((19, 177),) * 8]
+    assert [by_slot(mask) for mask in masks_of(run, run.grid())] == [((19, 177),) * 8]
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -134,7 +134,7 @@ def test_what_a_mask_would_hide_is_known_before_any_clip_is_read():
     run = small("mgm-few-cpu")
     with pytest.raises(ValueError, match=r"mask ratio 0\.01 hides 0 of 20"):
         replace(run.method, mask=MotionBox(0.01)).build(run.encoder, run.grid(), 3)
-    visible, predicted = zip(*masks_of(run, run.grid())[0])
+    visible, predicted = zip(*by_slot(masks_of(run, run.grid())[0]))
     assert visible == (5,) * 8
     assert sum(predicted) == 30  # a quarter of the hidden ones, in any slot
 

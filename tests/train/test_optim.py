@@ -9,6 +9,7 @@ import torch
 
 from tubelet.config import Optim, checked, numbers, preset
 from tubelet.methods.masked import Masked
+from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.train.optim import adamw, decays, half_cosine, rate, scale, set_decay, set_rate
@@ -66,6 +67,20 @@ def test_matrices_decay_and_nothing_else(method):
         assert name in kept
     assert "encoder.embed.weight" not in kept
     assert not decays("mask_token", torch.nn.Parameter(torch.zeros(1, 1, 8)))  # as the released shape would have it
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_learnt_positions_and_the_class_token_do_not_decay(tuned):
+    """As VideoMAE has it in pre-training and fine-tuning, and MAE-ST in fine-tuning."""
+    shape = Encoder(12, 2, 3, 20, (2, 4, 4), position="learned", class_token=True)
+    learner = Supervised(outputs=3) if tuned else Masked(decoder=Decoder(8, 1, 2, position="learned"))
+    module = learner.build(shape, Grid(2, 4, 4, (2, 4, 4)), 3)
+    groups = {id(p): group for group in adamw(module, Optim(layer_decay=0.5)).param_groups for p in group["params"]}
+    tables = {name: p for name, p in module.named_parameters() if "position" in name or "class_token" in name}
+    assert len(tables) == (3 if tuned else 5)
+    assert {groups[id(p)]["weight_decay"] for p in tables.values()} == {0}
+    assert {groups[id(p)]["scale"] for name, p in tables.items() if "decoder" not in name} == {0.5**3}
+    assert sum(group["weight_decay"] > 0 for group in groups.values()) > 8  # matrices of the blocks go on decaying
 
 
 def test_every_parameter_is_in_one_group_with_its_decay(method):

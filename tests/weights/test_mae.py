@@ -306,8 +306,9 @@ def test_encoders_of_the_true_sizes_fit(of, size, patch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blocks.0.ls1.gamma": (24,)}, r"not on the list of that format: blocks\.\*\.ls1\.gamma"),
-        ({"reg_token": (1, 4, 24)}, "not on the list of that format: reg_token"),
+        ({"blocks.0.ls1.gamma": (24,)}, r"has LayerScale \(blocks\.\*\.ls1\.gamma\)"),
+        ({"reg_token": (1, 4, 24)}, r"has register tokens \(reg_token\)"),
+        ({"blocks.0.ls1.other": (24,)}, r"not on the list of that format: blocks\.\*\.ls1\.other"),
         ({"pos_embed": (1, 15, 24)}, "14 positions are not those of a square image"),
         ({"blocks.1.norm2.bias": None}, r"lacks 1 of \d+ tensors: blocks\.\*\.norm2\.bias"),
     ],

@@ -24,7 +24,7 @@ def export_verb(args: list[str]) -> int:
         """
 
         run: tyro.conf.Positional[Path]
-        """Folder of a run, or a file of it (best.safetensors)."""
+        """Folder of a run, a file of it (best.safetensors), or weights of others."""
         to: Literal["hf", "onnx", "pt2", "official"]
         """The format."""
         out: Path

@@ -78,8 +78,9 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.report import ends, write_report
     from tubelet.train.folder import unfinished
     from tubelet.train.log import duration, metrics, noted, say, show
+    from tubelet.weights.hub import on_hub
 
-    if a.weights and not Path(a.weights).exists():
+    if a.weights and not on_hub(a.weights) and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights or a.inflate) and not a.weights:
         raise ValueError("--new-head, --as-weights and --inflate are about --weights, which were not given")

@@ -66,6 +66,7 @@ def test_verb(args: list[str]) -> int:
     from tubelet.evaluate.views import Views, multi_view
     from tubelet.nn.collective import joined
     from tubelet.train.log import Counter, noted
+    from tubelet.weights.hub import on_hub
 
     if a.results is not None:
         if a.weights or a.data:
@@ -73,6 +74,8 @@ def test_verb(args: list[str]) -> int:
         return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
     if a.weights is None or a.data is None:
         raise ValueError("a test needs --weights RUN and --data VIDEOS, or --results FILE of an earlier one")
+    if a.out is None and on_hub(a.weights):
+        raise ValueError(f"{a.weights} is no folder to write results to; name a file: --out RESULTS.jsonl")
     out = a.out or (a.weights if a.weights.is_dir() else a.weights.parent) / f"test-{word(a.data)}-{a.views}.jsonl"
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: results are JSON lines; name a .jsonl")

@@ -12,6 +12,7 @@ import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,17 @@ def is_video(names: list[str]) -> bool:
     return sum(map(is_frame, names)) > 1
 
 
+def is_even(names: list[str]) -> bool:
+    """Whether images are numbered at even steps, as frames of one video are and single pictures hardly ever.
+
+    >>> is_even(["f_1.jpg", "f_3.jpg", "f_5.jpg"]), is_even(["dog_17.jpg", "dog_23.jpg", "dog_5.jpg"])
+    (True, False)
+    """
+    numbers = [number(name) for name in sorted(filter(is_frame, names), key=natural)]
+    steps = {after - before for before, after in pairwise(numbers)}
+    return len(steps) == 1 and min(steps) > 0
+
+
 def number(name: str) -> int:
     """The last number in an image's name: which frame it is."""
     return int(re.findall(r"\d+", name)[-1])
@@ -79,7 +91,10 @@ def listed(folder: Path) -> list[str]:
         series[kind] = series.get(kind, 0) + 1
     if len(series) > 1:
         there = ", ".join(f"{count} x {kind}" for kind, count in series.items())
-        raise VideoError(f"{folder} has several series of images: {there}; keep one in this folder, the frames to read")
+        raise VideoError(
+            f"{folder} has several series of images: {there}; keep one in this folder, the frames to read, "
+            f"or name single pictures as images:{folder}"
+        )
     return names
 
 
@@ -174,7 +189,8 @@ def frames_at(video: Video, asked: Int[np.ndarray, " t"], size: int | tuple[int,
         if image.size != (video.width, video.height):
             raise VideoError(
                 f"{video.path / names[index]} has {image.width}x{image.height} pixels, the first image of the folder "
-                f"{video.width}x{video.height}; frames of one video have one size"
+                f"{video.width}x{video.height}; frames of one video have one size, and single pictures are named as "
+                f"images:{video.path}"
             )
         got[index] = pixels(image, (height, width), gray)
     if not got:

@@ -1,13 +1,14 @@
 """What a data set is made of, and how it is found in folders."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tubelet.data.images import SUFFIXES as PICTURES
-from tubelet.data.images import is_frame, is_video
+from tubelet.data.images import is_even, is_frame, is_video
 from tubelet.data.index import SUFFIXES
 
 PREPARED, LIST = "prepared.json", "videos.csv"  # in a folder that `prepare` wrote: how, and what is in it
@@ -40,16 +41,19 @@ class Note(str):
 def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Paths of the videos below a folder, sorted by name, and how many other files there are of each suffix.
 
-    Where there is no video file at all, folders of images with numbers in their names are the videos. Hidden files and
-    folders are left out and not counted; links are followed, each real folder once.
+    Where there is no video file at all, folders of images with numbers in their names are the videos; a warning says so
+    where the numbers are not those of frames. Hidden files and folders are left out and not counted; links are
+    followed, each real folder once.
     """
     videos: list[Path] = []
     folders_of_frames: list[Path] = []
+    doubtful: list[Path] = []
     others: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     for root, files in walked(folder):
         inside = is_video(files)
         folders_of_frames += [root] * inside
+        doubtful += [root] * (inside and not is_even(files))
         for name in files:
             suffix = Path(name).suffix.lower()
             if suffix in SUFFIXES:
@@ -59,6 +63,13 @@ def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
                 frames[suffix] += inside and is_frame(name)
     if not videos:
         videos, others = folders_of_frames, others - frames
+        if doubtful:
+            more = f" (and {len(doubtful) - 1} more)" if len(doubtful) > 1 else ""
+            warnings.warn(
+                f"the images in {doubtful[0]}{more} are read as the frames of one video, though their numbers do not "
+                f"go up in even steps; if they are single pictures, write images:{folder}",
+                stacklevel=3,
+            )
     return sorted(videos, key=lambda path: path.relative_to(folder).parts), others
 
 

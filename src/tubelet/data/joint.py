@@ -9,6 +9,8 @@ from fractions import Fraction
 
 from tubelet.data.transforms import Crop, RandomResizedCrop
 
+LOSSES = ("loss_videos", "loss_pictures")  # what steps of each kind log
+
 
 @dataclass(frozen=True)
 class Images:
@@ -45,6 +47,10 @@ class Images:
         [False, True, False, True]
         """
         return self.before(step + 1) > self.before(step)
+
+    def loss(self, step: int) -> str:
+        """The name of a step's loss beside "loss": those of pictures and videos are far apart."""
+        return LOSSES[self.shown(step)]
 
 
 def checked(images: Images) -> None:

@@ -38,11 +38,12 @@ class MissingVideos(UserWarning):
 def find(source: Path | str) -> list[Item]:
     """The videos of a folder (any depth, sorted; the folder above a video is its label), of a list, or one video.
 
-    A folder of images with numbers in their names is a video, too, where there are no video files. Of a folder that
-    `tubelet prepare` wrote, shards or not, its list is read. A list has one video a line: a path, or a path and a
-    label, separated by blank, tab or comma, quoted or not; or `path 0 -1`, `folder first total` or `folder total label`
-    as VideoMAE V2 writes them; or columns under a header, also in Parquet: path, label, start and end (seconds of a
-    part of the video), group. Paths are relative to the list's folder. Lines that begin with # are comments.
+    A folder of images with numbers in their names is a video, too, where there are no video files (with a warning, if
+    they are not numbered as frames are). Of a folder that `tubelet prepare` wrote, shards or not, its list is read. A
+    list has one video a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or
+    `path 0 -1`, `folder first total` or `folder total label` as VideoMAE V2 writes them; or columns under a header,
+    also in Parquet: path, label, start and end (seconds of a part of the video), group. Paths are relative to the
+    list's folder. Lines that begin with # are comments.
 
     Columns with other names, and rows of one part of a table: `table:clips.csv:train?path=clip&label=gesture` (or
     `start`, `end`, `group`, `part`; `videos=FOLDER` where paths are relative to another folder).

@@ -1,26 +1,30 @@
-"""The page that goes with weights: how they were made, what was measured, how to load them, who may use them."""
+"""The page that goes with weights: how they were made, what was measured, how to load them, who may use them.
+
+Of weights of others it says where they come from, and nothing that is not known.
+"""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tubelet.config import read_card, to_json
+from tubelet.config import Run, read_card
 from tubelet.evaluate.results import from_lines, lines_for_people, numbers
+from tubelet.export.about import bare, settings
 from tubelet.export.trained import Trained
 from tubelet.report import flat
 from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics
+from tubelet.weights.origin import Origin
 
 OTHERS = ("untrained", "one_frame", "chance")  # beside the value of a read-out
-PATHS = ("training.init", "method.init", "method.teacher", "method.validation", "data.images.source")
+SHOWN = 20  # classes that a card of weights of others names; config.json has all
 
 PAGE = """---
 {front}
 ---
 
-# {title}
+# VideoMAE, {title}
 
 {what}
 
@@ -37,22 +41,23 @@ model = {architecture}.from_pretrained("THIS_FOLDER")
 # pixel_values: clips x {frames} x {channels} x {height} x {width}
 ```
 
-Frames are taken so: {clip}. `preprocessor_config.json` says what happens to each.
+{clip} `preprocessor_config.json` says what happens to each frame.
 
 {notes}
 
-## Numbers
-
-{numbers}
-
-## Recipe
-
-{recipe}
+{history}
 
 ## Licence
 
 {licence}
 """
+HISTORY = """## Numbers
+
+{numbers}
+
+## Recipe
+
+{recipe}"""
 
 
 def card(model: Trained, architecture: str, notes: Sequence[str], licence: str | None) -> str:
@@ -63,8 +68,7 @@ def card(model: Trained, architecture: str, notes: Sequence[str], licence: str |
     """
     if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]+", licence):
         raise ValueError(f"--licence {licence!r} is no identifier; expected one as apache-2.0 or cc-by-nc-4.0")
-    run, folder = model.run, model.path if model.path.is_dir() else model.path.parent
-    masked = f", {type(run.method.mask).__name__} mask" if hasattr(run.method, "mask") else ""
+    run, origin = model.run, model.origin
     task = "video-classification" if architecture.endswith("Classification") else "feature-extraction"
     front = [] if licence is None else [f"license: {licence.lower()}"]
     front += ["library_name: transformers", f"pipeline_tag: {task}", "tags: [video, videomae, tubelet]"]
@@ -73,14 +77,16 @@ def card(model: Trained, architecture: str, notes: Sequence[str], licence: str |
     facts = {
         "encoder": f"{e.depth} blocks, {e.width} wide, {e.heads} heads, cubes of {'x'.join(map(str, e.patch))}",
         "parameters": f"{parameters:,}",
-        "clips": f"{run.data.clip}, {height}x{width} pixels",
-        "method": type(run.method).__name__ + masked,
-        "training": f"{run.training.epochs:g} epochs, batch {run.training.batch}, seed {run.training.seed}",
-        **data_of(folder),
+        **(trained_so(model) if origin is None else known(origin, architecture)),
     }
+    whose = folder_of(model).resolve().name if origin is None else origin.file
+    clip = "Which frames of a video make a clip is not known."
+    if origin is None or origin.clip is not None:
+        clip = f"Frames are taken so: {run.data.clip}."
+    own = [*notes, *meaning(model), *(unfinished_of(model) if origin is None else [])]
     return PAGE.format(
         front="\n".join(front),
-        title=f"VideoMAE, {'fine-tuned' if model.tuned else 'pre-trained'}: {folder.resolve().name}",
+        title=f"{stage(model, architecture)}: {whose}",
         what=described(architecture, model),
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
         architecture=architecture,
@@ -88,24 +94,72 @@ def card(model: Trained, architecture: str, notes: Sequence[str], licence: str |
         channels=run.data.channels,
         height=height,
         width=width,
-        clip=run.data.clip,
-        notes="\n".join(f"- {note}" for note in [*notes, *meaning(model), *unfinished_of(model)]),
-        numbers=numbers_of(folder),
-        recipe="\n".join(["| setting | value |", "|---|---|", *recipe(model)]),
+        clip=clip,
+        notes="\n".join(f"- {note}" for note in own),
+        history=history(model) if origin is None else assumed(origin),
         licence=licence or "None is stated: ask whoever trained this before you use it.",
     )
 
 
+def folder_of(model: Trained) -> Path:
+    """The folder of a run."""
+    return model.path if model.path.is_dir() else model.path.parent
+
+
+def stage(model: Trained, architecture: str) -> str:
+    """How far it was trained, as far as that is known."""
+    if model.origin is not None and architecture == "VideoMAEModel":
+        return "encoder"
+    return "fine-tuned" if model.tuned else "pre-trained"
+
+
 def described(architecture: str, model: Trained) -> str:
-    """What is in the folder."""
+    """What is in the folder, and who made it."""
+    origin = model.origin
     if architecture == "VideoMAEForPreTraining":
         what = "An encoder of video and the decoder that it was pre-trained with, without labels."
     elif architecture == "VideoMAEModel":
         made = "from a fine-tuned network" if model.tuned else "pre-trained without labels"
-        what = f"An encoder of video, {made}."
+        what = f"An encoder of video, {made}." if origin is None else "An encoder of video."
     else:
         what = "A network that says what happens in a clip."
-    return what + " Trained with tubelet."
+    if origin is None:
+        return what + " Trained with tubelet."
+    return f"{what} Converted from {origin.file} ({origin.format}) by tubelet; how it was trained is not known here."
+
+
+def trained_so(model: Trained) -> dict[str, str]:
+    """How a run was trained, from what, on what, and with what."""
+    run = model.run
+    masked = f", {type(run.method.mask).__name__} mask" if hasattr(run.method, "mask") else ""
+    start = started_from(run)
+    return {
+        "clips": f"{run.data.clip}, {run.data.size[0]}x{run.data.size[1]} pixels",
+        "method": type(run.method).__name__ + masked,
+        "training": f"{run.training.epochs:g} epochs, batch {run.training.batch}, seed {run.training.seed}",
+        **({"started from": start} if start else {}),
+        **data_of(folder_of(model)),
+    }
+
+
+def started_from(run: Run) -> str:
+    """The name of the weights that a run began with; none: from scratch."""
+    init = getattr(run.method, "init", None) or run.training.init
+    return bare(init) if init else ""
+
+
+def known(origin: Origin, architecture: str) -> dict[str, str]:
+    """All that is known of weights of others, beside their encoder."""
+    height, width = origin.size
+    facts = {"clips": f"{origin.clip or f'{origin.frames} frames'}, {height}x{width} pixels"}
+    if architecture == "VideoMAEForPreTraining" and origin.decoder is not None:
+        d, target = origin.decoder, {True: "normalised pixels", False: "pixels", None: "pixels"}[origin.normalised]
+        facts |= {"decoder": f"{d.depth} blocks, {d.width} wide, {d.heads} heads", "target": target}
+    if architecture == "VideoMAEForVideoClassification":
+        names, count = origin.labels, len(origin.labels)
+        told = ", ".join(names[:SHOWN]).replace("|", "\\|") + f" and {count - SHOWN} more" * (count > SHOWN)
+        facts["classes"] = f"{count}, without names" if names == tuple(map(str, range(count))) else f"{count}: {told}"
+    return facts
 
 
 def meaning(model: Trained) -> list[str]:
@@ -136,13 +190,17 @@ def data_of(folder: Path) -> dict[str, str]:
     return found | ({"made with": f"{versions}, {str(made.get('date', ''))[:10]}"} if versions else {})
 
 
-def bare(source: Any) -> str:
-    """The last name of a path.
+def history(model: Trained) -> str:
+    """What was measured of a run, and every setting."""
+    return HISTORY.format(
+        numbers=numbers_of(folder_of(model)),
+        recipe="\n".join(["| setting | value |", "|---|---|", *recipe(model.run)]),
+    )
 
-    >>> bare("/home/me/videos"), bare("ucf101:/data/UCF101:train:1"), bare(None)
-    ('videos', 'ucf101:UCF101:train:1', 'None')
-    """
-    return ":".join(Path(part).name for part in str(source).split(":"))
+
+def assumed(origin: Origin) -> str:
+    """What reading the weights of others unwrapped, assumed and recomputed."""
+    return "\n".join(["## What was read, and what was assumed", "", *(f"- {note}" for note in origin.notes)])
 
 
 def numbers_of(folder: Path) -> str:
@@ -164,7 +222,6 @@ def numbers_of(folder: Path) -> str:
     return "\n\n".join(found) or "None was measured."
 
 
-def recipe(model: Trained) -> list[str]:
+def recipe(run: Run) -> list[str]:
     """Every setting, in rows; of what names a path only its last name."""
-    rows = [(name, bare(value) if name in PATHS else value) for name, value in flat(json.loads(to_json(model.run)))]
-    return [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]
+    return [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in flat(settings(run))]

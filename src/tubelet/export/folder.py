@@ -64,7 +64,7 @@ def config_of(model: Trained) -> dict[str, Any]:
         "layer_norm_eps": EPS,
         "qkv_bias": True,
         "qv_bias": True,
-        "use_mean_pooling": model.tuned,
+        "use_mean_pooling": not model.normed,
     }
     if isinstance(network, MaskedAutoencoder):
         decoder = run.method.decoder

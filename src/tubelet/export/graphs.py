@@ -19,13 +19,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tubelet.config import Run, to_json
+from tubelet.config import Run
+from tubelet.export.about import about
 from tubelet.export.trained import Part, noise
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 from tubelet.train.checkpoint import SaveError, load_classifier, load_encoder
+from tubelet.weights.load import others
+from tubelet.weights.origin import Origin
 
 OPSET = 18  # of ONNX; what onnxruntime 1.14 and later have
 NEAR = 1e-4  # largest difference from PyTorch that is kept, relative to the largest output
@@ -61,7 +64,8 @@ class Written:
 def write_onnx(path: Path | str, out: Path, part: Part | None = None) -> Written:
     """Writes a run as ONNX with any number of clips; input "video", output "tokens" or "logits".
 
-    The run is in the file's metadata, as `run`; above 2 GB the weights lie beside it.
+    What is told of the run is in the metadata, as `run`; of weights of others, as `converted`. Above 2 GB the weights
+    lie beside it.
 
     Raises:
         FileNotFoundError: no run there.
@@ -89,20 +93,20 @@ def tried(
     out: Path,
     part: Part | None,
     suffix: str,
-    save: Callable[[torch.export.ExportedProgram, Path, str, Run], None],
+    save: Callable[[torch.export.ExportedProgram, Path, str, dict[str, str]], None],
     runner: Callable[[Path], Runner],
 ) -> Written:
     """Saves a run beside `out`, compares what it gives with PyTorch, and only then puts it into place."""
     if out.suffix != suffix or out.exists() or data_of(out).exists():
         raise ValueError(f"{out} is there already or is no {suffix}; choose another --out")
-    network, run = network_of(path, part)
+    network, run, origin = network_of(path, part)
     output: Literal["tokens", "logits"] = "logits" if isinstance(network, Classifier) else "tokens"
     model = FromClips(network, run.encoder.patch).eval().requires_grad_(False)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with quiet(), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
             beside = Path(name)
-            save(program_of(model, run), beside / out.name, output, run)
+            save(program_of(model, run), beside / out.name, output, about(run, origin))
             error, largest = compared(model, runner(beside / out.name), run)
             if not error <= NEAR * max(largest, 1.0):  # also where it is not a number
                 raise ValueError(
@@ -122,33 +126,46 @@ def data_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.data")
 
 
-def network_of(path: Path | str, part: Part | None) -> tuple[ViT | Classifier, Run]:
-    """A fine-tuned network, or an encoder, and its run.
+def network_of(path: Path | str, part: Part | None) -> tuple[ViT | Classifier, Run, Origin | None]:
+    """A fine-tuned network, or an encoder, and its run; of weights of others, where they come from.
 
     Raises:
         ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips.
     """
-    encoder, run = load_encoder(path)
-    headed = isinstance(run.method, Supervised)  # not every encoder without a last norm was fine-tuned
-    if part == "whole" and not headed:
+    other = others(path)
+    if other is not None:
+        network, run, origin = other
+    else:
+        network, run = load_encoder(path)
+        origin = None
+        if isinstance(run.method, Supervised) and part != "encoder":  # not every encoder without a last norm has a head
+            network, run = load_classifier(path)
+    if isinstance(network, Classifier) and part != "encoder":
+        return network, run, origin
+    if part == "whole":
         raise ValueError(f"{path} is pre-trained: beside its encoder there is nothing to use. Use --part encoder")
-    return load_classifier(path) if headed and part != "encoder" else (encoder, run)
+    encoder = network if isinstance(network, ViT) else network.encoder
+    assert isinstance(encoder, ViT)
+    return encoder, run, origin
 
 
 def program_of(model: FromClips, run: Run) -> torch.export.ExportedProgram:
-    """The network as one graph, for one clip or more."""
+    """The network as one graph, for one clip or more; without the lines of code, whose files have paths."""
     clips = {"video": {0: torch.export.Dim("clips", min=1)}}
-    return torch.export.export(model, (noise(run, 2),), dynamic_shapes=clips)
+    program = torch.export.export(model, (noise(run, 2),), dynamic_shapes=clips)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
 
 
-def save_onnx(program: torch.export.ExportedProgram, file: Path, output: str, run: Run) -> None:
+def save_onnx(program: torch.export.ExportedProgram, file: Path, output: str, told: dict[str, str]) -> None:
     """Writes a graph as ONNX."""
     graph = program.run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: pooled})
     made = torch.onnx.export(
         graph, (), dynamo=True, input_names=["video"], output_names=[output], opset_version=OPSET, verbose=False
     )
     assert made is not None
-    made.model.metadata_props["run"] = to_json(run)
+    made.model.metadata_props.update(told)
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     made.save(file, external_data=size > ONE_FILE)
 
@@ -168,9 +185,9 @@ def run_onnx(file: Path) -> Runner:
     return lambda video: session.run(None, {"video": video.numpy()})[0]
 
 
-def save_pt2(program: torch.export.ExportedProgram, file: Path, output: str, run: Run) -> None:
-    """Writes a graph as torch.export does; the run lies in it, as `run.json`."""
-    torch.export.save(program, file, extra_files={"run.json": to_json(run)})
+def save_pt2(program: torch.export.ExportedProgram, file: Path, output: str, told: dict[str, str]) -> None:
+    """Writes a graph as torch.export does; what is told of it lies in it, as `run.json` or `converted.json`."""
+    torch.export.save(program, file, extra_files={f"{name}.json": text for name, text in told.items()})
 
 
 def run_pt2(file: Path) -> Runner:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tubelet.export.trained import Part, trained
+from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.train.checkpoint import atomically
 from tubelet.weights.names import written
 from tubelet.weights.videomae import FINETUNED, PRETRAINED
@@ -28,6 +29,11 @@ def write_official(path: Path | str, out: Path, part: Part | None = None) -> lis
     if out.suffix not in (".pth", ".pt") or out.exists():
         raise ValueError(f"{out} is there already or is no .pth; choose another --out")
     model = trained(path, part)
+    if isinstance(model.network, MaskedAutoencoder) and not model.normed:
+        raise ValueError(
+            f"{path}: the encoder of VideoMAE's pre-training ends with a norm, this one does not. Write the encoder "
+            "alone (--part encoder), or --to hf"
+        )
     state = to_official(model.state(), model.run.encoder.patch, model.tuned)
     atomically(out, lambda file: torch.save({"model": state}, file))
     return [model.note] * bool(model.note)

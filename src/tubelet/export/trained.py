@@ -17,6 +17,8 @@ from tubelet.nn.vit import ViT
 from tubelet.targets import Pixels, inputs
 from tubelet.train.checkpoint import load, load_classifier, load_encoder
 from tubelet.types import TokenMask
+from tubelet.weights.load import others
+from tubelet.weights.origin import Origin
 
 Part = Literal["encoder", "whole"]
 
@@ -27,15 +29,23 @@ class Trained:
 
     network: ViT | Classifier | MaskedAutoencoder
     run: Run
+    """Of weights of others, one that could have made them: see `origin`."""
     path: Path
     """Folder of the run, or a file of it."""
     note: str = ""
     """Why this is the encoder alone, where nobody asked for that."""
+    origin: Origin | None = None
+    """Where weights of others come from; none: they are of `run`."""
 
     @property
     def tuned(self) -> bool:
         """Whether it is fine-tuned, or the encoder of what is: then it has no last norm."""
-        return isinstance(self.encoder.norm, nn.Identity)
+        return not (self.normed or isinstance(self.network, MaskedAutoencoder))
+
+    @property
+    def normed(self) -> bool:
+        """Whether the encoder ends with a norm."""
+        return not isinstance(self.encoder.norm, nn.Identity)
 
     @property
     def encoder(self) -> ViT:
@@ -49,7 +59,7 @@ class Trained:
 
 
 def trained(path: Path | str, part: Part | None = None) -> Trained:
-    """The network of a run for a format of the VideoMAE family, on the CPU.
+    """The network of a run, or of weights of others, for a format of the VideoMAE family, on the CPU.
 
     Without `part` all of it, if the family has that: a fine-tuned network, or encoder and decoder. Else the encoder,
     and `note` says why.
@@ -59,6 +69,8 @@ def trained(path: Path | str, part: Part | None = None) -> Trained:
         ValueError: a setting that the family cannot express; names it.
     """
     path = Path(path)
+    if (other := others(path)) is not None:
+        return of_others(*other, path, part)
     encoder, run = load_encoder(path)
     encoder_fits(run)
     if part == "encoder":
@@ -73,6 +85,26 @@ def trained(path: Path | str, part: Part | None = None) -> Trained:
     method = load(path)
     assert isinstance(method, MaskedAutoencoder)
     return Trained(method, run, path)
+
+
+def of_others(network: nn.Module, run: Run, origin: Origin, path: Path, part: Part | None) -> Trained:
+    """The same of weights of others, which are whole as they are: what they have beside the encoder was read as
+    VideoMAE's own.
+
+    Raises:
+        ValueError: an encoder that the family cannot express, or all is asked for and there is nothing beside it.
+    """
+    encoder_fits(run)
+    if isinstance(network, Classifier | MaskedAutoencoder):
+        encoder = network.encoder
+        assert isinstance(encoder, ViT)
+        return Trained(encoder if part == "encoder" else network, run, path, origin=origin)
+    assert isinstance(network, ViT)
+    lack = f"{origin.file} holds nothing else that is known"
+    if part == "whole":
+        raise ValueError(f"{path} cannot be written as a whole: {lack}. Write its encoder: --part encoder")
+    note = "" if part else f"only the encoder is written: {lack}"
+    return Trained(network, run, path, note, origin)
 
 
 def encoder_fits(run: Run) -> None:

@@ -98,7 +98,6 @@ PRESETS = {
     "image-mae-b": "tubelet.methods.image_mae:b",
     "image-mae-l": "tubelet.methods.image_mae:l",
     "image-mae-h": "tubelet.methods.image_mae:h",
-    "image-mae-frames-b": "tubelet.methods.image_mae:frames_b",
     "image-mae-few-cpu": "tubelet.methods.image_mae:few_cpu",
     "omni-mae-b": "tubelet.methods.omni_mae:b",
     "omni-mae-few-cpu": "tubelet.methods.omni_mae:few_cpu",

@@ -53,11 +53,6 @@ def h() -> Run:
     return _recipe("h", patch=14)
 
 
-def frames_b() -> Run:
-    """Kinetics-400, a frame of each video, ViT-B, as image-mae-b. No published number."""
-    return b()
-
-
 def few_cpu() -> Run:
     """As videomae-few-cpu, of single frames; finetune-few-cpu --inflate follows. No published number."""
     run = videomae.few_cpu()

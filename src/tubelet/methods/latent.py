@@ -22,7 +22,7 @@ longer that is cut off.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,6 @@ COLLAPSED = 0.1  # of the deviation that normed features have which differ
 class Latent:
     """Hide tokens, predict a teacher's features of them."""
 
-    pictured: ClassVar[bool] = True  # takes pictures among videos
     masks: tuple[Any, ...] = (MultiBlock(8, 0.15), MultiBlock(2, 0.7))  # Maskers
     """Which tokens are hidden: every clip is seen once with each mask, and one pass of the teacher serves all."""
     decoder: Any = field(default_factory=lambda: Decoder(384, 12, 16, position="axes"))  # or CrossDecoder, or Head
@@ -94,9 +93,17 @@ class Latent:
                 f"--method.layers {self.layers} cannot be used; expected numbers of the teacher's {depth} blocks, from "
                 "1 up, ascending"
             )
+        self.try_masks(grid, channels)
+        return LatentLearner(self, encoder, grid, channels)
+
+    def try_masks(self, grid: Grid, channels: int) -> None:
+        """Hides a clip of a grid with each mask; `config.checked` tries so whether pictures can be shown among videos.
+
+        Raises:
+            ValueError: a mask hides nothing or everything.
+        """
         for mask in self.masks:
             mask(blank(grid, channels), grid, Draws(0, 0, [0]))
-        return LatentLearner(self, encoder, grid, channels)
 
 
 class LatentLearner(Method):

@@ -1,7 +1,7 @@
 """The module that all masked autoencoders share; a paper chooses mask, target and decoder."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -21,7 +21,6 @@ from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Motion, Targ
 class Masked:
     """Hide tokens, imagine them."""
 
-    pictured: ClassVar[bool] = True  # takes pictures among videos
     mask: Any = field(default_factory=Tube)  # a Masker; the preset's own class gives the flags
     """Which tokens are hidden."""
     target: Any = field(default_factory=Pixels)  # a Target
@@ -47,8 +46,16 @@ class Masked:
         if not 0 < self.predict <= 1:
             raise ValueError(f"--method.predict {self.predict:g}: it must be above 0 and at most 1 (all hidden tokens)")
         for each in (grid, replace(grid, T=1)) if self.still else (grid,):
-            chosen(self, blank(each, channels), each, Draws(0, 0, [0]))
+            self.try_masks(each, channels)
         return MaskedAutoencoder(self, encoder, grid, channels)
+
+    def try_masks(self, grid: Grid, channels: int) -> None:
+        """Hides a clip of a grid; `config.checked` tries so whether pictures can be shown among videos.
+
+        Raises:
+            ValueError: the mask hides nothing or everything.
+        """
+        chosen(self, blank(grid, channels), grid, Draws(0, 0, [0]))
 
 
 class MaskedAutoencoder(Method):

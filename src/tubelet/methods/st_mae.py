@@ -9,8 +9,9 @@ Paper: Kinetics-400, fine-tuned top-1: ViT-B 81.3, ViT-L 84.8, ViT-H 85.1; how l
     tubelet pretrain st-mae-k400-l --data kinetics:DIR:train
 
 Settings are the released command's; its rate does not count the repeats. Where this differs: no class token, inputs
-normalised by ImageNet's statistics, keys without a bias, no un-shuffling in the decoder (which changes no result), and
-the repeats are crops of one clip, where the released ones begin at other times too (`--data.clips 4 --data.repeats 1`).
+normalised by ImageNet's statistics, keys without a bias, no un-shuffling in the decoder (which changes no result), no
+weight decay of positions and mask token (the released fine-tuning has none of positions either), and the repeats are
+crops of one clip, where the released ones begin at other times too (`--data.clips 4 --data.repeats 1`).
 """
 
 from dataclasses import replace

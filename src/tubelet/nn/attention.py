@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tubelet.nn.rotary import turned
+
 SHORT = 512  # tokens; longest sequence for which `attend` writes the products out
 EPS = 1e-6  # of every LayerNorm in the MAE family; PyTorch's own default is 1e-5
 
@@ -15,25 +17,34 @@ class Attention(nn.Module):
     A bias on the keys shifts every logit of a query alike, so softmax cannot see it; but as a third of an ordinary
     `qkv` bias it drifts under AdamW, and it spoils the parameter totals. So it is a constant zero.
     Source: BEiT (arXiv:2106.08254) and VideoMAE's released model.
+
+    Where positions are rotary, keys with their bias are turned by place, so it matters and is learnt, as in V-JEPA 2.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, rotary: bool = False) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads; {width % heads} are left over")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
+        self.k_bias = nn.Parameter(torch.zeros(width)) if rotary else None
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "_ 1 n n"] | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        allowed: Bool[Tensor, "_ 1 n n"] | None = None,
+        turn: Float[Tensor, "2 _ 1 n c"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        keys = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+        bias = torch.cat([self.q_bias, keys, self.v_bias])
         parts = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)  # after the cut: its gradient is then put together in place
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
         return self.proj(attend(q, k, v, allowed).transpose(1, 2).reshape(b, n, d))
 
 
@@ -73,18 +84,21 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention, then a pre-norm MLP, each added to its input."""
 
-    def __init__(self, width: int, heads: int, hidden: int, drop_path: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, drop_path: float = 0.0, rotary: bool = False) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, rotary)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = MLP(width, hidden)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "_ 1 n n"] | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        allowed: Bool[Tensor, "_ 1 n n"] | None = None,
+        turn: Float[Tensor, "2 _ 1 n c"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        x = x + self.dropped(self.attn(self.norm1(x), allowed))
+        x = x + self.dropped(self.attn(self.norm1(x), allowed, turn))
         return x + self.dropped(self.mlp(self.norm2(x)))
 
     def dropped(self, branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

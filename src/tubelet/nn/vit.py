@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
 from tubelet.nn.divided import DividedBlock, Where, still_at_first
-from tubelet.nn.patches import Position, Positions, take
+from tubelet.nn.patches import Positions, take
+from tubelet.nn.rotary import Rotary
 from tubelet.types import Grid
 
 
@@ -29,9 +30,10 @@ class Encoder:
     """Channels inside the MLP."""
     patch: tuple[int, int, int] = (2, 16, 16)
     """Cube of pixels that becomes one token: frames, height, width."""
-    position: Position = "index"
+    position: Literal["index", "axes", "plane", "learned", "rotary"] = "index"
     """Sinusoid of the token's index (VideoMAE), of slot, row and column: axes (small models learn sooner), MAE's table
-    for images with time added: plane, or learned (MAE-ST)."""
+    for images with time added: plane, or learned (MAE-ST). Rotary: no table, but queries and keys are turned in every
+    block, and keys have a bias (V-JEPA 2; joint attention, no class token)."""
     attention: Literal["joint", "divided"] = "joint"
     """Every token looks at all (VideoMAE), or over time and then over space (TimeSformer; a third more weights)."""
     class_token: bool = False
@@ -42,7 +44,11 @@ class Encoder:
     """Recompute each block in the backward pass: about a third more compute for far less memory."""
 
     def build(self, grid: Grid, channels: int) -> "ViT":
-        """The encoder for clips of `grid`, freshly initialised from torch's global generator."""
+        """The encoder for clips of `grid`, freshly initialised from torch's global generator.
+
+        Raises:
+            ValueError: settings that do not go together, or a width that cannot be shared out.
+        """
         return ViT(self, grid, channels)
 
 
@@ -72,10 +78,20 @@ class ViT(nn.Module):
         self.embed = nn.Linear(pt * ph * pw * channels, shape.width)  # keeps PyTorch's default, as the released Conv3d
         drops = [shape.drop_path * i / max(shape.depth - 1, 1) for i in range(shape.depth)]
         self.divided = shape.attention == "divided"
-        kind = DividedBlock if self.divided else Block
-        self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
+        rotary = shape.position == "rotary"
+        if rotary and (self.divided or shape.class_token):
+            other = "divided attention" if self.divided else "a class token"
+            raise ValueError(f"--encoder.position rotary does not go with {other}; use another position")
+        sizes = shape.width, shape.heads, shape.hidden
+        self.blocks = nn.ModuleList(
+            DividedBlock(*sizes, drop) if self.divided else Block(*sizes, drop, rotary) for drop in drops
+        )
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
-        self.position = Positions(shape.position, grid, shape.width)
+        self.position: Positions | Rotary = (
+            Rotary(grid, shape.width // shape.heads)
+            if shape.position == "rotary"
+            else Positions(shape.position, grid, shape.width)
+        )
         self.class_token: nn.Parameter | None = None
         if shape.class_token:
             if self.divided:
@@ -101,19 +117,24 @@ class ViT(nn.Module):
         that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM).
         """
         assert allowed is None or not (self.divided or self.class_token is not None)
-        table = self.position()
         x = self.embed(patches)
         if instead is not None:
             x = torch.where(instead[1].unsqueeze(2), instead[0].to(x.dtype), x)
-        x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
-        where = Where.of(ids, self.grid, patches.shape[1]) if self.divided else allowed
+        told: tuple[Where | Tensor | None, ...] = (allowed,)
+        if isinstance(self.position, Rotary):
+            told = allowed, self.position(ids, patches.shape[1])
+        else:
+            table = self.position()
+            x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
+        if self.divided:
+            told = (Where.of(ids, self.grid, patches.shape[1]),)
         front = 0
         if self.class_token is not None:
             front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         tapped = []
         for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
             recompute = self.checkpointing and self.training
-            x = checkpoint(block, x, where, use_reentrant=False) if recompute else block(x, where)
+            x = checkpoint(block, x, *told, use_reentrant=False) if recompute else block(x, *told)
             if number in taps:
                 tapped.append(x[:, front:])
         if len(self.blocks) + 1 in taps:

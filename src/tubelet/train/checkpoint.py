@@ -19,6 +19,8 @@ from tubelet.nn.vit import ViT
 from tubelet.types import Method
 from tubelet.weights import archive as archives
 from tubelet.weights import load as foreign
+from tubelet.weights.hub import on_hub
+from tubelet.weights.origin import run_of
 
 
 class SaveError(OSError):
@@ -144,14 +146,16 @@ def load(path: Path | str) -> nn.Module:
     """The network of a run or of a file, on the CPU.
 
     Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
-    ours or another's (docs/weights.md), what is in it: a masked autoencoder, a `Classifier`, or a `ViT`.
+    ours or another's (docs/weights.md) or on the hub ("hub:OWNER/NAME"), what is in it: a masked autoencoder, a
+    `Classifier`, or a `ViT`.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: not of this version of tubelet, or of no format that is known.
     """
     path = Path(path)
-    if path.exists() and not (path / "checkpoints").is_dir() and not (path / "run.json").is_file():
+    run = (path / "checkpoints").is_dir() or (path / "run.json").is_file()
+    if on_hub(path) or (path.exists() and not run):
         return foreign.network(path)[0]
     return load_method(path)
 
@@ -219,6 +223,6 @@ def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
         ValueError: a file of no format that is known, or a damaged one.
     """
     archive = archives.read(path)
-    if "run" in archive.about:
-        return foreign.kept(archive.state), from_json(archive.about["run"]), archive.path
+    if (run := run_of(archive)) is not None:
+        return foreign.kept(archive.state), run, archive.path
     return foreign.weights_of(archive)

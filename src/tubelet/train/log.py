@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tubelet.data.joint import LOSSES
 from tubelet.train.checkpoint import SaveError, atomically, void
 
 SHOWN = 5  # notes; a large data set has hundreds
@@ -21,9 +22,9 @@ PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a
 class Log:
     """Writes one line a step to metrics.jsonl, and shows where the run is.
 
-    Lines hold step, epoch, loss, lr, gradient norm and what else the method tells, which a resumed run repeats bit for
-    bit, and the timings
-    seconds, clips_per_second and data_wait (share of the time spent waiting for videos), which it cannot.
+    Lines hold step, epoch, loss (where some steps show pictures, also by the name of its kind), lr, gradient norm and
+    what else the method tells, which a resumed run repeats bit for bit, and the timings seconds, clips_per_second and
+    data_wait (share of the time spent waiting for videos), which it cannot.
     """
 
     def __init__(self, folder: Path, start: int, steps: int, quiet: bool = False, tensorboard: bool = False) -> None:
@@ -65,14 +66,15 @@ class Log:
     def line(self, step: int, values: dict[str, float]) -> None:
         """One optimiser step; `step` counts those done."""
         self.append(self.path, json.dumps({"step": step} | values))
-        for name in ("loss", "clips_per_second", "data_wait"):
+        for name in {"loss", *LOSSES, "clips_per_second", "data_wait"} & values.keys():
             before = self.smooth.get(name, values[name])
             self.smooth[name] = before + 0.05 * (values[name] - before)
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        kinds = [f"{self.smooth[name]:.4f} {name.removeprefix('loss_')}" for name in LOSSES if name in self.smooth]
         shown: dict[str, Any] = {
-            "loss": f"{self.smooth['loss']:.4f}",
+            "loss": ", ".join(kinds) or f"{self.smooth['loss']:.4f}",
             "speed": f"{self.smooth['clips_per_second']:.0f}",
             "wait": f"{self.smooth['data_wait']:.0%}",
         }

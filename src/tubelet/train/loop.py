@@ -28,6 +28,8 @@ from tubelet.train.start import fitting, started
 from tubelet.train.teacher import teach, with_shape
 from tubelet.types import Batch, Draws, Method
 
+COMPILED = ("encoder", "decoder", "teacher", "projector", "predictor", "momentum_encoder", "momentum_projector")
+
 
 class TrainingError(RuntimeError):
     """A run had to stop; what to change is in the message."""
@@ -72,7 +74,7 @@ def train(
     folder = Path(out)
     run = with_shape(run, folder if resume else None)
     changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
-    grid, device = run.grid(), pick_device(run.training.device)
+    grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
     precision = pick_precision(run.training.precision, device)
     init = run.training.init if changed is None else None
     weights = None if init is None else fitting(run, init, run.training.inflate)
@@ -98,7 +100,7 @@ def train(
         optimiser = adamw(method, run.optim)
         start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
-            for name in ("encoder", "decoder", "teacher", "momentum_encoder"):
+            for name in COMPILED:
                 if isinstance(part := getattr(method, name, None), torch.nn.Module):
                     part.compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
@@ -150,6 +152,7 @@ def train(
                     {
                         "epoch": (step + 1) * plan.each / plan.videos,
                         "loss": loss,
+                        **({images.loss(step): loss} if images else {}),
                         "lr": lr,
                         "gradient_norm": norm,
                         **told,

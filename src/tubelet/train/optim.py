@@ -26,8 +26,12 @@ def half_cosine(step: int, steps: int, first: float, last: float) -> float:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices only, and not the mask token."""
-    return parameter.ndim > 1 and not name.endswith(("bias", "mask_token"))
+    """Whether weight decay applies: matrices only, and neither the mask token nor learnt positions.
+
+    Source: the released code of VideoMAE, which lists positions, class and mask token as names without decay; MAE-ST's
+    does in fine-tuning.
+    """
+    return parameter.ndim > 1 and not name.endswith(("bias", "mask_token", "position.slot", "position.place"))
 
 
 def scale(name: str, depth: int, layer_decay: float) -> float:

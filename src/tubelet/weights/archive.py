@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tubelet.weights.args import args_of
 from tubelet.weights.claims import checked
+from tubelet.weights.hub import fetched
 
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -46,10 +48,12 @@ class Archive:
     """Its preprocessor_config.json."""
     notes: tuple[str, ...] = ()
     """What was unwrapped."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """What of the `args` beside the weights is known (weights/args.py)."""
 
 
 def read(path: Path | str) -> Archive:
-    """The tensors of a file (safetensors, .pth, .pt, .bin), of a folder of transformers or of DeepSpeed.
+    """The tensors of a file (safetensors, .pth, .pt, .bin), of a folder of transformers or of DeepSpeed, or of the hub.
 
     Tensors of safetensors and of today's torch files are mapped, not copied. Containers and prefixes that training
     leaves behind are taken off, and that is noted.
@@ -58,7 +62,7 @@ def read(path: Path | str) -> Archive:
         FileNotFoundError: nothing there.
         ValueError: a file that cannot be read, or must not be.
     """
-    path = chosen(Path(path))
+    path = chosen(fetched(path))
     if path.name.endswith(".index.json"):
         found: tuple[Any, dict[str, str]] = sharded(path), {}
     else:
@@ -67,7 +71,8 @@ def read(path: Path | str) -> Archive:
     state = plain(path, found[0], notes)
     beside = {name: settings(path.parent / f"{name}.json") for name in ("config", "preprocessor_config")}
     config = beside["config"] if "model_type" in beside["config"] else {}
-    return Archive(path, state, found[1], config, beside["preprocessor_config"] if config else {}, tuple(notes))
+    processor = beside["preprocessor_config"] if config else {}
+    return Archive(path, state, found[1], config, processor, tuple(notes), args_of(found[0]))
 
 
 def chosen(path: Path) -> Path:
@@ -264,10 +269,11 @@ def plain(path: Path, found: Any, notes: list[str]) -> dict[str, Tensor]:
     for _ in range(DEEP):
         if (inner := container(found)) is None:
             break
+        used = {inner, "args"} if args_of(found) else {inner}
         beside = [
             f"{name} (a tensor)" if isinstance(value, Tensor) else str(name)
             for name, value in found.items()
-            if name != inner
+            if name not in used
         ]
         more = f" and {len(beside) - 8} more" if len(beside) > 8 else ""
         said = f"; beside it and not used: {', '.join(beside[:8])}{more}" if beside else ""

@@ -30,11 +30,11 @@ def heads_of(width: int, given: int | None, report: Report, of: str = "heads") -
     return given
 
 
-def fused(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
-    """The state with every attention in our names: `qkv.weight`, `q_bias`, `v_bias`.
+def fused(state: dict[str, Tensor], report: Report, keys: bool = False) -> dict[str, Tensor]:
+    """The state with every attention in our names: `qkv.weight`, `q_bias`, `v_bias`, and with `keys` also `k_bias`.
 
     Taken are separate `query`, `key`, `value` with biases of their own or `q_bias` and `v_bias` (both, where they are
-    equal), and a joint `qkv.bias`. A bias of the keys is left out: it changes no output.
+    equal), and a joint `qkv.bias`. Without `keys` a bias of the keys is left out: it changes no output.
 
     Raises:
         ValueError: one of the three is missing, or two kinds of biases contradict.
@@ -52,7 +52,7 @@ def fused(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
         if match := re.fullmatch(r"(.*attn\.)(query|key|value)\.bias", name):
             bias, stem, part = found.pop(name), match[1], match[2]
             ours = f"{stem}{part[0]}_bias"
-            if part == "key":
+            if part == "key" and not keys:
                 left_out(bias, name, report)
             elif ours in found and not torch.equal(found[ours], bias):
                 raise ValueError(
@@ -62,9 +62,12 @@ def fused(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
             else:
                 found[ours] = bias
         elif match := re.fullmatch(r"(.*attn\.)qkv\.bias", name):
-            query, key, value = found.pop(name).chunk(3)
-            left_out(key, name, report)
-            found |= {f"{match[1]}q_bias": query.clone(), f"{match[1]}v_bias": value.clone()}
+            query, key, value = (part.clone() for part in found.pop(name).chunk(3))
+            found |= {f"{match[1]}q_bias": query, f"{match[1]}v_bias": value}
+            if keys:
+                found[f"{match[1]}k_bias"] = key
+            else:
+                left_out(key, name, report)
     return found
 
 

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tubelet.data.sampling import Dense, Segments, Spread
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import Positions, sinusoid_of_plane
 from tubelet.nn.vit import Encoder
@@ -46,13 +47,15 @@ class Found:
     size: tuple[int, int]
     report: Report
     labels: tuple[str, ...] = ()
-    normalised: bool = True
-    """Whether the decoder predicts normalised pixels."""
+    normalised: bool | None = None
+    """Whether the decoder predicts normalised pixels; none: the file does not say."""
     channels: int = 3
     normed: bool = True
     """Whether the encoder ends with a norm; those of classifiers never do."""
     trained: Grid | None = field(default=None)
     """The grid it was trained on, where its fixed positions are to be interpolated from that."""
+    clip: Dense | Segments | Spread | None = None
+    """Which frames of a video made a clip; none: the file does not say."""
 
     @property
     def grid(self) -> Grid:
@@ -80,6 +83,17 @@ def grid_if(frames: int, size: tuple[int, int], patch: tuple[int, int, int]) -> 
 def begun(archive: Archive, what: str) -> Report:
     """A report of a file that was taken for a format."""
     return Report(archive.path, what, notes=list(archive.notes))
+
+
+def agreed(config: dict[str, Any], ours: dict[str, Any], report: Report) -> None:
+    """Checks that a config.json, where it tells these, tells what the tensors tell.
+
+    Raises:
+        ValueError: it contradicts them.
+    """
+    for key, value in ours.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{report.path} and the config.json beside it contradict: {key} {value} and {config[key]}")
 
 
 def cubes(state: dict[str, Tensor], name: str, report: Report) -> tuple[int, int, int]:
@@ -216,5 +230,6 @@ def is_plane(table: Tensor, grid: Grid) -> bool:
 
 def interpolated(positions: Positions, width: int, encoder: Encoder, trained: Grid, grid: Grid) -> None:
     """Replaces a fixed table by that of the trained grid, interpolated; it is not saved with the weights."""
+    assert encoder.position != "rotary"  # which has no table
     table = Positions(encoder.position, trained, width)()
     positions.fixed = resized(table, (trained.T, trained.H, trained.W), (grid.T, grid.H, grid.W))

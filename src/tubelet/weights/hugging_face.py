@@ -11,7 +11,7 @@ from torch import Tensor
 from tubelet.nn.attention import EPS
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused, heads_of
-from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, picked, restated
+from tubelet.weights.found import Asked, Found, agreed, begun, cube, cubes, embeds, grid_if, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, renamed
 from tubelet.weights.videomae import geometry
@@ -99,15 +99,8 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
         told = int(config["decoder_num_attention_heads"])
         decoder = type(decoder)(decoder.width, decoder.depth, heads_of(decoder.width, told, report), decoder.mlp_ratio)
         report.notes = [line for line in report.notes if "heads in the decoder" not in line]
-    for key, ours in (
-        ("hidden_size", width),
-        ("num_hidden_layers", encoder.depth),
-        ("intermediate_size", encoder.hidden),
-        ("patch_size", patch[1]),
-        ("tubelet_size", patch[0]),
-    ):
-        if key in config and config[key] != ours:
-            raise ValueError(f"{report.path} and the config.json beside it contradict: {key} {ours} and {config[key]}")
+    ours = {"hidden_size": width, "num_hidden_layers": encoder.depth, "intermediate_size": encoder.hidden}
+    agreed(config, ours | {"patch_size": patch[1], "tubelet_size": patch[0], "hidden_act": "gelu"}, report)
     if (eps := config.get("layer_norm_eps", EPS)) != EPS:
         report.notes.append(
             f"norms of eps {eps:g} there (1e-05 in transformers' decoder and head), {EPS:g} here as in VideoMAE's own "
@@ -128,7 +121,7 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
         asked.size or (height, across),
         report,
         labels,
-        normalised=config.get("norm_pix_loss", True),
+        normalised=config.get("norm_pix_loss", True if config else None),
         channels=state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2]),
         normed="encoder.norm.weight" in state or not config.get("use_mean_pooling", True),
         trained=grid_if(known[0], (height, across), patch),

@@ -10,8 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tubelet.config import Run, from_json, preset, to_json
-from tubelet.data.labels import Labels
+from tubelet.config import Run, to_json
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.inflate import inflated
 from tubelet.types import Grid
@@ -19,13 +18,17 @@ from tubelet.weights.archive import Archive, read
 from tubelet.weights.found import Asked, Found, interpolated, placed, whole
 from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
 from tubelet.weights.mae import from_mae, is_mae
+from tubelet.weights.origin import Origin, origin_of, run_of
 from tubelet.weights.report import Report, fits, looks_untrained, some
+from tubelet.weights.unread import readable
 from tubelet.weights.videomae import from_videomae, is_videomae
+from tubelet.weights.vjepa import from_vjepa, is_vjepa
 
 FORMATS = (
     (is_hugging_face, from_hugging_face),
     (is_videomae, from_videomae),
     (is_mae, from_mae),
+    (is_vjepa, from_vjepa),
 )
 
 
@@ -41,35 +44,37 @@ def found(path: Path | str, asked: Asked = Asked()) -> Found:  # noqa: B008 - fr
 
 def recognised(archive: Archive, asked: Asked) -> Found:
     """What `found` says of an archive that was read."""
+    readable(archive)
     reader = next((reads for known, reads in FORMATS if known(archive.state)), None)
     if reader is None:
         raise ValueError(
             f"{archive.path} is of no format that is known; it has {some(archive.state)}. Known are VideoMAE (V1, V2, "
-            "MGMAE, action detection), transformers' VideoMAE and ViTMAE, MAE, MAE-ST, timm's ViT, and tubelet's own"
+            "MGMAE, action detection), transformers' VideoMAE, ViTMAE and V-JEPA 2, V-JEPA (1 and 2), MAE, MAE-ST, "
+            "timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
     placed(result)
     result.state = whole(result.state, result.report)
     result.report.warnings += looks_untrained(result.state)
+    if archive.args and reader is not from_videomae:
+        result.report.notes.append("its args were not used: those of VideoMAE's code only are known")
     if result.kind != "fine-tuned" and not result.normed:
         result.report.notes.append("the encoder ends without a norm")
     return result
 
 
 def described(result: Found) -> Run:
-    """A run that could have made these weights: encoder, decoder, clips are theirs, the rest is VideoMAE's preset."""
-    run = preset("finetune-k400-b" if result.kind == "fine-tuned" else "videomae-k400-b")
-    data = replace(
-        run.data, clip=replace(run.data.clip, frames=result.frames), size=result.size, channels=result.channels
-    )
-    method: Any = run.method
-    if result.kind == "fine-tuned":
-        data = replace(data, labels=Labels("class", result.labels))
-        method = replace(method, outputs=len(result.labels))
-    elif result.decoder is not None:
-        target = replace(method.target, normalise="videomae" if result.normalised else "none")
-        method = replace(method, decoder=result.decoder, target=target)
-    return replace(run, encoder=result.encoder, data=data, method=method)
+    """A run that could have made these weights: encoder, decoder, clips are theirs, the rest is VideoMAE's preset.
+
+    What of clips and target is taken from there is noted in the report.
+    """
+    run = Origin.of(result).run()
+    why = "; the file does not say" if result.clip is None else ", as its args say"
+    notes = [f"clips are taken as {run.data.clip}{why}"] * (result.frames > 1)
+    if result.decoder is not None and result.normalised is None:
+        notes.append("the pixels to predict are taken as normalised, as in VideoMAE's recipes; the file does not say")
+    result.report.notes += [note for note in notes if note not in result.report.notes]
+    return run
 
 
 def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report]:  # noqa: B008 - frozen
@@ -82,8 +87,8 @@ def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report
         ValueError: a file that does not hold exactly what its format lists.
     """
     archive = read(path)
-    if "run" in archive.about:
-        return own(archive)
+    if (run := run_of(archive)) is not None:
+        return own(archive, run)
     result = recognised(archive, asked)
     run = described(result)
     module = built(run, result.state, result.report, result.normed)
@@ -96,15 +101,36 @@ def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report
     return module, result.report
 
 
-def own(archive: Archive) -> tuple[nn.Module, Report]:
+def own(archive: Archive, run: Run) -> tuple[nn.Module, Report]:
     """The network of a safetensors file of tubelet."""
-    report = Report(archive.path, "tubelet")
-    run, state = from_json(archive.about["run"]), archive.state
+    report, state, origin = Report(archive.path, "tubelet"), archive.state, origin_of(archive)
+    if origin is not None:
+        report.format += f", converted from {origin.file} ({origin.format})"
+        report.notes += origin.notes
     if "head.weight" not in state and "decoder.head.weight" not in state:
         state = {f"encoder.{name}": value for name, value in state.items()}
     report.add("matched", "", *archive.state)
     report.warnings += looks_untrained(state)
     return built(run, state, report, "encoder.norm.weight" in state), report
+
+
+def others(path: Path | str) -> tuple[nn.Module, Run, Origin] | None:
+    """The network of a file of others, or of one that was converted, a run that describes it, and where it comes from.
+
+    None: the weights are of a run of ours. Warns of what looks untrained.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that does not hold exactly what its format lists.
+    """
+    archive = read(path)
+    if "run" in archive.about:
+        return None
+    if (origin := origin_of(archive)) is not None:
+        run = origin.run()
+        return own(archive, run)[0], run, origin
+    module, run, result = opened(archive)
+    return module, run, Origin.of(result)
 
 
 def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = True) -> nn.Module:
@@ -165,15 +191,15 @@ def converted(path: Path | str, asked: Asked, inflate: int = 0) -> tuple[bytes, 
             that is not of images is to be inflated.
     """
     archive = read(path)
-    if "run" in archive.about:
+    if archive.about.keys() & {"run", "converted"}:
         raise ValueError(f"{archive.path} is a file of tubelet already; it can be used as it is")
     result = recognised(archive, replace(asked, frames=None) if inflate else asked)
     if inflate:
         grown(result, inflate, asked.frames or 16)
-    run = described(result)
-    built(run, result.state, result.report, result.normed)
+    built(described(result), result.state, result.report, result.normed)
     state = result.state if result.kind != "encoder" else kept(result.state)
-    return save({name: value.clone() for name, value in state.items()}, {"run": to_json(run)}), result.report
+    about = {"converted": to_json(Origin.of(result))}
+    return save({name: value.clone() for name, value in state.items()}, about), result.report
 
 
 def grown(result: Found, frames: int, clip: int) -> None:
@@ -198,12 +224,18 @@ def weights_of(archive: Archive) -> tuple[dict[str, Tensor], Run, Path]:
     Raises:
         ValueError: a file that does not hold exactly what its format lists.
     """
+    _, run, result = opened(archive)
+    return kept(result.state), run, archive.path
+
+
+def opened(archive: Archive) -> tuple[nn.Module, Run, Found]:
+    """The network of somebody else's file, a run that describes it, what was found; warns of what looks untrained."""
     result = recognised(archive, Asked())
     run = described(result)
-    built(run, result.state, result.report, result.normed)
+    module = built(run, result.state, result.report, result.normed)
     for line in result.report.warnings:
         warnings.warn(f"{archive.path}: {line}", stacklevel=2)
-    return kept(result.state), run, archive.path
+    return module, run, result
 
 
 def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:

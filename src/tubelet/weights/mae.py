@@ -14,7 +14,7 @@ from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused
-from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, is_plane, restated
+from tubelet.weights.found import Asked, Found, agreed, begun, cube, cubes, embeds, is_plane, restated
 from tubelet.weights.report import Report, Rule, renamed
 from tubelet.weights.videomae import geometry
 
@@ -91,6 +91,7 @@ def from_mae(archive: Archive, asked: Asked) -> Found:
     patch = cube(kernel)
     cubes(state, "encoder.embed.weight", report)
     heads = asked.heads or config.get("num_attention_heads")
+    agreed(config, {"hidden_act": "gelu"}, report)
     encoder, _ = geometry(state, patch, Asked(heads=heads), report)
     placed = separable if rules is VIDEO else flat
     encoder, trained = placed(state, encoder, report)

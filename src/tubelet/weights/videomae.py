@@ -9,6 +9,7 @@ from torch import Tensor
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.weights.archive import Archive
+from tubelet.weights.args import told_by
 from tubelet.weights.attention import heads_of
 from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
@@ -72,16 +73,30 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
     encoder, decoder = geometry(state, patch, asked, report)
     channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
+    classes = len(names["head.weight"]) if "head.weight" in names else None
+    told = told_by(archive.args, patch, decoder.depth if decoder else None, classes, report)
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
     if boxes:
         restated(state, *DETECTION, report)
-    if asked.frames is None or asked.size is None:
-        report.notes.append("clips of 16 frames, 224x224, as of every released model; the file does not say")
-    trained = grid_if(16, (224, 224), patch)
-    frames, size = asked.frames or 16, asked.size or (224, 224)
+    trained, shape = told.frames or 16, told.size or (224, 224)
+    assumed = ["16 frames"] * (asked.frames is None and told.frames is None)
+    assumed += ["224x224"] * (asked.size is None and told.size is None)
+    if assumed:
+        report.notes.append(f"clips of {', '.join(assumed)}, as of every released model; the file does not say")
     normed = pairs is not BARE or boxes or "encoder.norm.weight" in state  # an encoder of a fine-tuning may have none
     return Found(
-        state, encoder, decoder, frames, size, report, labels, channels=channels, trained=trained, normed=normed
+        state,
+        encoder,
+        decoder,
+        asked.frames or trained,
+        asked.size or shape,
+        report,
+        labels,
+        normalised=told.normalised,
+        channels=channels,
+        trained=grid_if(trained, shape, patch),
+        normed=normed,
+        clip=told.clip(asked.frames or trained),
     )
 
 
