@@ -40,6 +40,9 @@ class Encoder:
     """Stochastic depth of the last block, growing from 0 at the first (fine-tuning)."""
     checkpoint: bool = False
     """Recompute each block in the backward pass: about a third more compute for far less memory."""
+    interpolated: tuple[int, int, int] | None = None
+    """Cubes in time, height and width of the clips that weights come from: fixed positions are those of such clips,
+    interpolated to this run's; none: they are computed for this run's."""
 
     def build(self, grid: Grid, channels: int) -> "ViT":
         """The encoder for clips of `grid`, freshly initialised from torch's global generator."""
@@ -75,7 +78,12 @@ class ViT(nn.Module):
         kind = DividedBlock if self.divided else Block
         self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
-        self.position = Positions(shape.position, grid, shape.width)
+        if shape.interpolated is not None and (shape.position == "learned" or min(shape.interpolated) < 1):
+            raise ValueError(
+                f"--encoder.interpolated {shape.interpolated} with positions {shape.position} cannot be used; it is "
+                "about fixed positions, and three numbers above 0"
+            )
+        self.position = Positions(shape.position, grid, shape.width, shape.interpolated)
         self.class_token: nn.Parameter | None = None
         if shape.class_token:
             if self.divided:

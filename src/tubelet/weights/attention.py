@@ -46,14 +46,13 @@ def fused(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
         if lost := [name for name in parts if name not in found]:
             raise ValueError(f"{report.path} ({report.format}) lacks {lost[0]}")
         found[f"{stem}qkv.weight"] = torch.cat([found.pop(name) for name in parts])
-    if stems:
-        report.notes.append(f"{len(stems)} times queries, keys and values were put into one matrix")
+        report.mark("reshaped", "queries, keys and values in one matrix", *parts)
     for name in list(found):
         if match := re.fullmatch(r"(.*attn\.)(query|key|value)\.bias", name):
             bias, stem, part = found.pop(name), match[1], match[2]
             ours = f"{stem}{part[0]}_bias"
             if part == "key":
-                left_out(bias, name, report)
+                report.mark("left out", useless(bias), name)
             elif ours in found and not torch.equal(found[ours], bias):
                 raise ValueError(
                     f"{report.path} has {name} and {ours}, which differ; one of them was lost and begun afresh (as by "
@@ -63,11 +62,11 @@ def fused(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
                 found[ours] = bias
         elif match := re.fullmatch(r"(.*attn\.)qkv\.bias", name):
             query, key, value = found.pop(name).chunk(3)
-            left_out(key, name, report)
+            report.mark("reshaped", f"without its third for keys: {useless(key)}", name)
             found |= {f"{match[1]}q_bias": query.clone(), f"{match[1]}v_bias": value.clone()}
     return found
 
 
-def left_out(bias: Tensor, name: str, report: Report) -> None:
-    """Notes that a bias of the keys is not kept."""
-    report.add("left out", "a bias of keys, all zero" if not bias.any() else SHIFT, name)
+def useless(bias: Tensor) -> str:
+    """Why a bias of the keys is not kept."""
+    return "a bias of keys, all zero" if not bias.any() else SHIFT

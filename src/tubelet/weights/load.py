@@ -1,7 +1,6 @@
 """Any file of weights as a network of ours, with a report: recognised by its names and shapes, built without a copy."""
 
-import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tubelet.nn.classifier import Classifier
 from tubelet.nn.inflate import inflated
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive, read
-from tubelet.weights.found import Asked, Found, interpolated, placed, whole
+from tubelet.weights.found import Asked, Found, finite, placed, whole
 from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
 from tubelet.weights.mae import from_mae, is_mae
 from tubelet.weights.report import Report, fits, looks_untrained, some
@@ -48,7 +47,7 @@ def recognised(archive: Archive, asked: Asked) -> Found:
             "MGMAE, action detection), transformers' VideoMAE and ViTMAE, MAE, MAE-ST, timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
-    placed(result)
+    placed(result, asked.positions)
     result.state = whole(result.state, result.report)
     result.report.warnings += looks_untrained(result.state)
     if result.kind != "fine-tuned" and not result.normed:
@@ -83,28 +82,31 @@ def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report
     """
     archive = read(path)
     if "run" in archive.about:
-        return own(archive)
+        report = ours(archive, asked)
+        state = {new: archive.state[name] for name, new in report.became.items()}
+        report.warnings += looks_untrained(state)
+        return built(from_json(archive.about["run"]), state, report, "encoder.norm.weight" in state), report
     result = recognised(archive, asked)
-    run = described(result)
-    module = built(run, result.state, result.report, result.normed)
-    if asked.positions == "interpolated" and result.trained not in (None, result.grid) and result.kind != "pre-trained":
-        encoder: Any = module.encoder if result.kind == "fine-tuned" else module
-        if encoder.position.fixed is not None:
-            interpolated(encoder.position, result.encoder.width, result.encoder, result.trained, result.grid)
-            result.report.notes[:] = [line for line in result.report.notes if "computed anew" not in line]
-            result.report.notes.append("the fixed positions were interpolated; they are not saved with the weights")
-    return module, result.report
+    return built(described(result), result.state, result.report, result.normed), result.report
 
 
-def own(archive: Archive) -> tuple[nn.Module, Report]:
-    """The network of a safetensors file of tubelet."""
+def ours(archive: Archive, asked: Asked) -> Report:
+    """The report of a safetensors file of tubelet, whose encoders by themselves have names without "encoder.".
+
+    Raises:
+        ValueError: something is asked for that the file says itself, or a value is not finite.
+    """
+    if asked != Asked():
+        raise ValueError(
+            f"{archive.path} is of tubelet, and says itself what its heads, clips and positions are; leave out what is "
+            "for weights of others (--heads, --frames, --size, --positions)"
+        )
     report = Report(archive.path, "tubelet")
-    run, state = from_json(archive.about["run"]), archive.state
-    if "head.weight" not in state and "decoder.head.weight" not in state:
-        state = {f"encoder.{name}": value for name, value in state.items()}
+    lead = "" if {"head.weight", "decoder.head.weight"} & set(archive.state) else "encoder."
     report.add("matched", "", *archive.state)
-    report.warnings += looks_untrained(state)
-    return built(run, state, report, "encoder.norm.weight" in state), report
+    report.became = {name: lead + name for name in archive.state}
+    finite(archive.state, report)
+    return report
 
 
 def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = True) -> nn.Module:
@@ -167,6 +169,8 @@ def converted(path: Path | str, asked: Asked, inflate: int = 0) -> tuple[bytes, 
     archive = read(path)
     if "run" in archive.about:
         raise ValueError(f"{archive.path} is a file of tubelet already; it can be used as it is")
+    if inflate and asked.positions == "interpolated":
+        raise ValueError("positions cannot be interpolated and inflated at once; leave out --positions or --inflate")
     result = recognised(archive, replace(asked, frames=None) if inflate else asked)
     if inflate:
         grown(result, inflate, asked.frames or 16)
@@ -190,20 +194,33 @@ def grown(result: Found, frames: int, clip: int) -> None:
     result.report.notes.append(f"inflated from images to cubes of {frames} frames, clips of {clip}")
 
 
-def weights_of(archive: Archive) -> tuple[dict[str, Tensor], Run, Path]:
-    """The tensors of somebody else's file as a run of ours would have kept them, a run that describes them, the file.
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a run keeps: the tensors of a classifier, or those of an encoder."""
 
-    Of a classifier these are all, else those of the encoder. Warns of what looks untrained.
+    state: dict[str, Tensor]
+    run: Run
+    """That made them, or one that describes them."""
+    path: Path
+    """The file."""
+    report: Report
+    """What was done with every tensor of it."""
+
+
+def weights_of(archive: Archive, asked: Asked = Asked()) -> Weights:  # noqa: B008 - frozen
+    """What is in a file, ours or another's, as a run of ours would have kept it.
 
     Raises:
         ValueError: a file that does not hold exactly what its format lists.
     """
-    result = recognised(archive, Asked())
-    run = described(result)
-    built(run, result.state, result.report, result.normed)
-    for line in result.report.warnings:
-        warnings.warn(f"{archive.path}: {line}", stacklevel=2)
-    return kept(result.state), run, archive.path
+    if "run" in archive.about:
+        state, run, report = archive.state, from_json(archive.about["run"]), ours(archive, asked)
+    else:
+        result = recognised(archive, asked)
+        state, run, report = result.state, described(result), result.report
+        built(run, state, report, result.normed)
+    report.mark("left out", "a decoder; the encoder is used without it", "decoder.")
+    return Weights(kept(state), run, archive.path, report)
 
 
 def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import heads_of
-from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, picked, restated
+from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, masking, picked, restated
 from tubelet.weights.report import Report, Rule, renamed
 
 INNER = (
@@ -78,8 +78,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         report.format, rules = "VideoMAE, encoder", BARE
     state = renamed(names, rules, report)
     patch = cubes(state, "encoder.embed.weight", report)
-    if "decoder.mask_token" in state:
-        state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
+    masking(state, report)
     encoder, decoder = geometry(state, patch, asked, report)
     channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
