@@ -109,7 +109,7 @@ def test_fine_tuning_and_pre_training_begin_with_them(tmp_path, films, whole):
     assert all(torch.equal(value, state[name]) for name, value in trained.state_dict().items())
     said = (out / "notes.txt").read_text()
     assert f"step 0: {whole}: VideoMAE, pre-trained: 64 wide, 2 deep" in said
-    assert "left out: 20, a decoder; the encoder is used without it" in said
+    assert "left out: 19, a decoder; the encoder is used without it" in said
     new = [name for name in tubelet.load(out).state_dict() if not name.startswith("encoder.")]
     assert f"newly initialised: {len(new)}, what the encoder is trained with" in said
     with pytest.raises(ValueError, match=r"another shape.*width: 64 -> 32"):
@@ -144,9 +144,9 @@ def test_a_fine_tuning_keeps_in_its_notes_what_was_done_with_the_weights(tmp_pat
         out = finetune(run, films, tmp_path / "run", new_head=True, quiet=True)
     said = (out / "notes.txt").read_text()
     for line in (
-        "matched: 28",
+        "matched: 29",
         "reshaped: 1, a convolution as a matrix",
-        "left out: 2, a head for other classes (head.weight, head.bias)",
+        "left out: 2, a head for other classes",
         "newly initialised: 2, a head for these labels (head.weight, head.bias)",
         "note: clips of 16x224x224 then, of 4x32x32 now: the fixed positions are computed anew",
         "WARNING: attn.q_bias is zero in all 2 blocks",
@@ -160,7 +160,10 @@ def test_a_fine_tuning_keeps_in_its_notes_what_was_done_with_the_weights(tmp_pat
     ("words", "left_out"),
     [
         ("probe knn --data {films} --test {films} --weights {whole} --block 1 --k 1", "a decoder"),
-        ("probe attentive --data {films} --test {films} --weights {tuned} --epochs 1 --probe-heads 1", "a head"),
+        (
+            "probe attentive --data {films} --test {films} --weights {tuned} --epochs 1 --probe-heads 1 --lr 0.001 --weight-decay 0.1",
+            "a head",
+        ),
         ("embed {films} --weights {tuned} --out {out}/f.npy", None),
         ("predict {films}/left/0.mp4 --weights {tuned}", None),
         ("test --weights {tuned} --data {films} --views 1x1 --out {out}/r.jsonl", None),
@@ -195,14 +198,16 @@ def test_verbs_say_once_what_was_done_and_take_what_no_shape_tells(tmp_path, fil
     if clip:
         assert said.count(": VideoMAE, ") == 1
         assert "positions were interpolated from 8x14x14 to 2x2x2 tokens" in said
-        assert "shapes do not tell" not in said
+        assert "--heads says otherwise" not in said
         assert (left_out is None) == ("left out" not in said)
         assert left_out is None or f", {left_out}; the encoder is used without it" in said
     else:
         assert "matched" not in said
 
 
-def test_heads_change_the_features_that_are_written(tmp_path, films, tuned):
+def test_heads_change_the_features_that_are_written(tmp_path, films):
+    tuned = tmp_path / "tuned.pth"
+    torch.save({name: 8 * value for name, value in noise(finetuned(*TINY, 3)).items()}, tuned)
     words = ["embed", str(films), "--weights", str(tuned), "--frames", "4", "--size", "32", "32", "--out"]
     assert command([*words, f"{tmp_path}/one.npy", "--heads", "1"]) == 0
     assert command([*words, f"{tmp_path}/two.npy", "--heads", "2"]) == 0
@@ -220,7 +225,16 @@ def test_weights_to_start_from_take_heads_and_positions(tmp_path, films, whole):
         == 0
     )
     assert (
-        command(["finetune", "finetune-small-cpu", *words, *steps.split(), "--as-weights", "--out", f"{tmp_path}/b"])
+        command(
+            [
+                "finetune",
+                "finetune-small-cpu",
+                *words,
+                *f"{steps} --method.cells None --as-weights".split(),
+                "--out",
+                f"{tmp_path}/b",
+            ]
+        )
         == 0
     )
     table = resized(sinusoid(1568, 64), (8, 14, 14), (2, 2, 2))
@@ -280,14 +294,15 @@ def test_the_verb_says_what_it_did(tmp_path, tuned, capsys):
     assert command([*words, "--labels", str(tmp_path / "names.txt"), "--heads", "2"]) == 0
     said = capsys.readouterr().out
     assert "VideoMAE, fine-tuned: 64 wide, 2 deep" in said
-    assert "matched: 31" in said
+    assert "matched: 29" in said
+    assert "reshaped: 2, 2 of 3 rows, as asked (head.weight, head.bias)" in said
     assert "reshaped: 1, a convolution as a matrix" in said
     network, run = load_classifier(tmp_path / "out.safetensors")
     assert (run.data.labels.names, run.encoder.heads, len(network.head.bias)) == (("jump", "run"), 2, 2)
     assert command([*words, "--dry", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["dst"] is None
-    assert said["tensors"]["head.weight"] == {"what": "matched", "why": ""}
+    assert said["tensors"]["head.weight"] == {"what": "reshaped", "why": "2 of 3 rows, as asked"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tubelet.types import Grid, TokenMask
 
 Position = Literal["index", "axes", "plane", "learned"]
+FIXED = ("index", "axes", "plane")  # kinds that are computed, and no weights
 CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 
 

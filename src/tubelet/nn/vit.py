@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
 from tubelet.nn.divided import DividedBlock, Where, still_at_first
-from tubelet.nn.patches import Position, Positions, take
+from tubelet.nn.patches import FIXED, Position, Positions, take
 from tubelet.types import Grid
 
 
@@ -78,7 +78,7 @@ class ViT(nn.Module):
         kind = DividedBlock if self.divided else Block
         self.blocks = nn.ModuleList(kind(shape.width, shape.heads, shape.hidden, drop) for drop in drops)
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
-        if shape.interpolated is not None and (shape.position == "learned" or min(shape.interpolated) < 1):
+        if shape.interpolated is not None and (shape.position not in FIXED or min(shape.interpolated) < 1):
             raise ValueError(
                 f"--encoder.interpolated {shape.interpolated} with positions {shape.position} cannot be used; it is "
                 "about fixed positions, and three numbers above 0"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tubelet.config import Run, differences, to_json
 from tubelet.nn.inflate import inflated
+from tubelet.nn.patches import FIXED
 from tubelet.train.checkpoint import weights_of
 from tubelet.types import Method
 from tubelet.weights.found import Asked
@@ -56,7 +57,7 @@ def fitting(run: Run, path: str, inflate: bool, heads: int | None = None) -> Wei
         weights.report.notes.append(f"inflated from images to cubes of {run.encoder.patch[0]} frames")
     if clip_size(before) != clip_size(run):
         how = "computed anew" if run.encoder.interpolated is None else "interpolated"
-        fixed = "" if run.encoder.position == "learned" else f": the fixed positions are {how}"
+        fixed = f": the fixed positions are {how}" if run.encoder.position in FIXED else ""
         weights.report.notes.append(f"clips of {clip_size(before)} then, of {clip_size(run)} now{fixed}")
     return replace(weights, state=state)
 
@@ -66,12 +67,12 @@ def interpolating(run: Run, path: str | None, heads: int | None) -> Run:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: no weights, or its positions are learnt.
+        ValueError: no weights, or its positions are not fixed.
     """
     if path is None:
         raise ValueError("--positions interpolated is about the positions of --weights, which were not given")
-    if run.encoder.position == "learned":
-        raise ValueError("--positions interpolated is about fixed positions; those of this run are learnt")
+    if run.encoder.position not in FIXED:
+        raise ValueError(f"--positions interpolated is about fixed positions; this run's are {run.encoder.position}")
     before = weights_of(path, Asked(heads=heads)).run
     grid, trained = run.grid(), cubes(before)
     same = before.encoder.interpolated is None and trained == (grid.T, grid.H, grid.W)

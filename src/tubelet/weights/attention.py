@@ -22,7 +22,8 @@ def heads_of(width: int, given: int | None, report: Report, of: str = "heads") -
     if given is None:
         given = HEADS.get(width, max(width // 64, 1))
         why = "as every released model of this width has" if width in HEADS else "64 channels each"
-        report.notes.append(f"{given} {of}, {why}; shapes do not tell, --heads says otherwise")
+        flag = ", --heads says otherwise" if of == "heads" else ""
+        report.notes.append(f"{given} {of}, {why}; shapes do not tell{flag}")
     if given < 1 or width % given:
         raise ValueError(
             f"{report.path}: width {width} does not divide into {given} heads; give another number: --heads"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tubelet.nn.decoder import Decoder
-from tubelet.nn.patches import resized, sinusoid_of_plane
+from tubelet.nn.patches import FIXED, resized, sinusoid_of_plane
 from tubelet.nn.vit import Encoder
 from tubelet.targets import MEAN, STD
 from tubelet.types import Grid
@@ -206,18 +206,19 @@ def placed(found: Found, positions: Literal["computed", "interpolated"]) -> None
         ValueError: they are to be interpolated, but from what is not known.
     """
     trained, grid, state = found.trained, found.grid, found.state
-    if trained is None and positions == "interpolated":
+    fixed = found.encoder.position in FIXED
+    if trained is None and fixed and positions == "interpolated":
         raise ValueError(
             f"{found.report.path}: which clips it was trained on is not known, so positions are not either"
         )
     if trained is None or trained == grid:
         return
     before, now = (f"{one.T}x{one.H}x{one.W}" for one in (trained, grid))
-    if found.encoder.position != "learned" and positions == "interpolated":
+    if fixed and positions == "interpolated":
         found.encoder = replace(found.encoder, interpolated=(trained.T, trained.H, trained.W))
         found.report.notes.append(f"the fixed positions were interpolated from {before} to {now} tokens")
         return
-    if found.encoder.position != "learned":
+    if fixed:
         found.report.notes.append(f"trained on {before} tokens: the fixed positions are computed anew for {now}")
         return
     place, slot = "encoder.position.place", "encoder.position.slot"
