@@ -161,7 +161,8 @@ def test_a_fine_tuning_keeps_in_its_notes_what_was_done_with_the_weights(tmp_pat
     [
         ("probe knn --data {films} --test {films} --weights {whole} --block 1 --k 1", "a decoder"),
         (
-            "probe attentive --data {films} --test {films} --weights {tuned} --epochs 1 --probe-heads 1 --lr 0.001 --weight-decay 0.1",
+            "probe attentive --data {films} --test {films} --weights {tuned} --epochs 1 --probe-heads 1 --lr 0.001 "
+            "--weight-decay 0.1",
             "a head",
         ),
         ("embed {films} --weights {tuned} --out {out}/f.npy", None),
