@@ -115,22 +115,25 @@ def test_weights_go_in_whole_and_what_is_left_out_or_new_is_said(films, pretrain
     run = completed(tuning(), find(films / "train"))
     network = run.method.build(run.encoder, run.grid(), 3).network
     init = Initial.of(run, str(pretrained), new_head=False)
-    lines = init.into(network)
+    report = init.into(network)
     encoder, _ = load_encoder(pretrained)
     for name, value in encoder.state_dict().items():
         if not name.startswith("norm."):
             assert torch.equal(network.encoder.state_dict()[name], value), name
-    assert "left out: encoder.norm" in lines[0]
-    assert "begun afresh: norm, head" in lines[0]
+    assert report.tensors["norm.weight"] == ("left out", "the norm for a decoder; a head has its own")
+    assert set(report.fresh) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert report.count("matched") == len(encoder.state_dict()) - 2
     again = Initial.of(run, str(tuned / "best.safetensors"), new_head=False)
     again.into(network)
     best = load_classifier(tuned / "best.safetensors")[0].state_dict()
     assert all(torch.equal(best[name], value) for name, value in network.state_dict().items())
     larger = replace(run, data=replace(run.data, size=(32, 32)))
-    assert "positions are computed anew" in "".join(Initial.of(larger, str(pretrained), False).notes)
+    assert "positions are computed anew" in "".join(Initial.of(larger, str(pretrained), False).report.notes)
     lora = replace(run, method=replace(run.method, lora=2))
     with_lora = lora.method.build(lora.encoder, lora.grid(), 3)
-    Initial.of(lora, str(tuned), False).into(with_lora.network)
+    report = Initial.of(lora, str(tuned), False).into(with_lora.network)
+    assert report.count("left out") == 0
+    assert len(report.fresh) == len(with_lora.network.state_dict()) - report.count("matched")
     kept, expected = with_lora.exported()["model"], load_classifier(tuned)[0].state_dict()
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 

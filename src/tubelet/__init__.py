@@ -18,6 +18,8 @@ _HOMES = {
     "preset": "tubelet.config:preset",
     "pretrain": "tubelet.train.loop:train",
     "load": "tubelet.train.checkpoint:load",
+    "load_with_report": "tubelet.weights.load:network",
+    "Asked": "tubelet.weights.found:Asked",
     "load_encoder": "tubelet.train.checkpoint:load_encoder",
     "find": "tubelet.data.sources:find",
     "probe": "tubelet.data.video:probe",

@@ -74,6 +74,8 @@ class Training:
     """Run whose encoder pre-training starts from; none: from scratch."""
     inflate: bool = False
     """That encoder is one of images, and is made one of video."""
+    init_heads: int | None = None
+    """Its attention heads, if it is of others and its file does not tell."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ def checked(run: Run) -> None:
     """
     e, o, t = run.encoder, run.optim, run.training
     data_checked(run.data)
-    if t.inflate and t.init is None:
-        raise ValueError("--training.inflate is about the weights of --training.init, which were not given")
+    if (t.inflate or t.init_heads) and t.init is None:
+        given = "inflate" if t.inflate else "init-heads"
+        raise ValueError(f"--training.{given} is about the weights of --training.init, which were not given")
     if run.data.images is not None and run.data.images.frames % e.patch[0]:
         raise ValueError(
             f"--data.images.frames {run.data.images.frames} does not divide into cubes of {e.patch[0]} frames; a "

@@ -19,8 +19,10 @@ from tubelet.nn.classifier import Classifier
 from tubelet.train.checkpoint import load_classifier, weights_of
 from tubelet.train.log import say
 from tubelet.train.loop import pick_device, pick_workers, train
-from tubelet.train.start import FREE, fitting, shaped
+from tubelet.train.start import FREE, clip_size, fitting, shaped
 from tubelet.types import Method
+from tubelet.weights.found import Asked
+from tubelet.weights.report import Report
 
 
 def finetune(
@@ -61,16 +63,16 @@ def finetune(
             names = "; ".join(f"{one.path} and {other.path}" for one, other in twice[:3])
             say(f"note: {len(twice)} videos to train on are in the validation data too, as files or as copies: {names}")
 
-    def prepare(method: Method) -> None:
+    def prepare(method: Method) -> Report | None:
         assert isinstance(method, SupervisedLearner)
+        report = None
         if init is not None:
-            lines = init.into(method.network)
-            if not quiet:
-                say("\n".join(lines))
+            report = init.into(method.network)
             if method.averaged is not None:
                 method.averaged.load_state_dict(method.network.state_dict())
         if run.method.teacher is not None:
             method.teacher = [teacher_of(run).to(pick_device(run.training.device))]
+        return report
 
     return train(
         run,
@@ -168,9 +170,9 @@ class Initial:
 
     path: Path
     state: dict[str, Tensor]
-    left_out: tuple[str, ...]
     new: tuple[str, ...]
-    notes: tuple[str, ...]
+    """Parts of the network that begin afresh."""
+    report: Report
 
     @classmethod
     def of(cls, run: Run, path: str, new_head: bool) -> "Initial":
@@ -180,20 +182,16 @@ class Initial:
             FileNotFoundError: nothing there.
             ValueError: an encoder of another shape, or a head for other classes that is not to be replaced.
         """
-        state, before, file = fitting(run, path, run.method.inflate)
+        found = fitting(run, path, run.method.inflate, run.method.init_heads)
+        state, before, file, report = found.state, found.run, found.path, found.report
         assert run.data.labels is not None
-        notes = []
-        if run.method.inflate:
-            notes.append(f"inflated from images to cubes of {run.encoder.patch[0]} frames")
-        if before.data.size != run.data.size or before.data.clip.frames != run.data.clip.frames:
-            fixed = "" if run.encoder.position == "learned" else ": the fixed positions are computed anew"
-            notes.append(f"clips of {shape(before)} then, of {shape(run)} now{fixed}")
         if "head.weight" not in state:
             kept = {f"encoder.{name}": value for name, value in state.items() if not name.startswith("norm.")}
-            return cls(file, kept, ("encoder.norm",), ("norm", "head"), tuple(notes))
+            report.mark("left out", "the norm for a decoder; a head has its own", "encoder.norm.")
+            return cls(file, kept, ("norm", "head"), report)
         classes = before.data.labels.names if before.data.labels else ()
         if before.data.labels == run.data.labels and before.method.cells == run.method.cells:
-            return cls(file, state, (), (), tuple(notes))
+            return cls(file, state, (), report)
         if not new_head and classes == run.data.labels.names:
             raise ValueError(
                 f"the head of {file} is of another kind: {described(before)}, this run's: {described(run)}; add "
@@ -206,10 +204,11 @@ class Initial:
                 "begin with a fresh one"
             )
         kept = {name: value for name, value in state.items() if not name.startswith("head.")}
-        return cls(file, kept, ("head",), ("head",), tuple(notes))
+        report.mark("left out", "a head for other classes", "head.")
+        return cls(file, kept, ("head",), report)
 
-    def into(self, network: nn.Module) -> list[str]:
-        """Loads them, strictly; what happened, in lines for people.
+    def into(self, network: nn.Module) -> Report:
+        """Loads them, strictly; what happened.
 
         Raises:
             ValueError: a tensor that does not fit.
@@ -226,12 +225,12 @@ class Initial:
             )
         shaped(self.state, {name: fresh[own] for name, own in target.items()}, self.path)
         network.load_state_dict({own: self.state[name] for name, own in target.items()}, strict=False)
-        return [
-            f"weights: {len(target)} tensors of {self.path}"
-            + "".join(f"; left out: {part}" for part in self.left_out)
-            + (f"; begun afresh: {', '.join(self.new)}" if self.new else ""),
-            *self.notes,
-        ]
+        self.report.add(
+            "newly initialised", "a head for these labels", *(name for name in fresh if name not in expected)
+        )
+        added = (name for name in fresh if ".parametrizations." in name and name not in target.values())
+        self.report.add("newly initialised", "low-rank changes, which change nothing yet", *added)
+        return self.report
 
 
 def described(run: Run) -> str:
@@ -242,15 +241,10 @@ def described(run: Run) -> str:
     return f"{labels.kind}{scale}, {'mean token' if run.method.cells is None else f'cells {run.method.cells}'}"
 
 
-def shape(run: Run) -> str:
-    """Clip size for messages."""
-    return f"{run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]}"
-
-
 def as_weights(run: Run, path: str) -> Run:
     """The run with the encoder's shape of the weights at `path`; stochastic depth and checkpointing stay its own, and
     frames of a cube and kind of attention where an encoder of images is inflated."""
-    _, before, _ = weights_of(path)
+    before = weights_of(path, Asked(heads=run.method.init_heads)).run
     keep: dict[str, Any] = {name: getattr(run.encoder, name) for name in FREE}
     if run.method.inflate:
         keep |= {"patch": (run.encoder.patch[0], *before.encoder.patch[1:]), "attention": run.encoder.attention}
@@ -267,9 +261,9 @@ def teacher_of(run: Run) -> Classifier:
     assert run.data.labels is not None
     if theirs.data.labels != run.data.labels:
         raise ValueError(f"the teacher {run.method.teacher} knows other classes or another kind than these")
-    if shape(theirs) != shape(run) or theirs.encoder.patch != run.encoder.patch:
+    if clip_size(theirs) != clip_size(run) or theirs.encoder.patch != run.encoder.patch:
         raise ValueError(
-            f"the teacher {run.method.teacher} sees clips of {shape(theirs)} in cubes of {theirs.encoder.patch}, this "
-            f"run sees {shape(run)} in {run.encoder.patch}; they have to be alike"
+            f"the teacher {run.method.teacher} sees clips of {clip_size(theirs)} in cubes of {theirs.encoder.patch}, "
+            f"this run sees {clip_size(run)} in {run.encoder.patch}; they have to be alike"
         )
     return network.requires_grad_(False)

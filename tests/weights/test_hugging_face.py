@@ -164,6 +164,34 @@ def test_biases_that_contradict_stop_the_load(tmp_path):
         network(tmp_path)
 
 
+def test_key_biases_are_counted_once_and_every_tensor_somewhere(tmp_path):
+    model(VideoMAEForPreTraining, use_mean_pooling=False).save_pretrained(tmp_path)
+    relaid(tmp_path, "keys")
+    report = found(tmp_path).report
+    total = len(load_file(tmp_path / "model.safetensors"))
+    assert sum(report.count(what) for what in ("matched", "reshaped", "left out")) == total == len(report.tensors)
+    assert report.count("left out") == 4  # two blocks of the encoder, two of the decoder
+    assert "reshaped: 12, queries, keys and values in one matrix" in str(report)
+
+
+def test_a_head_that_lost_its_norm_stops_the_load(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    for lost in (["fc_norm.weight", "fc_norm.bias"], ["fc_norm.bias"]):
+        save_file({name: value for name, value in state.items() if name not in lost}, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=f"has a head .* but lacks {' and '.join(lost)}, which norms the mean"):
+            network(tmp_path)
+
+
+def test_a_head_that_reads_the_first_token_is_refused_by_that(tmp_path):
+    model(VideoMAEForVideoClassification, use_mean_pooling=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"use_mean_pooling false, so its head .* reads the first token"):
+        network(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({n: v for n, v in state.items() if "classifier" not in n}, tmp_path / "model.safetensors")
+    assert isinstance(network(tmp_path)[0], ViT)  # as the message says
+
+
 def test_other_means_and_deviations_are_folded_into_the_embedding(tmp_path):
     theirs = model(VideoMAEForVideoClassification)
     theirs.save_pretrained(tmp_path)

@@ -17,15 +17,17 @@ from tubelet.cli import run as command
 from tubelet.config import preset
 from tubelet.data.labels import Labels
 from tubelet.data.writing import write
-from tubelet.finetune import Initial, as_weights
+from tubelet.export.trained import encoder_fits
+from tubelet.finetune import Initial, as_weights, finetune
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.classifier import Classifier
-from tubelet.nn.patches import sinusoid
-from tubelet.train.checkpoint import load_classifier, load_encoder, weights_of
+from tubelet.nn.patches import resized, sinusoid
+from tubelet.train.checkpoint import load_classifier, load_encoder
 from tubelet.train.loop import train
 from tubelet.train.start import fitting
-from tubelet.weights.found import Asked, resized
-from tubelet.weights.load import network
+from tubelet.types import Grid
+from tubelet.weights.found import Asked
+from tubelet.weights.load import converted, network
 
 TINY = (64, 2, 128)  # one head
 
@@ -99,23 +101,166 @@ def test_fine_tuning_and_pre_training_begin_with_them(tmp_path, films, whole):
     encoder = load_encoder(whole)[1].encoder
     training = replace(again.training, init=str(whole))
     again = replace(again, encoder=encoder, training=training)
-    state, _, _ = fitting(again, str(whole), inflate=False)
+    state = fitting(again, str(whole), inflate=False).state
     out = train(
         replace(again, optim=replace(again.optim, base_lr=0.0, min_lr=0.0)), films, tmp_path / "run", quiet=True
     )
     trained, _ = load_encoder(out)
     assert all(torch.equal(value, state[name]) for name, value in trained.state_dict().items())
+    said = (out / "notes.txt").read_text()
+    assert f"step 0: {whole}: VideoMAE, pre-trained: 64 wide, 2 deep" in said
+    assert "left out: 19, a decoder; the encoder is used without it" in said
+    new = [name for name in tubelet.load(out).state_dict() if not name.startswith("encoder.")]
+    assert f"newly initialised: {len(new)}, what the encoder is trained with" in said
     with pytest.raises(ValueError, match=r"another shape.*width: 64 -> 32"):
         fitting(replace(again, encoder=replace(encoder, width=32)), str(whole), inflate=False)
 
 
-def test_weights_that_look_untrained_are_warned_of(tmp_path):
+@pytest.fixture
+def doubtful(tmp_path) -> Path:
+    """Fine-tuned weights whose biases of queries were lost."""
     theirs = noise(finetuned(*TINY, 3))
-    save_file(
-        theirs | {name: torch.zeros(64) for name in theirs if name.endswith("q_bias")}, tmp_path / "w.safetensors"
+    lost = {name: torch.zeros(64) for name in theirs if name.endswith("q_bias")}
+    save_file(theirs | lost, tmp_path / "doubtful.safetensors")
+    return tmp_path / "doubtful.safetensors"
+
+
+WARNING = r"doubtful\.safetensors: attn\.q_bias is zero in all 2 blocks"
+
+
+@pytest.mark.parametrize("load", [tubelet.load, load_encoder, load_classifier])
+def test_weights_that_look_untrained_are_warned_of(doubtful, load):
+    with pytest.warns(UserWarning, match=WARNING):
+        load(doubtful)
+    _, report = tubelet.load_with_report(doubtful)
+    assert len(report.warnings) == 1
+
+
+def test_a_fine_tuning_keeps_in_its_notes_what_was_done_with_the_weights(tmp_path, films, doubtful):
+    run = small(preset("finetune-small-cpu"), init=str(doubtful), cells=None, init_heads=2)
+    run = as_weights(run, str(doubtful))
+    assert run.encoder.heads == 2
+    with pytest.warns(UserWarning, match=WARNING):
+        out = finetune(run, films, tmp_path / "run", new_head=True, quiet=True)
+    said = (out / "notes.txt").read_text()
+    for line in (
+        "matched: 29",
+        "reshaped: 1, a convolution as a matrix",
+        "left out: 2, a head for other classes",
+        "newly initialised: 2, a head for these labels (head.weight, head.bias)",
+        "note: clips of 16x224x224 then, of 4x32x32 now: the fixed positions are computed anew",
+        "WARNING: attn.q_bias is zero in all 2 blocks",
+    ):
+        assert f"step 0: {line}" in said
+    with pytest.raises(ValueError, match=r"--method\.init-heads is about the weights"):
+        replace(run.method, init=None, outputs=2).build(run.encoder, run.grid(), 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ("probe knn --data {films} --test {films} --weights {whole} --block 1 --k 1", "a decoder"),
+        (
+            "probe attentive --data {films} --test {films} --weights {tuned} --epochs 1 --probe-heads 1 --lr 0.001 "
+            "--weight-decay 0.1",
+            "a head",
+        ),
+        ("embed {films} --weights {tuned} --out {out}/f.npy", None),
+        ("predict {films}/left/0.mp4 --weights {tuned}", None),
+        ("test --weights {tuned} --data {films} --views 1x1 --out {out}/r.jsonl", None),
+        ("similar {films}/left/0.mp4 --features {table}/t.npy --weights {whole}", "a decoder"),
+    ],
+    ids=["knn", "attentive", "embed", "predict", "test", "similar"],
+)
+def test_verbs_say_once_what_was_done_and_take_what_no_shape_tells(tmp_path, films, capsys, words, left_out):
+    torch.save({"model": noise(pretrained(*TINY, 16, 1, 32))}, tmp_path / "whole.pth")
+    torch.save({"module": noise(finetuned(*TINY, 2))}, tmp_path / "tuned.pth")
+    names = {"films": films, "out": tmp_path, "table": tmp_path}
+    (tmp_path / "names.txt").write_text("left\nright\n")
+    clip = ["--heads", "2", "--frames", "4", "--size", "32", "32", "--positions", "interpolated"]
+    for kind in ("whole", "tuned"):
+        names[kind] = tmp_path / f"{kind}.pth"
+    if "similar" in words:
+        assert (
+            command(
+                ["embed", str(films / "right"), "--weights", str(names["whole"]), *clip, "--out", f"{tmp_path}/t.npy"]
+            )
+            == 0
+        )
+    if "test" in words.split()[0]:
+        named = Asked(2, 4, (32, 32), labels=("left", "right"), positions="interpolated")
+        (tmp_path / "tuned.safetensors").write_bytes(converted(names["tuned"], named)[0])
+        with pytest.raises(ValueError, match="leave out what is for weights of others"):
+            load_classifier(tmp_path / "tuned.safetensors", Asked(heads=2))
+        names["tuned"], clip = tmp_path / "tuned.safetensors", []
+    capsys.readouterr()
+    assert command([*(word.format(**names) for word in words.split()), *clip]) == 0
+    said = capsys.readouterr().err
+    if clip:
+        assert said.count(": VideoMAE, ") == 1
+        assert "positions were interpolated from 8x14x14 to 2x2x2 tokens" in said
+        assert "--heads says otherwise" not in said
+        assert (left_out is None) == ("left out" not in said)
+        assert left_out is None or f", {left_out}; the encoder is used without it" in said
+    else:
+        assert "matched" not in said
+
+
+def test_heads_change_the_features_that_are_written(tmp_path, films):
+    tuned = tmp_path / "tuned.pth"
+    torch.save({name: 8 * value for name, value in noise(finetuned(*TINY, 3)).items()}, tuned)
+    words = ["embed", str(films), "--weights", str(tuned), "--frames", "4", "--size", "32", "32", "--out"]
+    assert command([*words, f"{tmp_path}/one.npy", "--heads", "1"]) == 0
+    assert command([*words, f"{tmp_path}/two.npy", "--heads", "2"]) == 0
+    assert not np.allclose(np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"), rtol=1e-3)
+    assert command([*words, f"{tmp_path}/two.npy", "--heads", "1"]) != 0  # another network: nothing goes on from it
+
+
+def test_weights_to_start_from_take_heads_and_positions(tmp_path, films, whole):
+    words = f"--data {films} --weights {whole} --heads 2 --positions interpolated --device cpu --quiet".split()
+    shape = "--encoder.width 64 --encoder.depth 2 --encoder.heads 2 --encoder.hidden 128 --encoder.patch 2 16 16"
+    steps = "--data.clip.frames 4 --data.size 32 32 --training.epochs 1 --training.batch 2 --training.workers 0"
+    place = "--encoder.position index --encoder.drop-path 0"
+    assert (
+        command(["pretrain", "videomae-demo", *words, *f"{shape} {steps} {place}".split(), "--out", f"{tmp_path}/a"])
+        == 0
     )
-    with pytest.warns(UserWarning, match=r"w\.safetensors: attn\.q_bias is zero in all 2 blocks"):
-        weights_of(tmp_path / "w.safetensors")
+    assert (
+        command(
+            [
+                "finetune",
+                "finetune-small-cpu",
+                *words,
+                *f"{steps} --method.cells None --as-weights".split(),
+                "--out",
+                f"{tmp_path}/b",
+            ]
+        )
+        == 0
+    )
+    table = resized(sinusoid(1568, 64), (8, 14, 14), (2, 2, 2))
+    for folder in ("a", "b"):
+        encoder, run = load_encoder(tmp_path / folder)
+        assert (run.encoder.heads, run.encoder.interpolated) == (2, (8, 14, 14))
+        assert torch.equal(encoder.position(), table)
+    with pytest.raises(ValueError, match=r"has no word for encoder\.interpolated \(8, 14, 14\)"):
+        encoder_fits(run)
+    with pytest.raises(ValueError, match="heads: 1 -> 2"):
+        fitting(run, str(whole), inflate=False)
+
+
+def test_fixed_positions_of_every_kind_are_interpolated_and_kept(tmp_path, whole):
+    asked = Asked(frames=32, size=(224, 448), positions="interpolated")
+    words = [str(whole), str(tmp_path / "w.safetensors"), "--frames", "32", "--size", "224", "448"]
+    assert command(["convert", *words, "--positions", "interpolated"]) == 0
+    for module in (network(whole, asked)[0], tubelet.load(tmp_path / "w.safetensors")):
+        for part, width in ((module.encoder, 64), (module.decoder, 16)):
+            assert torch.equal(part.position(), resized(sinusoid(1568, width), (8, 14, 14), (16, 14, 28)))
+    with pytest.raises(ValueError, match="interpolated and inflated at once"):
+        converted(whole, asked, inflate=2)
+    learnt = replace(load_encoder(whole)[1].encoder, position="learned", interpolated=(8, 14, 14))
+    with pytest.raises(ValueError, match=r"--encoder\.interpolated .* with positions learned"):
+        learnt.build(Grid(2, 2, 2), 3)
 
 
 def test_fixed_positions_are_computed_anew_or_interpolated(tuned):
@@ -126,7 +271,7 @@ def test_fixed_positions_are_computed_anew_or_interpolated(tuned):
     between, report = network(tuned, Asked(frames=16, size=(224, 448), positions="interpolated"))
     table = resized(sinusoid(1568, 64), (8, 14, 14), (8, 14, 28))
     assert torch.equal(between.encoder.position(), table)
-    assert "interpolated; they are not saved" in str(report)
+    assert "the fixed positions were interpolated from 8x14x14 to 8x14x28 tokens" in str(report)
 
 
 def test_interpolation_of_positions_is_that_of_opencv_and_numpy():
@@ -150,14 +295,15 @@ def test_the_verb_says_what_it_did(tmp_path, tuned, capsys):
     assert command([*words, "--labels", str(tmp_path / "names.txt"), "--heads", "2"]) == 0
     said = capsys.readouterr().out
     assert "VideoMAE, fine-tuned: 64 wide, 2 deep" in said
-    assert "matched: 31" in said
+    assert "matched: 29" in said
+    assert "reshaped: 2, 2 of 3 rows, as asked (head.weight, head.bias)" in said
     assert "reshaped: 1, a convolution as a matrix" in said
     network, run = load_classifier(tmp_path / "out.safetensors")
     assert (run.data.labels.names, run.encoder.heads, len(network.head.bias)) == (("jump", "run"), 2, 2)
     assert command([*words, "--dry", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["dst"] is None
-    assert said["tensors"]["head.weight"] == {"what": "matched", "why": ""}
+    assert said["tensors"]["head.weight"] == {"what": "reshaped", "why": "2 of 3 rows, as asked"}
 
 
 @pytest.mark.parametrize(

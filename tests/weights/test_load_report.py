@@ -21,14 +21,26 @@ def test_a_report_says_what_was_done_with_how_many_and_why():
     report.add("reshaped", "as a matrix", "b")
     report.notes.append("said")
     report.warnings.append("odd")
+    report.add("newly initialised", "no head", "head.weight", "head.bias")
     assert str(report).splitlines() == [
         "w.pth: VideoMAE",
         "  matched: 1",
         "  reshaped: 1, as a matrix (b)",
         "  left out: 13, no use (blocks.*.attn.k.bias (12), head.weight)",
+        "  newly initialised: 2, no head (head.weight, head.bias)",
         "  note: said",
         "  WARNING: odd",
     ]
+
+
+def test_what_became_of_a_tensor_is_marked_by_our_name_and_left_out_for_good():
+    report = Report(Path("w.pth"))
+    report.became = {"a": "norm.weight", "b": "encoder.norm.weight", "c": "norm.bias"}
+    report.add("matched", "", *report.became)
+    report.mark("left out", "first", "norm.weight")
+    report.mark("reshaped", "then", "norm.", "nowhere.")
+    assert report.tensors == {"a": ("left out", "first"), "b": ("matched", ""), "c": ("reshaped", "then")}
+    assert [report.count(what) for what in ("matched", "reshaped", "left out", "newly initialised")] == [1, 1, 1, 0]
 
 
 def test_many_names_are_cut_short():

@@ -185,6 +185,8 @@ def test_timm_and_mae_encoders_give_the_tokens_of_their_equations(tmp_path, toke
     with torch.no_grad():
         torch.testing.assert_close(ours(patchify(pixels.unsqueeze(2), (1, 8, 8))), expected, rtol=1e-4, atol=1e-5)
     assert report.tensors["head.bias"][0] == report.tensors["mask_token"][0] == "left out"
+    assert report.tensors["blocks.1.attn.qkv.bias"][0] == "reshaped"
+    assert sum(report.count(what) for what in ("matched", "reshaped", "left out")) == len(w)
 
 
 def test_mae_st_gives_the_tokens_of_its_equations_from_our_pixels(tmp_path):

@@ -257,6 +257,8 @@ def test_rows_of_the_head_can_be_picked_and_named():
         ({"blocks.0.mlp.fc1.weight": None}, "lacks encoder.blocks.0.mlp.fc1.weight, which tell its shape"),
         ({"blocks.1.attn.qkv.weight": torch.ones(24, 24)}, r"attn\.qkv\.weight is \(24, 24\), expected \(72, 24\)"),
         ({"fc_norm.bias": torch.full((24,), torch.nan)}, r"norm\.bias is not finite"),
+        ({"blocks.1.mlp.fc1.weight": torch.ones(48, 24).index_fill(1, torch.tensor(7), torch.inf)}, "fc1.* not finite"),
+        ({"patch_embed.proj.weight": torch.full((24, 3, 2, 16, 16), torch.nan)}, r"embed\.weight is not finite"),
         ({"fc_norm.bias": torch.ones(24, dtype=torch.int8)}, r"norm\.bias is torch.int8"),
     ],
 )
@@ -273,6 +275,12 @@ def test_an_unknown_format_is_named(tmp_path):
         ValueError, match=r"of no format that is known; it has layers\.\*\.weight \(2\)\. Known are Video"
     ):
         network(tmp_path / "w.safetensors")
+
+
+def test_values_whose_sum_is_too_large_for_a_float_are_finite(tmp_path):
+    huge = torch.full((5, 24), 3e38)
+    save_file(noise(finetuned(*TINY, 5)) | {"head.weight": huge}, tmp_path / "w.safetensors")
+    assert torch.equal(network(tmp_path / "w.safetensors", Asked(heads=2))[0].head.weight, huge)
 
 
 def test_half_precision_becomes_single():

@@ -2,12 +2,75 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
+if TYPE_CHECKING:  # or help would import torch
+    from tubelet.config import Run
+    from tubelet.weights.found import Asked
+
 T = TypeVar("T")
 Unprefixed = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class OfOthers:
+    """Weights of others: what their files do not tell (docs/weights.md)."""
+
+    heads: int | None = None
+    """Of weights of others: attention heads of the encoder, which no shape tells; default as their config says, or as
+    of the released models of that width."""
+    frames: int | None = None
+    """Of weights of others: frames of a clip; default as the file says, else 16."""
+    size: tuple[int, int] | None = None
+    """Of weights of others: height and width of a clip; default as the file says, else 224 224."""
+    positions: Literal["computed", "interpolated"] = "computed"
+    """Of weights of others: fixed positions of clips of another size than in training, computed anew for them or
+    interpolated."""
+
+    def asked(self) -> "Asked":
+        """The same for readers of weights."""
+        from tubelet.weights.found import Asked
+
+        return Asked(self.heads, self.frames, self.size, positions=self.positions)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from, whose clips are those of the run."""
+
+    heads: int | None = None
+    """Of weights of others: attention heads of the encoder, where their file does not tell. Short for
+    --training.init-heads, or of a fine-tuning --method.init-heads."""
+    positions: Literal["computed", "interpolated"] = "computed"
+    """Fixed positions where clips were of another size in --weights: computed anew, or interpolated. Sets
+    --encoder.interpolated."""
+
+
+NOTHING, FROM_THERE = OfOthers(), Start()
+
+
+def opened(path: Path, others: OfOthers, part: Literal["encoder", "classifier", "all"]) -> "tuple[Any, Run]":
+    """The network of --weights on the CPU, with its head or without, and its run; what was done is said once.
+
+    Of weights of tubelet that went in as they are, nothing is said.
+    """
+    from tubelet.nn.collective import whoami
+    from tubelet.train.checkpoint import classifier_of, encoder_of, weights_of
+    from tubelet.train.folder import unfinished
+    from tubelet.train.log import noted, say
+
+    found = weights_of(path, others.asked())
+    whole = part == "classifier" or (part == "all" and "head.weight" in found.state)
+    network = classifier_of(found) if whole else encoder_of(found)
+    if whoami()[0] == 0:
+        noted(unfinished(path))
+        if not found.report.smooth:
+            say(f"{found.report}")
+    return network, found.run
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

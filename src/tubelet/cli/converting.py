@@ -1,13 +1,14 @@
 """The verb that reads weights of others."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, parse
 
 
 def convert_verb(args: list[str]) -> int:
@@ -27,12 +28,7 @@ def convert_verb(args: list[str]) -> int:
         """File (.pth, .pt, .bin, .safetensors) or folder of transformers or DeepSpeed."""
         dst: tyro.conf.Positional[Path]
         """File to write, .safetensors."""
-        heads: int | None = None
-        """Attention heads of the encoder, which no shape tells; default as of the released models of that width."""
-        frames: int | None = None
-        """Frames of a clip; default as the file says, else 16."""
-        size: tuple[int, int] | None = None
-        """Height and width of a clip; default as the file says, else 224 224."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
         labels: Path | None = None
         """Names of the classes of a head, one a line."""
         rows: Path | None = None
@@ -45,7 +41,6 @@ def convert_verb(args: list[str]) -> int:
         """The report as one JSON object on stdout."""
 
     a = parse(Convert, args, "convert")
-    from tubelet.weights.found import Asked
     from tubelet.weights.load import converted
 
     if a.dst.suffix != ".safetensors":
@@ -53,7 +48,7 @@ def convert_verb(args: list[str]) -> int:
     if a.dst.exists() and not a.dry:
         raise ValueError(f"{a.dst} is there already; give another name")
     names = tuple(a.labels.read_text(encoding="utf-8").splitlines()) if a.labels else ()
-    asked = Asked(a.heads, a.frames, a.size, names, rows_of(a.rows) if a.rows else ())
+    asked = replace(a.others.asked(), labels=names, rows=rows_of(a.rows) if a.rows else ())
     data, report = converted(a.src, asked, a.inflate)
     if not a.dry:
         from tubelet.train.checkpoint import atomically, written

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
 
 
 def embed_verb(args: list[str]) -> int:
@@ -26,7 +26,7 @@ def embed_verb(args: list[str]) -> int:
         path: tyro.conf.Positional[str]
         """A folder of videos, one video, or a list file."""
         weights: Path
-        """A run folder, pre-trained or fine-tuned, or a .safetensors of it."""
+        """A run folder, pre-trained or fine-tuned, or a .safetensors of it, or weights of others."""
         out: Path
         """Where to: NAME.npy, NAME.parquet, or a folder (an .npy in it); arrays can be memory-mapped."""
         window: str | None = None
@@ -47,6 +47,7 @@ def embed_verb(args: list[str]) -> int:
         """Colours as in training, or only in [0, 1], as VideoMAE V2's released extractor does it."""
         batch: int = 16
         """Clips at a time."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
         device: str = "auto"
         """cpu, cuda, cuda:1, mps; auto takes the best there is."""
         json: bool = False
@@ -57,8 +58,10 @@ def embed_verb(args: list[str]) -> int:
     from tubelet.evaluate.embed import Embedding, embed
     from tubelet.evaluate.localisation import localisation
     from tubelet.train.log import Counter, say
+    from tubelet.train.loop import pick_device
 
-    network, run = loaded(a.weights, a.device)
+    network, run = opened(a.weights, a.others, "all")
+    network = network.to(pick_device(a.device))
     progress = Counter("videos embedded", a.json)
     if a.tad:
         if a.window or a.stride or a.tokens or a.block or a.half:
@@ -86,19 +89,6 @@ def embed_verb(args: list[str]) -> int:
     return 0 if made.rows else 1
 
 
-def loaded(weights: Path, device: str) -> tuple[Any, Any]:
-    """The network of a run, on a device, and the run: with its head if it was fine-tuned, else the encoder."""
-    from tubelet.train.checkpoint import load_classifier, load_encoder, weights_of
-    from tubelet.train.folder import unfinished
-    from tubelet.train.log import noted
-    from tubelet.train.loop import pick_device
-
-    state, _, _ = weights_of(weights)
-    noted(unfinished(weights))
-    network, run = load_classifier(weights) if "head.weight" in state else load_encoder(weights)
-    return network.to(pick_device(device)), run
-
-
 def similar_verb(args: list[str]) -> int:
     """Clips that are like one: tubelet similar CLIP --features FEATURES"""
 
@@ -121,6 +111,7 @@ def similar_verb(args: list[str]) -> int:
         """Of a video in the table, take the clip that shows this second; default the middle one."""
         top: int = 10
         """How many neighbours."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
         device: str = "auto"
         """cpu, cuda, cuda:1, mps; auto takes the best there is."""
         json: bool = False
@@ -131,6 +122,7 @@ def similar_verb(args: list[str]) -> int:
     from tubelet.evaluate.embed import example
     from tubelet.evaluate.feature_files import read
     from tubelet.evaluate.similar import nearest, overlapping, row_at
+    from tubelet.train.loop import pick_device
 
     table = read(a.features)
     row = row_at(a.clip, table.rows, a.at)
@@ -142,7 +134,8 @@ def similar_verb(args: list[str]) -> int:
             raise ValueError(f"{a.clip} is not in {a.features}; to embed it, give the --weights that made the table")
         if a.at is not None:
             raise ValueError(f"--at {a.at:g}: only for a video in the table; of {a.clip} the middle clip is taken")
-        network, run = loaded(a.weights, a.device)
+        network, run = opened(a.weights, a.others, "all")
+        network = network.to(pick_device(a.device))
         found = nearest(example(network, Item(a.clip), run.data, table), table, a.top)
     if a.json:
         print(json.dumps({"clip": str(a.clip), "row": row, "neighbours": [one.to_dict() for one in found]}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.arguments import Unprefixed, with_preset
+from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, with_preset
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.config import Run
@@ -42,6 +42,7 @@ def finetune_verb(args: list[str]) -> int:
         """The head of --weights knows other classes: begin with a fresh one."""
         inflate: bool = False
         """--weights are of images: repeat their patches over the frames of a cube."""
+        start: Annotated[Start, Unprefixed] = FROM_THERE
         as_weights: bool = False
         """Take the encoder's shape from --weights instead of the preset."""
         augment: str | None = None
@@ -78,17 +79,20 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.report import ends, write_report
     from tubelet.train.folder import unfinished
     from tubelet.train.log import duration, metrics, noted, say, show
+    from tubelet.train.start import interpolating
     from tubelet.weights.hub import on_hub
 
     if a.weights and not on_hub(a.weights) and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
-    if (a.new_head or a.as_weights or a.inflate) and not a.weights:
-        raise ValueError("--new-head, --as-weights and --inflate are about --weights, which were not given")
+    if (a.new_head or a.as_weights or a.inflate or a.start.heads) and not a.weights:
+        raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
     run, items = on(a.run, a.device), find(a.data)
     if isinstance(run.method, Supervised):
         run = changed(run, a)
         if a.as_weights and run.method.init:
             run = as_weights(run, run.method.init)
+        if a.start.positions == "interpolated":
+            run = interpolating(run, run.method.init, run.method.init_heads)
     run = balanced(run, items) if a.balance else completed(run, items)
     assert run.data.labels is not None
     if not a.quiet:
@@ -151,7 +155,7 @@ def changed(run: "Run", a: Any) -> "Run":
     from tubelet.train.log import say
 
     method = replace(run.method, init=a.weights or run.method.init, labels=a.labels or run.method.labels)
-    method = replace(method, inflate=a.inflate or method.inflate)
+    method = replace(method, inflate=a.inflate or method.inflate, init_heads=a.start.heads or method.init_heads)
     mixup, cutmix = (
         given if given is not None else getattr(method.mix, name, 0.0)
         for name, given in (("mixup", a.mixup), ("cutmix", a.cutmix))

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, parse
 from tubelet.cli.testing import viewer_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def predict_verb(args: list[str]) -> int:
         paths: tyro.conf.Positional[tuple[str, ...]]
         """Videos, folders, lists, patterns ("*.mp4"); or - for what is piped in, or the number of a camera."""
         weights: Path
-        """A fine-tuned run, or a file of it (best.safetensors)."""
+        """A fine-tuned run, or a file of it (best.safetensors), or weights of others."""
         window: float | None = None
         """Seconds that are seen at once; default what a clip spans."""
         stride: float | None = None
@@ -61,6 +61,7 @@ def predict_verb(args: list[str]) -> int:
         """Arithmetic of the network."""
         device: str = "auto"
         """cpu, cuda, cuda:1 or mps."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
         json: bool = False
         """A JSON object per video on stdout (of a stream: per window, as they come)."""
 
@@ -83,7 +84,7 @@ def predict_verb(args: list[str]) -> int:
         raise ValueError(f"--out {a.out}: subtitles are for one video, not {len(items)}; use .csv or .json")
     if a.top < 1:
         raise ValueError(f"--top {a.top}: at least one class")
-    viewer = viewer_of(a.weights, a.device, a.precision)
+    viewer = viewer_of(a.weights, a.device, a.precision, others=a.others)
     labels, crop = viewer.labels, partial(centred, size=viewer.data.size)
 
     def finished(path: str, predictions: "list[Prediction]") -> Found:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.arguments import chosen, parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, chosen, opened, parse
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.evaluate.probes import Probe
@@ -30,7 +30,7 @@ class Common:
     """What all probes want to know."""
 
     weights: Path
-    """A run folder, or a file of weights of it. The encoder stays as it is."""
+    """A run folder, or a file of weights of it, or weights of others. The encoder stays as it is."""
     data: str
     """Labelled videos to train on: a folder with class folders, or a list with labels."""
     test: str | None = None
@@ -51,6 +51,7 @@ class Common:
     """Folder to keep features in; they are used again if weights, clips and videos are the same."""
     results: Path | None = None
     """JSON lines to write: the probabilities of every tested video."""
+    others: Annotated[OfOthers, Unprefixed] = NOTHING
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes the best there is."""
     seed: int = 0
@@ -99,8 +100,8 @@ def probe_attentive(args: list[str]) -> int:
 
         depth: int = 1
         """1: the query alone (V-JEPA); 4: after three self-attention blocks (V-JEPA 2)."""
-        heads: int | None = None
-        """Attention heads; default the encoder's."""
+        probe_heads: int | None = None
+        """Attention heads of the probe; default the encoder's."""
         lr: tuple[float, ...] = ()
         """Rates in place of 1e-4, 3e-4, 1e-3, 3e-3, 5e-3."""
         weight_decay: tuple[float, ...] = ()
@@ -118,7 +119,7 @@ def probe_attentive(args: list[str]) -> int:
 
         changed = given(lrs=a.lr, decays=a.weight_decay, epochs=a.epochs, batch=a.batch)
         own = next(module.heads for module in encoder.modules() if isinstance(module, Attention))
-        return Attentive(own if a.heads is None else a.heads, a.depth, device=device, **changed)
+        return Attentive(own if a.probe_heads is None else a.probe_heads, a.depth, device=device, **changed)
 
     return carry_out(a, "attentive", make, pooled=False)
 
@@ -160,15 +161,13 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     from tubelet.data.sources import find
     from tubelet.evaluate.probing import read_out
     from tubelet.evaluate.results import numbers, to_lines
-    from tubelet.train.checkpoint import atomically, load_encoder, void
-    from tubelet.train.folder import unfinished
-    from tubelet.train.log import Counter, noted, say
+    from tubelet.train.checkpoint import atomically, void
+    from tubelet.train.log import Counter, say
     from tubelet.train.loop import pick_device
 
     if a.leave_groups_out == (a.test is not None) or (a.leave_groups_out and a.validation is not None):
         raise ValueError("give --test (with --validation or without), or --leave-groups-out without both")
-    encoder, run = load_encoder(a.weights)
-    noted(unfinished(a.weights))
+    encoder, run = opened(a.weights, a.others, "encoder")
     device = str(pick_device(a.device))
     sources = {"training": a.data, "validation": a.validation, "test": a.test}
     videos = {name: find(source) for name, source in sources.items() if source is not None}

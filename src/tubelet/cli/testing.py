@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
 
 if TYPE_CHECKING:
     from tubelet.data.sources import Item
@@ -32,7 +32,7 @@ def test_verb(args: list[str]) -> int:
         """
 
         weights: Path | None = None
-        """A fine-tuned run, or a file of it (best.safetensors)."""
+        """A fine-tuned run, or a file of it (best.safetensors), or weights of others."""
         data: str | None = None
         """Labelled videos: class folders, a list, or a data set as in ucf101:DIR:test:1 (docs/recipes.md)."""
         views: str = "5x3"
@@ -55,6 +55,7 @@ def test_verb(args: list[str]) -> int:
         """cpu, cuda, cuda:1 or mps."""
         seed: int = 0
         """Of the draws that the 95 % intervals are made from."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
         quiet: bool = False
         """No progress."""
         json: bool = False
@@ -84,7 +85,7 @@ def test_verb(args: list[str]) -> int:
     if out.exists():
         only_of(out, items)
     with joined() as (rank, _):
-        viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch)
+        viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch, a.others)
         progress = Counter("testing", a.quiet)
         results = multi_view(viewer, items, views, workers=a.workers, progress=progress)
     return told(results, out, a.classes, a.seed, a.json, write=True) if rank == 0 else 0
@@ -133,21 +134,24 @@ def word(text: str) -> str:
     return re.sub(r"\W+", "-", Path(text).stem).strip("-") or "data"
 
 
-def viewer_of(weights: Path, device: str, precision: str, average: Any = "probabilities", batch: int = 16) -> "Viewer":
+def viewer_of(
+    weights: Path,
+    device: str,
+    precision: str,
+    average: Any = "probabilities",
+    batch: int = 16,
+    others: OfOthers = OfOthers(),  # noqa: B008 - frozen
+) -> "Viewer":
     """The network of a fine-tuned run, on its device."""
     import torch
 
     from tubelet.evaluate.views import Viewer
     from tubelet.nn.collective import whoami
-    from tubelet.train.checkpoint import load_classifier
-    from tubelet.train.folder import unfinished
-    from tubelet.train.log import noted
     from tubelet.train.loop import pick_device
 
     if batch < 1:
         raise ValueError(f"--batch {batch}: at least one clip")
-    classifier, run = load_classifier(weights)
-    noted(unfinished(weights))
+    classifier, run = opened(weights, others, "classifier")
     if device == "auto" and whoami()[1] > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     place = pick_device(device)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from tubelet.cli.arguments import Unprefixed, parse, with_preset
+from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, parse, with_preset
 
 if TYPE_CHECKING:  # or listing presets would import torch
     from tubelet.config import Run
@@ -37,6 +37,7 @@ def pretrain(args: list[str]) -> int:
         """Run whose encoder it starts from (or a file of it); none: from scratch. Short for --training.init."""
         inflate: bool = False
         """--weights are of images: repeat their patches over the frames of a cube. Short for --training.inflate."""
+        start: Annotated[Start, Unprefixed] = FROM_THERE
         out: Path | None = None
         """Run folder; default runs/PRESET."""
         resume: bool = False
@@ -52,9 +53,10 @@ def pretrain(args: list[str]) -> int:
 
     a = with_preset(Pretrain, args, "pretrain")
     run = on(a.run, a.device)
-    if a.weights or a.inflate:
+    if a.weights or a.inflate or a.start.heads:
         init, inflate = a.weights or run.training.init, a.inflate or run.training.inflate
-        run = replace(run, training=replace(run.training, init=init, inflate=inflate))
+        heads = a.start.heads or run.training.init_heads
+        run = replace(run, training=replace(run.training, init=init, inflate=inflate, init_heads=heads))
     if hasattr(run.method, "labels"):
         raise ValueError(f"{a.preset} learns labels: tubelet finetune {a.preset} --weights RUN --data {a.data}")
     from tubelet.data.datasets import Dataset
@@ -67,11 +69,15 @@ def pretrain(args: list[str]) -> int:
     from tubelet.train.folder import unfinished
     from tubelet.train.log import duration, metrics, noted, show
     from tubelet.train.loop import train
+    from tubelet.train.start import interpolating
+    from tubelet.weights.found import Asked
 
     out = a.out or Path("runs") / named(a.preset)
     if run.training.init is not None:
-        weights_of(run.training.init)  # now, and not after the plan
+        weights_of(run.training.init, Asked(run.training.init_heads))  # now, and not after the plan
         noted(unfinished(Path(run.training.init)))
+    if a.start.positions == "interpolated":
+        run = interpolating(run, run.training.init, run.training.init_heads)
     if not a.quiet:
         show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))
     folder = train(run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)

@@ -286,8 +286,9 @@ def fits(shape: tuple[int, ...], kind: np.dtype) -> None:
 
 
 def mark_of(network: nn.Module) -> str:
-    """A short name that only these weights, and these fixed positions, have."""
-    mark = hashlib.sha256()
+    """A short name that only these weights, with these heads and fixed positions, have."""
+    heads = [module.heads for module in network.modules() if isinstance(module, Attention)]
+    mark = hashlib.sha256(f"{heads}".encode())
     for name, tensor in sorted([*network.state_dict().items(), *network.named_buffers()], key=lambda pair: pair[0]):
         mark.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         mark.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -296,8 +297,7 @@ def mark_of(network: nn.Module) -> str:
 
 def fingerprint(encoder: ViT, items: Sequence[Item], data: Data, blocks: tuple[int, ...], pooled: Pooled) -> str:
     """A name for features that changes with anything that they depend on: weights, clips, files, choices."""
-    heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
-    choices = [FORMAT, blocks, pooled, encoder.grid, heads, to_json(data.clip), data.size, data.channels]
+    choices = [FORMAT, blocks, pooled, encoder.grid, to_json(data.clip), data.size, data.channels]
     digest = hashlib.sha256(f"{choices} {mark_of(encoder)}".encode())
     for item in items:
         try:

@@ -228,7 +228,9 @@ class Attentive:
         """All settings learnt from the clips: side by side, or with a depth one after the other on each batch."""
         shape = (clips.values.shape[2], self.heads, len(clips.names), self.depth)
         if shape[0] % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide tokens of {shape[0]} channels; choose other --heads")
+            raise ValueError(
+                f"{self.heads} heads do not divide tokens of {shape[0]} channels; choose other --probe-heads"
+            )
         groups = [settings] if self.depth == 1 else [[setting] for setting in settings]
         probes = [(seeded(seed, lambda: AttentiveProbes(len(group), *shape)), group) for group in groups]  # noqa: B023
         return train(probes, clips, self, "adamw", 1.0, seed)

@@ -117,6 +117,7 @@ def encoder_fits(run: Run) -> None:
     for name, value, fits, has in (
         ("encoder.attention", e.attention, e.attention == "joint", "joint attention"),
         ("encoder.position", e.position, e.position == "index", "the sinusoid of a token's index"),
+        ("encoder.interpolated", e.interpolated, e.interpolated is None, "positions that are computed for its clips"),
         ("encoder.patch", e.patch, height == width, "cubes as high as wide"),
         ("encoder.class_token", e.class_token, not e.class_token, "encoders without a class token"),
         ("data.channels", run.data.channels, run.data.channels == 3, "three colours"),

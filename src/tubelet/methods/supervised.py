@@ -42,6 +42,8 @@ class Supervised:
     """Run whose weights it starts from, pre-trained or fine-tuned; none: from scratch."""
     inflate: bool = False
     """Those weights are of images, and are made weights of video."""
+    init_heads: int | None = None
+    """Their attention heads, if they are of others and their file does not tell."""
     validation: str | None = None
     """Labelled videos to measure on while training; they choose the best weights."""
     outputs: int = 0
@@ -99,8 +101,9 @@ class Supervised:
         ):
             if not fits:
                 raise ValueError(f"--method.{name} {value} cannot be used; expected {expected}")
-        if self.inflate and self.init is None:
-            raise ValueError("--method.inflate is about the weights of --method.init, which were not given")
+        if (self.inflate or self.init_heads) and self.init is None:
+            given = "inflate" if self.inflate else "init-heads"
+            raise ValueError(f"--method.{given} is about the weights of --method.init, which were not given")
         if self.labels == "values" and (self.mix or self.teacher or self.class_weights):
             raise ValueError(
                 "values are regressed: --method.mix, --method.teacher and --method.class-weights are for classes"

@@ -118,7 +118,7 @@ class CrossMaskDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(shape.width, eps=EPS)
         self.head = nn.Linear(shape.width, outputs)
-        self.position = Positions(shape.position, grid, shape.width)
+        self.position = Positions(shape.position, grid, shape.width, encoder.interpolated)
         xavier(self.blocks)
         xavier(self.head)
 

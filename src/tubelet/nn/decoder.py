@@ -25,7 +25,7 @@ class Decoder:
     mlp_ratio: float = 4.0
     """Channels inside the MLP, as a multiple of the width, truncated."""
     position: Position = "index"
-    """As for the encoder."""
+    """As for the encoder; fixed ones are interpolated where its are."""
 
     @property
     def hidden(self) -> int:
@@ -76,7 +76,7 @@ class MaskDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.hidden) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, eps=EPS)
         self.head = nn.Linear(shape.width, outputs)
-        self.position = Positions(shape.position, grid, shape.width)
+        self.position = Positions(shape.position, grid, shape.width, encoder.interpolated)
         xavier(self.blocks)
         xavier(self.head)
 

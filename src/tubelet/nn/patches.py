@@ -4,6 +4,7 @@ Tokens are patches until the encoder embeds them: gathering first and embedding 
 gathering then, and costs a tenth at 90 % masking.
 """
 
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tubelet.types import Grid, TokenMask
 
 Position = Literal["index", "axes", "plane", "learned"]
+FIXED = ("index", "axes", "plane")  # kinds that are computed, and no weights
 CURTAIN, SEAM = 78, 68  # grey of a hidden cube, and of its last row and column, so that cubes can be counted
 
 
@@ -136,20 +138,40 @@ def sinusoid_of_plane(grid: Grid, width: int) -> Float[Tensor, "n d"]:
     )
 
 
+def resized(table: Float[Tensor, "n d"], old: tuple[int, int, int], new: tuple[int, int, int]) -> Float[Tensor, "m d"]:
+    """A table of positions of a grid (T, H, W) for another: bicubic in space, linear in time.
+
+    Source: what VideoMAE-Action-Detection does with its fixed table and MAE with its own; V2 over time.
+    """
+    t, h, w = old
+    cells = table.reshape(t, h, w, -1).permute(0, 3, 1, 2)
+    if (h, w) != new[1:]:
+        cells = F.interpolate(cells, size=new[1:], mode="bicubic", align_corners=False)
+    if t != new[0]:
+        times = F.interpolate(cells.flatten(1).T.unsqueeze(0), size=new[0], mode="linear", align_corners=False)
+        cells = times[0].T.reshape(new[0], *cells.shape[1:])
+    return cells.permute(0, 2, 3, 1).reshape(prod(new), -1)
+
+
 class Positions(nn.Module):
     """The position table of a kind: fixed and not saved, or learnt.
 
+    With `trained`, cubes in time, height and width, a fixed table is that of such a grid, interpolated to this one.
     `learned` is a vector for each slot plus one for each place in it, truncated normal 0.02.
     Source: MAE-ST (arXiv:2205.09113), section 3, "separable positional embeddings".
     """
 
     fixed: Tensor | None
 
-    def __init__(self, kind: Position, grid: Grid, width: int) -> None:
+    def __init__(self, kind: Position, grid: Grid, width: int, trained: tuple[int, int, int] | None = None) -> None:
         super().__init__()
-        tables = {"index": lambda: sinusoid(grid.tokens, width), "axes": lambda: sinusoid_of_axes(grid, width)}
-        tables["plane"] = lambda: sinusoid_of_plane(grid, width)
-        self.register_buffer("fixed", None if kind == "learned" else tables[kind](), persistent=False)
+        of = grid if trained is None else Grid(*trained, grid.patch)
+        tables = {"index": lambda: sinusoid(of.tokens, width), "axes": lambda: sinusoid_of_axes(of, width)}
+        tables["plane"] = lambda: sinusoid_of_plane(of, width)
+        table = None if kind == "learned" else tables[kind]()
+        if table is not None and of != grid:
+            table = resized(table, (of.T, of.H, of.W), (grid.T, grid.H, grid.W))
+        self.register_buffer("fixed", table, persistent=False)
         if kind == "learned":
             self.slot = nn.Parameter(nn.init.trunc_normal_(torch.empty(grid.T, width), std=0.02))
             self.place = nn.Parameter(nn.init.trunc_normal_(torch.empty(grid.slot, width), std=0.02))

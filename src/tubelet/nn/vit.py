@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.attention import EPS, Block, xavier
 from tubelet.nn.divided import DividedBlock, Where, still_at_first
-from tubelet.nn.patches import Positions, take
+from tubelet.nn.patches import FIXED, Positions, take
 from tubelet.nn.rotary import Rotary
 from tubelet.types import Grid
 
@@ -42,6 +42,9 @@ class Encoder:
     """Stochastic depth of the last block, growing from 0 at the first (fine-tuning)."""
     checkpoint: bool = False
     """Recompute each block in the backward pass: about a third more compute for far less memory."""
+    interpolated: tuple[int, int, int] | None = None
+    """Cubes in time, height and width of the clips that weights come from: fixed positions are those of such clips,
+    interpolated to this run's; none: they are computed for this run's."""
 
     def build(self, grid: Grid, channels: int) -> "ViT":
         """The encoder for clips of `grid`, freshly initialised from torch's global generator.
@@ -87,10 +90,15 @@ class ViT(nn.Module):
             DividedBlock(*sizes, drop) if self.divided else Block(*sizes, drop, rotary) for drop in drops
         )
         self.norm: nn.Module = nn.LayerNorm(shape.width, eps=EPS)  # the identity in a fine-tuned encoder
+        if shape.interpolated is not None and (shape.position not in FIXED or min(shape.interpolated) < 1):
+            raise ValueError(
+                f"--encoder.interpolated {shape.interpolated} with positions {shape.position} cannot be used; it is "
+                "about fixed positions, and three numbers above 0"
+            )
         self.position: Positions | Rotary = (
             Rotary(grid, shape.width // shape.heads)
             if shape.position == "rotary"
-            else Positions(shape.position, grid, shape.width)
+            else Positions(shape.position, grid, shape.width, shape.interpolated)
         )
         self.class_token: nn.Parameter | None = None
         if shape.class_token:

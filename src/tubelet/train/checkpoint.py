@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from tubelet.config import Run, from_json, to_json
 from tubelet.nn.classifier import Classifier
@@ -19,8 +19,9 @@ from tubelet.nn.vit import ViT
 from tubelet.types import Method
 from tubelet.weights import archive as archives
 from tubelet.weights import load as foreign
+from tubelet.weights.found import Asked
 from tubelet.weights.hub import on_hub
-from tubelet.weights.origin import run_of
+from tubelet.weights.load import Weights
 
 
 class SaveError(OSError):
@@ -142,12 +143,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as a checkpoint ({why}); is it whole?") from error
 
 
-def load(path: Path | str) -> nn.Module:
+def load(path: Path | str, asked: Asked = Asked()) -> nn.Module:  # noqa: B008 - frozen
     """The network of a run or of a file, on the CPU.
 
     Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
     ours or another's (docs/weights.md) or on the hub ("hub:OWNER/NAME"), what is in it: a masked autoencoder, a
-    `Classifier`, or a `ViT`.
+    `Classifier`, or a `ViT`. `asked` says of another's what no shape tells, as `Asked(heads=6)`. What looks wrong in it
+    is warned of; all that was done is in the report that `tubelet.load_with_report(path, asked)` gives beside the
+    network of such a file.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -156,7 +159,11 @@ def load(path: Path | str) -> nn.Module:
     path = Path(path)
     run = (path / "checkpoints").is_dir() or (path / "run.json").is_file()
     if on_hub(path) or (path.exists() and not run):
-        return foreign.network(path)[0]
+        network, report = foreign.network(path, asked)
+        report.warn()
+        return network
+    if asked != Asked():
+        raise ValueError(f"{path} is a run of tubelet and says itself what is in it; {asked} is for weights of others")
     return load_method(path)
 
 
@@ -174,55 +181,75 @@ def load_method(folder: Path | str) -> Method:
     return method.eval()
 
 
-def load_encoder(path: Path | str) -> tuple[ViT, Run]:
+def load_encoder(path: Path | str, asked: Asked = Asked()) -> tuple[ViT, Run]:  # noqa: B008 - frozen
     """The encoder of a run, pre-trained or fine-tuned, on the CPU, with the run that made it.
 
     `path` is the folder of the run, or a file of it: encoder.safetensors, model.safetensors, best.safetensors; or
-    weights of others (docs/weights.md), with a run that describes them. A fine-tuned encoder has no last norm: what its
-    head reads is the mean of its tokens as they are.
+    weights of others (docs/weights.md; `asked` says what they do not tell), with a run that describes them. A
+    fine-tuned encoder has no last norm: what its head reads is the mean of its tokens as they are. What looks wrong in
+    weights of others is warned of.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a file of no format that is known, or weights that do not fit.
     """
-    state, run, _ = weights_of(path)
+    weights = weights_of(path, asked)
+    encoder = encoder_of(weights)
+    weights.report.warn()
+    return encoder, weights.run
+
+
+def encoder_of(weights: Weights) -> ViT:
+    """The encoder of weights; a head is left out, and that is noted in their report."""
+    state, run = weights.state, weights.run
     encoder = run.encoder.build(run.grid(), run.data.channels)
     if "head.weight" in state:
         state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        weights.report.mark("left out", "a head; the encoder is used without it", "norm.", "head.")
     if "norm.weight" not in state:
         encoder.norm = nn.Identity()
     encoder.load_state_dict(state)
-    return encoder.eval(), run
+    return encoder.eval()
 
 
-def load_classifier(path: Path | str) -> tuple[Classifier, Run]:
+def load_classifier(path: Path | str, asked: Asked = Asked()) -> tuple[Classifier, Run]:  # noqa: B008 - frozen
     """The network of a fine-tuned run, on the CPU, with its run; the classes are `run.data.labels.names`.
 
-    `path` is the folder of the run (the last weights), or a file of it: model.safetensors, best.safetensors.
+    `path` is the folder of the run (the last weights), or a file of it: model.safetensors, best.safetensors; or weights
+    of others, as for `load_encoder`.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: weights without a head, or a file that tubelet did not write.
+        ValueError: weights without a head, or a file of no format that is known.
     """
-    state, run, file = weights_of(path)
+    weights = weights_of(path, asked)
+    network = classifier_of(weights)
+    weights.report.warn()
+    return network, weights.run
+
+
+def classifier_of(weights: Weights) -> Classifier:
+    """The whole network of weights with a head.
+
+    Raises:
+        ValueError: they have none.
+    """
+    state, run, path = weights.state, weights.run, weights.path
     if "head.weight" not in state:
-        raise ValueError(f"{file} has an encoder but no head; fine-tune it first: tubelet finetune --weights {path}")
+        raise ValueError(f"{path} has an encoder but no head; fine-tune it first: tubelet finetune --weights {path}")
     encoder = run.encoder.build(run.grid(), run.data.channels)
     network = Classifier(encoder, len(state["head.bias"]), cells=run.method.cells)
     network.load_state_dict(state)
-    return network.eval(), run
+    return network.eval()
 
 
-def weights_of(path: Path | str) -> tuple[dict[str, Tensor], Run, Path]:
-    """The tensors of a run folder or of a file of weights, the run that made them, and the file.
+def weights_of(path: Path | str, asked: Asked = Asked()) -> Weights:  # noqa: B008 - frozen
+    """What a run folder or a file of weights holds of an encoder or a classifier, the run that made it, and a report.
 
-    Of weights of others, the run describes them (docs/weights.md), and what looks untrained is warned of.
+    Of weights of others, the run describes them (docs/weights.md).
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a file of no format that is known, or a damaged one.
     """
-    archive = archives.read(path)
-    if (run := run_of(archive)) is not None:
-        return foreign.kept(archive.state), run, archive.path
-    return foreign.weights_of(archive)
+    return foreign.weights_of(archives.read(path), asked)

@@ -23,6 +23,7 @@ FREE = (
     "encoder.checkpoint",
     "training.init",  # what it began with is in the checkpoint
     "training.inflate",
+    "training.init_heads",
     "data.images.source",  # as the folder of videos, it may have moved: `same_data` compares what is in it
     *(
         f"training.{name}"

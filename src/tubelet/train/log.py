@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tubelet.data.joint import LOSSES
 from tubelet.train.checkpoint import SaveError, atomically, void
+from tubelet.weights.report import Report
 
 SHOWN = 5  # notes; a large data set has hundreds
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar on
@@ -87,6 +88,14 @@ class Log:
                 f"step {step}/{self.steps}  loss {shown['loss']}  {shown['speed']} clips/s  waiting for data "
                 f"{shown['wait']}  {duration(left) + ' left' if left else ''}".rstrip()
             )
+
+    def begun(self, report: Report) -> None:
+        """What was done with the weights that the run starts from: shown, and written down."""
+        for line in report.lines():
+            self.append(self.notes_path, f"step 0: {line.strip()}")
+        self.say(str(report))
+        if self.console.quiet:
+            report.warn()
 
     def append(self, path: Path, line: str) -> None:
         """Adds a line to a file.

@@ -27,6 +27,7 @@ from tubelet.train.optim import adamw, half_cosine, rate, set_decay, set_rate
 from tubelet.train.start import fitting, started
 from tubelet.train.teacher import teach, with_shape
 from tubelet.types import Batch, Draws, Method
+from tubelet.weights.report import Report
 
 COMPILED = ("encoder", "decoder", "teacher", "projector", "predictor", "momentum_encoder", "momentum_projector")
 
@@ -49,7 +50,7 @@ def train(
     out: Path | str,
     *,
     items: Sequence[Item] | None = None,
-    prepare: Callable[[Method], object] | None = None,
+    prepare: Callable[[Method], Report | None] | None = None,
     validate: Callable[[Method], dict[str, float]] | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -77,7 +78,7 @@ def train(
     grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
     precision = pick_precision(run.training.precision, device)
     init = run.training.init if changed is None else None
-    weights = None if init is None else fitting(run, init, run.training.inflate)
+    weights = None if init is None else fitting(run, init, run.training.inflate, run.training.init_heads)
     dataset = Dataset(find(source) if items is None else items, run.data, run.training.seed)
     plan, data = numbers(run, len(dataset)), fingerprint(dataset)
     if changed is not None:
@@ -89,12 +90,9 @@ def train(
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
         if changed is None:
             teach(run, method)
-        if weights is not None:
-            line = started(run, method, weights)
-            if not quiet:
-                say(line)
+        report = None if weights is None else started(method, weights)
         if prepare is not None:
-            prepare(method)
+            report = prepare(method) or report
         with advised(run, device):
             method.to(device).train()
         optimiser = adamw(method, run.optim)
@@ -114,6 +112,8 @@ def train(
         if changed is None:
             begin(folder, run, source, data)
         with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
+            if report is not None:
+                log.begun(report)
             log.note(start, changed or [])
             if resume and changed is None:
                 log.say(f"nothing to resume in {folder}: begun from the start")

@@ -43,7 +43,7 @@ class Archive:
     about: dict[str, str] = field(default_factory=dict)
     """What a safetensors file says of itself."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The config.json beside it, of a folder of transformers."""
+    """The config.json beside it, of a folder of transformers or timm."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Its preprocessor_config.json."""
     notes: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ def read(path: Path | str) -> Archive:
     notes: list[str] = []
     state = plain(path, found[0], notes)
     beside = {name: settings(path.parent / f"{name}.json") for name in ("config", "preprocessor_config")}
-    config = beside["config"] if "model_type" in beside["config"] else {}
+    config = beside["config"] if {"model_type", "architecture"} & set(beside["config"]) else {}  # transformers, timm
     processor = beside["preprocessor_config"] if config else {}
     return Archive(path, state, found[1], config, processor, tuple(notes), args_of(found[0]))
 

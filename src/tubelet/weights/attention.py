@@ -22,7 +22,8 @@ def heads_of(width: int, given: int | None, report: Report, of: str = "heads") -
     if given is None:
         given = HEADS.get(width, max(width // 64, 1))
         why = "as every released model of this width has" if width in HEADS else "64 channels each"
-        report.notes.append(f"{given} {of}, {why}; shapes do not tell, --heads says otherwise")
+        flag = ", --heads says otherwise" if of == "heads" else ""
+        report.notes.append(f"{given} {of}, {why}; shapes do not tell{flag}")
     if given < 1 or width % given:
         raise ValueError(
             f"{report.path}: width {width} does not divide into {given} heads; give another number: --heads"
@@ -46,14 +47,13 @@ def fused(state: dict[str, Tensor], report: Report, keys: bool = False) -> dict[
         if lost := [name for name in parts if name not in found]:
             raise ValueError(f"{report.path} ({report.format}) lacks {lost[0]}")
         found[f"{stem}qkv.weight"] = torch.cat([found.pop(name) for name in parts])
-    if stems:
-        report.notes.append(f"{len(stems)} times queries, keys and values were put into one matrix")
+        report.mark("reshaped", "queries, keys and values in one matrix", *parts)
     for name in list(found):
         if match := re.fullmatch(r"(.*attn\.)(query|key|value)\.bias", name):
             bias, stem, part = found.pop(name), match[1], match[2]
             ours = f"{stem}{part[0]}_bias"
             if part == "key" and not keys:
-                left_out(bias, name, report)
+                report.mark("left out", useless(bias), name)
             elif ours in found and not torch.equal(found[ours], bias):
                 raise ValueError(
                     f"{report.path} has {name} and {ours}, which differ; one of them was lost and begun afresh (as by "
@@ -67,10 +67,10 @@ def fused(state: dict[str, Tensor], report: Report, keys: bool = False) -> dict[
             if keys:
                 found[f"{match[1]}k_bias"] = key
             else:
-                left_out(key, name, report)
+                report.mark("reshaped", f"without its third for keys: {useless(key)}", name)
     return found
 
 
-def left_out(bias: Tensor, name: str, report: Report) -> None:
-    """Notes that a bias of the keys is not kept."""
-    report.add("left out", "a bias of keys, all zero" if not bias.any() else SHIFT, name)
+def useless(bias: Tensor) -> str:
+    """Why a bias of the keys is not kept."""
+    return "a bias of keys, all zero" if not bias.any() else SHIFT

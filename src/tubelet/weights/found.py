@@ -1,16 +1,16 @@
 """Weights in our names with the geometry that they need; what every format is read into."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tubelet.data.sampling import Dense, Segments, Spread
 from tubelet.nn.decoder import Decoder
-from tubelet.nn.patches import Positions, sinusoid_of_plane
+from tubelet.nn.patches import FIXED, resized, sinusoid_of_plane
 from tubelet.nn.vit import Encoder
 from tubelet.targets import MEAN, STD
 from tubelet.types import Grid
@@ -33,7 +33,8 @@ class Asked:
     rows: tuple[int, ...] = ()
     """Rows of the head to keep, in this order, as of 710 classes the 400 of Kinetics-400."""
     positions: Literal["computed", "interpolated"] = "computed"
-    """Fixed positions of other clips than in training: computed anew, as VideoMAE's code does, or interpolated."""
+    """Fixed positions of other clips than in training: computed anew, as VideoMAE's code does, or interpolated, as
+    VideoMAE-Action-Detection does."""
 
 
 @dataclass
@@ -85,17 +86,6 @@ def begun(archive: Archive, what: str) -> Report:
     return Report(archive.path, what, notes=list(archive.notes))
 
 
-def agreed(config: dict[str, Any], ours: dict[str, Any], report: Report) -> None:
-    """Checks that a config.json, where it tells these, tells what the tensors tell.
-
-    Raises:
-        ValueError: it contradicts them.
-    """
-    for key, value in ours.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{report.path} and the config.json beside it contradict: {key} {value} and {config[key]}")
-
-
 def cubes(state: dict[str, Tensor], name: str, report: Report) -> tuple[int, int, int]:
     """Makes a convolution of cubes "d c pt ph pw" (or of patches "d c ph pw") the Linear that ours is, in `state`; the
     cube.
@@ -108,9 +98,15 @@ def cubes(state: dict[str, Tensor], name: str, report: Report) -> tuple[int, int
         raise ValueError(f"{report.path} ({report.format}) has no embedding of patches that is a convolution")
     kernel = kernel.unsqueeze(2) if kernel.ndim == 4 else kernel
     state[name] = kernel.permute(0, 2, 3, 4, 1).flatten(1)
-    theirs = next(old for old in report.tensors if embeds(old))
-    report.add("reshaped", "a convolution as a matrix over a cube's values", theirs)
+    report.mark("reshaped", "a convolution as a matrix over a cube's values", name)
     return cube(kernel)
+
+
+def masking(state: dict[str, Tensor], report: Report) -> None:
+    """Makes the mask token of a decoder, if there is one, a vector, in `state`."""
+    if "decoder.mask_token" in state:
+        state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
+        report.mark("reshaped", "a mask token as a vector", "decoder.mask_token")
 
 
 def cube(kernel: Tensor) -> tuple[int, int, int]:
@@ -139,8 +135,7 @@ def whole(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
     for name, value in state.items():
         if not value.is_floating_point() or value.element_size() < 2:
             raise ValueError(f"{report.path}: {name} is {value.dtype}; weights of reduced bits cannot be read")
-        if value.ndim < 2 and not torch.isfinite(value).all():
-            raise ValueError(f"{report.path}: {name} is not finite; the training that wrote it had diverged")
+    finite(state, report)
     narrow = sorted(
         {str(value.dtype).removeprefix("torch.") for value in state.values() if value.dtype != torch.float32}
     )
@@ -149,12 +144,21 @@ def whole(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
     return {name: value.float().contiguous() for name, value in state.items()}
 
 
+def finite(state: dict[str, Tensor], report: Report) -> None:
+    """Looks at every value. A sum tells, and takes a fraction of the time, unless it is itself too large for a float.
+
+    Raises:
+        ValueError: one is infinite or no number; names the tensor.
+    """
+    for name, value in state.items():
+        if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
+            raise ValueError(f"{report.path}: {name} is not finite; the training that wrote it had diverged")
+
+
 def restated(state: dict[str, Tensor], mean: list[float], std: list[float], report: Report) -> None:
     """Makes an embedding of video normalised by `mean` and `std` one of video as ours is, in `state`."""
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(
-            f"{report.path}: normalised by mean {mean} and deviation {std}; expected three of each, above 0"
-        )
+    if min(std) <= 0:
+        raise ValueError(f"{report.path}: normalised by deviation {std}; expected numbers above 0")
     if all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip([*mean, *std], [*MEAN, *STD])):
         return
     weight = state["encoder.embed.weight"].double()
@@ -166,9 +170,15 @@ def restated(state: dict[str, Tensor], mean: list[float], std: list[float], repo
     ).float()
     state["encoder.embed.weight"] = (weight * (own / spread).repeat(times)).float()
     report.notes.append(
-        f"trained on video of mean {mean} and deviation {std}; the embedding was restated for ours ({list(MEAN)}, "
-        f"{list(STD)}): the same tokens"
+        f"trained on video normalised by mean {short(mean)} and deviation {short(std)} of pixels from 0 to 1; the "
+        f"embedding was restated for ours ({short(MEAN)} and {short(STD)}): the same tokens"
     )
+
+
+def short(values: Iterable[float]) -> str:
+    """Numbers for people, one where all are alike."""
+    shown = [f"{value:.4g}" for value in values]
+    return " ".join(shown[:1] if len(set(shown)) == 1 else shown)
 
 
 def picked(state: dict[str, Tensor], asked: Asked, labels: tuple[str, ...], report: Report) -> tuple[str, ...]:
@@ -184,7 +194,7 @@ def picked(state: dict[str, Tensor], asked: Asked, labels: tuple[str, ...], repo
         index = torch.tensor(asked.rows)
         state["head.weight"], state["head.bias"] = state["head.weight"][index], state["head.bias"][index]
         labels = tuple(labels[row] for row in asked.rows) if labels else ()
-        report.notes.append(f"{len(index)} of {rows} rows of the head were picked")
+        report.mark("reshaped", f"{len(index)} of {rows} rows, as asked", "head.")
         rows = len(index)
     labels = asked.labels or labels or tuple(map(str, range(rows)))
     if len(labels) != rows:
@@ -192,28 +202,30 @@ def picked(state: dict[str, Tensor], asked: Asked, labels: tuple[str, ...], repo
     return labels
 
 
-def resized(table: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
-    """A table of positions "n d" of a grid (T, H, W) for another: bicubic in space, linear in time.
+def placed(found: Found, positions: Literal["computed", "interpolated"]) -> None:
+    """Fits positions to the grid that is wanted: learnt ones are interpolated; fixed ones too, or computed anew.
 
-    Source: what VideoMAE-Action-Detection does with its fixed table and MAE with its own; V2 over time.
+    Raises:
+        ValueError: they are to be interpolated, but from what is not known.
     """
-    t, h, w = old
-    cells = table.reshape(t, h, w, -1).permute(0, 3, 1, 2)
-    if (h, w) != new[1:]:
-        cells = F.interpolate(cells, size=new[1:], mode="bicubic", align_corners=False)
-    if t != new[0]:
-        times = F.interpolate(cells.flatten(1).T.unsqueeze(0), size=new[0], mode="linear", align_corners=False)
-        cells = times[0].T.reshape(new[0], *cells.shape[1:])
-    return cells.permute(0, 2, 3, 1).reshape(math.prod(new), -1)
-
-
-def placed(found: Found) -> None:
-    """Fits positions to the grid that is wanted: learnt ones are interpolated; fixed ones are not saved, and said."""
     trained, grid, state = found.trained, found.grid, found.state
+    fixed = found.encoder.position in FIXED
+    if found.encoder.position == "rotary" and positions == "interpolated":
+        raise ValueError(
+            f"{found.report.path}: its positions are rotary, which go on to any grid; leave out --positions"
+        )
+    if trained is None and fixed and positions == "interpolated":
+        raise ValueError(
+            f"{found.report.path}: which clips it was trained on is not known, so positions are not either"
+        )
     if trained is None or trained == grid:
         return
     before, now = (f"{one.T}x{one.H}x{one.W}" for one in (trained, grid))
-    if found.encoder.position != "learned":
+    if fixed and positions == "interpolated":
+        found.encoder = replace(found.encoder, interpolated=(trained.T, trained.H, trained.W))
+        found.report.notes.append(f"the fixed positions were interpolated from {before} to {now} tokens")
+        return
+    if fixed:
         found.report.notes.append(f"trained on {before} tokens: the fixed positions are computed anew for {now}")
         return
     place, slot = "encoder.position.place", "encoder.position.slot"
@@ -226,10 +238,3 @@ def is_plane(table: Tensor, grid: Grid) -> bool:
     """Whether the positions "n d" of an image are MAE's fixed ones, to the accuracy of float32."""
     width = table.shape[1]
     return width % 4 == 0 and torch.allclose(table.float(), sinusoid_of_plane(grid, width), rtol=0, atol=1e-5)
-
-
-def interpolated(positions: Positions, width: int, encoder: Encoder, trained: Grid, grid: Grid) -> None:
-    """Replaces a fixed table by that of the trained grid, interpolated; it is not saved with the weights."""
-    assert encoder.position != "rotary"  # which has no table
-    table = Positions(encoder.position, trained, width)()
-    positions.fixed = resized(table, (trained.T, trained.H, trained.W), (grid.T, grid.H, grid.W))

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tubelet.nn.attention import EPS
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused, heads_of
-from tubelet.weights.found import Asked, Found, agreed, begun, cube, cubes, embeds, grid_if, picked, restated
+from tubelet.weights.beside import agreeing, pixels, same_arithmetic
+from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, masking, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, renamed
 from tubelet.weights.videomae import geometry
@@ -45,7 +45,6 @@ PAIRS: list[Pair] = [
     ("norm", "fc_norm", BOTH),
     ("head", "classifier", BOTH),
 ]
-FIRST = (r"classifier\.(?:weight|bias)", None, "a head that reads the first token alone (use_mean_pooling is false)")
 
 
 def is_hugging_face(state: dict[str, Tensor]) -> bool:
@@ -62,12 +61,9 @@ def translated(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
     Raises:
         ValueError: a name that is not on the list, or a tensor that is missing.
     """
-    rules = reading(PAIRS, PREFIX)
-    rules = rules if "fc_norm.weight" in state else [FIRST, *rules]
-    ours = fused(renamed(state, rules, report), report)
+    ours = fused(renamed(state, reading(PAIRS, PREFIX), report), report)
     cubes(ours, "encoder.embed.weight", report)
-    if "decoder.mask_token" in ours:
-        ours["decoder.mask_token"] = ours["decoder.mask_token"].flatten()
+    masking(ours, report)
     return ours
 
 
@@ -75,10 +71,13 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
     """Weights of `VideoMAEForPreTraining`, `VideoMAEForVideoClassification` or `VideoMAEModel`.
 
     Raises:
-        ValueError: something that is not on the list, missing or contradicted by the config; or a ViT-S of 16 heads.
+        ValueError: something that is not on the list, missing or contradicted by the config; a head that reads the
+            first token; or a ViT-S of 16 heads.
     """
     names, config = archive.state, archive.config
     report = begun(archive, "transformers' VideoMAE")
+    if "classifier.weight" in names:
+        pooled(archive)
     state = translated(names, report)
     layout = next(
         (
@@ -89,30 +88,33 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
         "no biases",
     )
     report.format += f" ({layout})"
-    if config.get("qkv_bias", config.get("qv_bias", True)) is False:
-        raise ValueError(f"{report.path}: its attention has no biases of queries and values; ours has")
+    same_arithmetic(archive, report)
     patch = cube(next(value for name, value in names.items() if embeds(name)))
     width = state["encoder.embed.bias"].shape[0]
     heads = asked.heads or heads_told(config, width, report)
+    if heads != config.get("num_attention_heads", heads):
+        report.notes.append(f"{heads} heads, as asked for; its config.json says {config['num_attention_heads']}")
     encoder, decoder = geometry(state, patch, Asked(heads=heads), report)
     if decoder is not None and "decoder_num_attention_heads" in config:
         told = int(config["decoder_num_attention_heads"])
         decoder = type(decoder)(decoder.width, decoder.depth, heads_of(decoder.width, told, report), decoder.mlp_ratio)
         report.notes = [line for line in report.notes if "heads in the decoder" not in line]
-    ours = {"hidden_size": width, "num_hidden_layers": encoder.depth, "intermediate_size": encoder.hidden}
-    agreed(config, ours | {"patch_size": patch[1], "tubelet_size": patch[0], "hidden_act": "gelu"}, report)
-    if (eps := config.get("layer_norm_eps", EPS)) != EPS:
-        report.notes.append(
-            f"norms of eps {eps:g} there (1e-05 in transformers' decoder and head), {EPS:g} here as in VideoMAE's own "
-            "code: outputs differ below 1e-4"
-        )
+    channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
+    shapes = {"hidden_size": width, "num_hidden_layers": encoder.depth, "intermediate_size": encoder.hidden}
+    shapes |= {"patch_size": patch[1], "tubelet_size": patch[0], "num_channels": channels}
+    if decoder is not None:
+        shapes |= {"decoder_hidden_size": decoder.width, "decoder_num_hidden_layers": decoder.depth}
+        shapes |= {"decoder_intermediate_size": decoder.hidden}
+    agreeing(archive, shapes)
     known = config.get("num_frames", 16), config.get("image_size", 224)
     if not config:
         report.notes.append("no config.json beside it: clips of 16 frames, 224x224 are assumed")
     height, across = (known[1], known[1]) if isinstance(known[1], int) else known[1]
     labels = picked(state, asked, labels_of(config), report) if "head.weight" in state else ()
-    if archive.processor.get("do_normalize", True) and "image_mean" in archive.processor:
-        restated(state, archive.processor["image_mean"], archive.processor["image_std"], report)
+    if (seen := pixels(archive, channels)) is None:
+        report.notes.append("clips normalised by ImageNet's mean and deviation are assumed, as of the released models")
+    else:
+        restated(state, *seen, report)
     return Found(
         state,
         encoder,
@@ -122,10 +124,29 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
         report,
         labels,
         normalised=config.get("norm_pix_loss", True if config else None),
-        channels=state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2]),
+        channels=channels,
         normed="encoder.norm.weight" in state or not config.get("use_mean_pooling", True),
         trained=grid_if(known[0], (height, across), patch),
     )
+
+
+def pooled(archive: Archive) -> None:
+    """Checks that a head reads the mean of all tokens, behind a norm, as ours does.
+
+    Raises:
+        ValueError: it reads the first token, or the norm is missing.
+    """
+    if archive.config.get("use_mean_pooling", True) is False:
+        raise ValueError(
+            f"{archive.path}: its config.json says use_mean_pooling false, so its head (classifier) reads the first "
+            "token alone, as if it were a class token; ours reads the mean of all. To use its encoder, take "
+            "classifier.weight and classifier.bias out of the file"
+        )
+    if lost := [name for name in ("fc_norm.weight", "fc_norm.bias") if name not in archive.state]:
+        raise ValueError(
+            f"{archive.path} has a head (classifier) but lacks {' and '.join(lost)}, which norms the mean of tokens "
+            "that the head reads (use_mean_pooling is true); is it whole?"
+        )
 
 
 def heads_told(config: dict[str, Any], width: int, report: Report) -> int | None:

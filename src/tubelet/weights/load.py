@@ -1,7 +1,6 @@
 """Any file of weights as a network of ours, with a report: recognised by its names and shapes, built without a copy."""
 
-import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tubelet.nn.classifier import Classifier
 from tubelet.nn.inflate import inflated
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive, read
-from tubelet.weights.found import Asked, Found, interpolated, placed, whole
+from tubelet.weights.found import Asked, Found, finite, placed, whole
 from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
 from tubelet.weights.mae import from_mae, is_mae
 from tubelet.weights.origin import Origin, origin_of, run_of
@@ -53,7 +52,7 @@ def recognised(archive: Archive, asked: Asked) -> Found:
             "timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
-    placed(result)
+    placed(result, asked.positions)
     result.state = whole(result.state, result.report)
     result.report.warnings += looks_untrained(result.state)
     if archive.args and reader is not from_videomae:
@@ -88,30 +87,39 @@ def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report
     """
     archive = read(path)
     if (run := run_of(archive)) is not None:
-        return own(archive, run)
-    result = recognised(archive, asked)
-    run = described(result)
-    module = built(run, result.state, result.report, result.normed)
-    if asked.positions == "interpolated" and result.trained not in (None, result.grid) and result.kind != "pre-trained":
-        encoder: Any = module.encoder if result.kind == "fine-tuned" else module
-        if encoder.position.fixed is not None:
-            interpolated(encoder.position, result.encoder.width, result.encoder, result.trained, result.grid)
-            result.report.notes[:] = [line for line in result.report.notes if "computed anew" not in line]
-            result.report.notes.append("the fixed positions were interpolated; they are not saved with the weights")
+        return own(archive, run, asked)
+    module, _, result = opened(archive, asked)
     return module, result.report
 
 
-def own(archive: Archive, run: Run) -> tuple[nn.Module, Report]:
+def own(archive: Archive, run: Run, asked: Asked = Asked()) -> tuple[nn.Module, Report]:  # noqa: B008 - frozen
     """The network of a safetensors file of tubelet."""
-    report, state, origin = Report(archive.path, "tubelet"), archive.state, origin_of(archive)
-    if origin is not None:
-        report.format += f", converted from {origin.file} ({origin.format})"
-        report.notes += origin.notes
-    if "head.weight" not in state and "decoder.head.weight" not in state:
-        state = {f"encoder.{name}": value for name, value in state.items()}
-    report.add("matched", "", *archive.state)
+    report = ours(archive, asked)
+    state = {new: archive.state[name] for name, new in report.became.items()}
     report.warnings += looks_untrained(state)
     return built(run, state, report, "encoder.norm.weight" in state), report
+
+
+def ours(archive: Archive, asked: Asked) -> Report:
+    """The report of a safetensors file of tubelet, whose encoders by themselves have names without "encoder.".
+
+    Raises:
+        ValueError: something is asked for that the file says itself, or a value is not finite.
+    """
+    if asked != Asked():
+        raise ValueError(
+            f"{archive.path} is of tubelet, and says itself what its heads, clips and positions are; leave out what is "
+            "for weights of others (--heads, --frames, --size, --positions)"
+        )
+    report = Report(archive.path, "tubelet")
+    if (origin := origin_of(archive)) is not None:
+        report.format += f", converted from {origin.file} ({origin.format})"
+        report.notes += origin.notes
+    lead = "" if {"head.weight", "decoder.head.weight"} & set(archive.state) else "encoder."
+    report.add("matched", "", *archive.state)
+    report.became = {name: lead + name for name in archive.state}
+    finite(archive.state, report)
+    return report
 
 
 def others(path: Path | str) -> tuple[nn.Module, Run, Origin] | None:
@@ -128,9 +136,12 @@ def others(path: Path | str) -> tuple[nn.Module, Run, Origin] | None:
         return None
     if (origin := origin_of(archive)) is not None:
         run = origin.run()
-        return own(archive, run)[0], run, origin
-    module, run, result = opened(archive)
-    return module, run, Origin.of(result)
+        module, report = own(archive, run)
+    else:
+        module, run, result = opened(archive)
+        origin, report = Origin.of(result), result.report
+    report.warn()
+    return module, run, origin
 
 
 def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = True) -> nn.Module:
@@ -193,6 +204,8 @@ def converted(path: Path | str, asked: Asked, inflate: int = 0) -> tuple[bytes, 
     archive = read(path)
     if archive.about.keys() & {"run", "converted"}:
         raise ValueError(f"{archive.path} is a file of tubelet already; it can be used as it is")
+    if inflate and asked.positions == "interpolated":
+        raise ValueError("positions cannot be interpolated and inflated at once; leave out --positions or --inflate")
     result = recognised(archive, replace(asked, frames=None) if inflate else asked)
     if inflate:
         grown(result, inflate, asked.frames or 16)
@@ -216,26 +229,39 @@ def grown(result: Found, frames: int, clip: int) -> None:
     result.report.notes.append(f"inflated from images to cubes of {frames} frames, clips of {clip}")
 
 
-def weights_of(archive: Archive) -> tuple[dict[str, Tensor], Run, Path]:
-    """The tensors of somebody else's file as a run of ours would have kept them, a run that describes them, the file.
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a run keeps: the tensors of a classifier, or those of an encoder."""
 
-    Of a classifier these are all, else those of the encoder. Warns of what looks untrained.
+    state: dict[str, Tensor]
+    run: Run
+    """That made them, or one that describes them."""
+    path: Path
+    """The file."""
+    report: Report
+    """What was done with every tensor of it."""
+
+
+def weights_of(archive: Archive, asked: Asked = Asked()) -> Weights:  # noqa: B008 - frozen
+    """What is in a file, ours or another's, as a run of ours would have kept it.
 
     Raises:
         ValueError: a file that does not hold exactly what its format lists.
     """
-    _, run, result = opened(archive)
-    return kept(result.state), run, archive.path
+    if (run := run_of(archive)) is not None:
+        state, report = archive.state, ours(archive, asked)
+    else:
+        _, run, result = opened(archive, asked)
+        state, report = result.state, result.report
+    report.mark("left out", "a decoder; the encoder is used without it", "decoder.")
+    return Weights(kept(state), run, archive.path, report)
 
 
-def opened(archive: Archive) -> tuple[nn.Module, Run, Found]:
-    """The network of somebody else's file, a run that describes it, what was found; warns of what looks untrained."""
-    result = recognised(archive, Asked())
+def opened(archive: Archive, asked: Asked = Asked()) -> tuple[nn.Module, Run, Found]:  # noqa: B008 - frozen
+    """The network of somebody else's file, a run that describes it, and what was found."""
+    result = recognised(archive, asked)
     run = described(result)
-    module = built(run, result.state, result.report, result.normed)
-    for line in result.report.warnings:
-        warnings.warn(f"{archive.path}: {line}", stacklevel=2)
-    return module, run, result
+    return built(run, result.state, result.report, result.normed), run, result
 
 
 def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:

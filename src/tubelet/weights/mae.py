@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tubelet.nn.attention import EPS
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused
-from tubelet.weights.found import Asked, Found, agreed, begun, cube, cubes, embeds, is_plane, restated
+from tubelet.weights.beside import agreeing, pixels, same_arithmetic
+from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, is_plane, restated
 from tubelet.weights.report import Report, Rule, renamed
 from tubelet.weights.videomae import geometry
 
@@ -87,22 +87,21 @@ def from_mae(archive: Archive, asked: Asked) -> Found:
         report, rules = begun(archive, "transformers' ViT of images"), TRANSFORMERS
     else:
         report, rules = begun(archive, "MAE or timm's ViT of images"), IMAGES
+    same_arithmetic(archive, report)
     state = fused(renamed(names, rules, report), report)
     patch = cube(kernel)
     cubes(state, "encoder.embed.weight", report)
-    heads = asked.heads or config.get("num_attention_heads")
-    agreed(config, {"hidden_act": "gelu"}, report)
+    heads = asked.heads or config.get("num_attention_heads") or (config.get("model_args") or {}).get("num_heads")
     encoder, _ = geometry(state, patch, Asked(heads=heads), report)
+    shapes = {"hidden_size": encoder.width, "num_hidden_layers": encoder.depth, "intermediate_size": encoder.hidden}
+    agreeing(archive, shapes | {"patch_size": patch[1], "num_channels": kernel.shape[1]})
     placed = separable if rules is VIDEO else flat
     encoder, trained = placed(state, encoder, report)
-    if rules is VIDEO:
-        restated(state, *ST, report)
-    elif "image_mean" in archive.processor:
-        restated(state, archive.processor["image_mean"], archive.processor["image_std"], report)
-    else:
+    seen = ST if rules is VIDEO else pixels(archive, kernel.shape[1])
+    if seen is None:
         report.notes.append("images normalised by ImageNet's mean and deviation are assumed; the file does not say")
-    if (eps := config.get("layer_norm_eps", EPS)) != EPS:
-        report.notes.append(f"norms of eps {eps:g} there, {EPS:g} here: outputs differ below 1e-4")
+    else:
+        restated(state, *seen, report)
     return Found(
         state,
         encoder,
@@ -128,6 +127,7 @@ def flat(state: dict[str, Tensor], encoder: Encoder, report: Report) -> tuple[En
     side = math.isqrt(len(table))
     if token is not None and side * side != len(table):  # else it has no place in the table
         state["encoder.class_token"] = token.flatten() + table[0]
+        report.mark("reshaped", "with its position", "cls_token")
         table, side = table[1:], math.isqrt(len(table) - 1)
     elif token is not None:
         state["encoder.class_token"] = token.flatten()
@@ -135,18 +135,11 @@ def flat(state: dict[str, Tensor], encoder: Encoder, report: Report) -> tuple[En
         raise ValueError(f"{report.path}: {len(table)} positions are not those of a square image; only such are read")
     grid = Grid(1, side, side, encoder.patch)
     if is_plane(table, grid):
-        report.add("left out", "MAE's fixed positions, which are computed", *position_names(report))
+        report.mark("left out", "MAE's fixed positions, which are computed", "pos_embed")
         return replace(encoder, position="plane", class_token=token is not None), grid
     state["encoder.position.place"], state["encoder.position.slot"] = table, torch.zeros(1, encoder.width)
-    report.add("reshaped", "positions of an image are the places of a slot", *position_names(report))
+    report.mark("reshaped", "positions of an image are the places of a slot", "pos_embed")
     return replace(encoder, position="learned", class_token=token is not None), grid
-
-
-def position_names(report: Report) -> list[str]:
-    """Their names of the one table of positions."""
-    return [
-        name for name in report.tensors if name.endswith(("pos_embed", "position_embeddings")) and "dec" not in name
-    ]
 
 
 def separable(state: dict[str, Tensor], encoder: Encoder, report: Report) -> tuple[Encoder, Grid]:
@@ -161,6 +154,7 @@ def separable(state: dict[str, Tensor], encoder: Encoder, report: Report) -> tup
     token, of = state.pop("cls_token", None), state.pop("pos_embed_class", None)
     if token is not None:
         state["encoder.class_token"] = token.flatten() + (0 if of is None else of.flatten())
+        report.mark("reshaped", "a class token with its position", "cls_token", "pos_embed_class")
     side = math.isqrt(len(place))
     if side * side != len(place):
         raise ValueError(f"{report.path}: {len(place)} positions are not those of a square video; only such are read")

@@ -1,6 +1,7 @@
 """What a load did, tensor by tensor, and whether the weights look trained at all."""
 
 import re
+import warnings as python
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,11 @@ class Report:
     format: str = "unknown"
     """What the file was taken for, with its geometry."""
     tensors: dict[str, tuple[What, str]] = field(default_factory=dict)
-    """For each name (theirs; ours, where it is new) what was done and the reason."""
+    """For each name of the file what was done and the reason."""
+    became: dict[str, str] = field(default_factory=dict)
+    """For each name of the file ours, where it has one."""
+    fresh: dict[str, str] = field(default_factory=dict)
+    """For each of our names that was newly initialised the reason."""
     notes: list[str] = field(default_factory=list)
     """What was unwrapped, assumed or recomputed."""
     warnings: list[str] = field(default_factory=list)
@@ -29,11 +34,32 @@ class Report:
     def add(self, what: What, reason: str, *names: str) -> None:
         """Notes what was done with tensors; what is said last of one holds."""
         for name in names:
-            self.tensors[name] = (what, reason)
+            if what == "newly initialised":
+                self.fresh[name] = reason
+            else:
+                self.tensors[name] = (what, reason)
+
+    def mark(self, what: What, reason: str, *ours: str) -> None:
+        """Notes what was done with the tensors of the file that became `ours`, names or beginnings of names that end
+        with a dot, unless they were left out before."""
+        beginnings = tuple(name for name in ours if name.endswith("."))
+        for theirs, name in self.became.items():
+            if self.tensors[theirs][0] != "left out" and (name in ours or name.startswith(beginnings)):
+                self.add(what, reason, theirs)
+
+    def warn(self) -> None:
+        """Raises its warnings as Python's."""
+        for line in self.warnings:
+            python.warn(f"{self.path}: {line}", stacklevel=3)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether every tensor was taken as it is, and nothing else is to be said."""
+        return self.count("matched") == len(self.tensors) and not (self.fresh or self.notes or self.warnings)
 
     def count(self, what: What) -> int:
         """How many tensors that was done with."""
-        return sum(done == what for done, _ in self.tensors.values())
+        return sum(done == what for done, _ in self.tensors.values()) + len(self.fresh) * (what == "newly initialised")
 
     def lines(self) -> Iterator[str]:
         """The report for people: each thing done, its reason, how many tensors, and some of their names."""
@@ -41,6 +67,8 @@ class Report:
         groups: dict[tuple[What, str], list[str]] = {}
         for name, done in self.tensors.items():
             groups.setdefault(done, []).append(name)
+        for name, why in self.fresh.items():
+            groups.setdefault(("newly initialised", why), []).append(name)
         for kind in ("matched", "reshaped", "left out", "newly initialised"):
             for (what, reason), names in groups.items():
                 if what == kind:
@@ -87,6 +115,7 @@ def renamed(state: dict[str, Tensor], rules: Sequence[Rule], report: Report) -> 
             new = match.expand(ours)
             twice += [name] if new in found else []
             found[new] = value
+            report.became[name] = new
             report.add("matched", "", name)
     if strange:
         raise ValueError(

@@ -11,7 +11,7 @@ from tubelet.nn.vit import SIZES, Encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.args import told_by
 from tubelet.weights.attention import heads_of
-from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, picked, restated
+from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, masking, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, Rule, renamed
 
@@ -69,8 +69,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         report.format, pairs = "VideoMAE, encoder", BARE
     state = renamed(names, [*reading(pairs), *([BOXES] if boxes else [])], report)
     patch = cubes(state, "encoder.embed.weight", report)
-    if "decoder.mask_token" in state:
-        state["decoder.mask_token"] = state["decoder.mask_token"].flatten()
+    masking(state, report)
     encoder, decoder = geometry(state, patch, asked, report)
     channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
     classes = len(names["head.weight"]) if "head.weight" in names else None

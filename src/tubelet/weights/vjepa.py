@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tubelet.nn.attention import EPS
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive, settings
 from tubelet.weights.attention import fused
-from tubelet.weights.found import Asked, Found, agreed, begun, cube, cubes, embeds, restated
+from tubelet.weights.beside import agreeing, pixels, same_arithmetic
+from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, restated
 from tubelet.weights.report import Report, Rule, renamed
 from tubelet.weights.videomae import geometry
 
@@ -60,8 +60,7 @@ def from_vjepa(archive: Archive, asked: Asked) -> Found:
     names, config = archive.state, archive.config
     official = "patch_embed.proj.weight" in names
     report = begun(archive, "V-JEPA" if official else "transformers' V-JEPA 2")
-    if config.get("qkv_bias", True) is False:
-        raise ValueError(f"{report.path}: its attention has no biases of queries, keys and values; ours has")
+    same_arithmetic(archive, report)
     state = renamed(names, OFFICIAL if official else TRANSFORMERS, report)
     kernel = next(value for name, value in names.items() if embeds(name))
     patch, width = cube(kernel), len(kernel)
@@ -81,15 +80,13 @@ def from_vjepa(archive: Archive, asked: Asked) -> Found:
     if not asked.heads and "num_attention_heads" not in config:
         report.notes.append(f"{heads} heads, as V-JEPA's models of this width have, or 64 channels each; --heads")
     encoder, _ = geometry(state, patch, Asked(heads=heads), report)
-    ours = {"hidden_size": width, "num_hidden_layers": encoder.depth, "patch_size": patch[1], "tubelet_size": patch[0]}
-    agreed(config, ours | {"hidden_act": "gelu"}, report)
-    if (eps := config.get("layer_norm_eps", EPS)) != EPS:
-        report.notes.append(f"norms of eps {eps:g} there, {EPS:g} here: outputs differ below 1e-4")
+    shapes = {"hidden_size": width, "num_hidden_layers": encoder.depth, "patch_size": patch[1]}
+    agreeing(archive, shapes | {"tubelet_size": patch[0]})
     processor = archive.processor or (
         settings(archive.path.parent / "video_preprocessor_config.json") if config else {}
     )
-    if processor.get("do_normalize", True) and "image_mean" in processor:
-        restated(state, processor["image_mean"], processor["image_std"], report)
+    if (seen := pixels(replace(archive, processor=processor), kernel.shape[1])) is not None:
+        restated(state, *seen, report)
     frames, side = config.get("frames_per_clip", 64), config.get("crop_size", 256)
     trained: Grid | None = None
     if table is not None and places is not None:
