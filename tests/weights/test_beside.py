@@ -72,6 +72,13 @@ def test_images_of_transformers_that_were_not_normalised_give_the_same_embedding
     )
 
 
+def test_colours_of_raw_pixels_that_transformers_restates_wrongly_are_doubted(tmp_path):
+    for raw in (True, False):
+        model(VideoMAEForPreTraining, use_mean_pooling=False, norm_pix_loss=not raw).save_pretrained(tmp_path)
+        beside(tmp_path, "preprocessor_config", image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        assert ("colours that it imagines are off" in str(network(tmp_path)[1])) is raw
+
+
 @pytest.mark.parametrize("nested", [True, False], ids=["pretrained_cfg", "as it was before"])
 def test_mean_deviation_and_heads_are_those_of_timms_config(tmp_path, nested):
     w = noise(image_names())

@@ -155,12 +155,17 @@ def finite(state: dict[str, Tensor], report: Report) -> None:
             raise ValueError(f"{report.path}: {name} is not finite; the training that wrote it had diverged")
 
 
-def restated(state: dict[str, Tensor], mean: list[float], std: list[float], report: Report) -> None:
-    """Makes an embedding of video normalised by `mean` and `std` one of video as ours is, in `state`."""
+def restated(state: dict[str, Tensor], mean: list[float], std: list[float], report: Report) -> bool:
+    """Makes an embedding of video normalised by `mean` and `std` one of video as ours is, in `state`; whether they
+    differ.
+
+    Raises:
+        ValueError: a deviation of 0 or less.
+    """
     if min(std) <= 0:
         raise ValueError(f"{report.path}: normalised by deviation {std}; expected numbers above 0")
     if all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip([*mean, *std], [*MEAN, *STD])):
-        return
+        return False
     weight = state["encoder.embed.weight"].double()
     theirs, spread = torch.tensor([mean, std], dtype=torch.float64)
     ours, own = torch.tensor([MEAN, STD], dtype=torch.float64)
@@ -173,6 +178,7 @@ def restated(state: dict[str, Tensor], mean: list[float], std: list[float], repo
         f"trained on video normalised by mean {short(mean)} and deviation {short(std)} of pixels from 0 to 1; the "
         f"embedding was restated for ours ({short(MEAN)} and {short(STD)}): the same tokens"
     )
+    return True
 
 
 def short(values: Iterable[float]) -> str:

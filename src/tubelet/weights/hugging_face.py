@@ -113,8 +113,11 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
     labels = picked(state, asked, labels_of(config), report) if "head.weight" in state else ()
     if (seen := pixels(archive, channels)) is None:
         report.notes.append("clips normalised by ImageNet's mean and deviation are assumed, as of the released models")
-    else:
-        restated(state, *seen, report)
+    elif restated(state, *seen, report) and decoder is not None and config.get("norm_pix_loss") is False:
+        report.notes.append(
+            "its decoder was trained on pixels that transformers restates by ImageNet's numbers, whatever they were "
+            "normalised by: colours that it imagines are off"
+        )
     return Found(
         state,
         encoder,
