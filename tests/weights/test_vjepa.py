@@ -163,10 +163,10 @@ def test_a_file_of_their_own_code_gives_the_same_tokens_and_goes_through_convert
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "relu"}, "contradict: hidden_act gelu and relu"),
+        ({"hidden_act": "relu"}, "says hidden_act 'relu'; our MLPs have the exact GELU"),
         ({"num_hidden_layers": 3}, "contradict: num_hidden_layers 2 and 3"),
         ({"tubelet_size": 1}, "contradict: tubelet_size 2 and 1"),
-        ({"qkv_bias": False}, "its attention has no biases of queries, keys and values"),
+        ({"qkv_bias": False}, "says qkv_bias false: its attention has no biases of queries"),
     ],
 )
 def test_a_config_that_says_otherwise_stops_the_load(tmp_path, change, message):

@@ -113,8 +113,7 @@ def ours(archive: Archive, asked: Asked) -> Report:
         )
     report = Report(archive.path, "tubelet")
     if (origin := origin_of(archive)) is not None:
-        report.format += f", converted from {origin.file} ({origin.format})"
-        report.notes += origin.notes
+        report.format += f", converted from {origin.file} ({origin.format})"  # its notes were told when that was done
     lead = "" if {"head.weight", "decoder.head.weight"} & set(archive.state) else "encoder."
     report.add("matched", "", *archive.state)
     report.became = {name: lead + name for name in archive.state}
