@@ -107,7 +107,8 @@ def test_a_flags_value_is_not_taken_for_the_preset(videos, tmp_path, capsys):
     assert "wants a preset first" in error(capsys, ["plan", "--data", "videomae-demo"], 2)
 
 
-def test_check_takes_the_clip_of_a_preset(videos, capsys):
+def test_check_takes_the_clip_of_a_preset(videos, capsys, monkeypatch):
+    monkeypatch.setattr("tubelet.data.check.check", partial(check, workers=0))
     for preset, frames in (("videomae-demo", 8), ("videomae-k400-b", 16)):
         run(["check", str(videos), "--preset", preset, "--frames", "99", "--json"])
         assert json.loads(capsys.readouterr().out)["clip"].startswith(f"{frames} frames at stride")

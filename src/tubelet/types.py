@@ -105,11 +105,9 @@ class Motion:
     @classmethod
     def batch(cls, parts: Sequence["Motion"]) -> "Motion":
         """The fields of several parts of a batch, one after the other; exact if all are."""
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(part, name) for part in parts])
-
-        fields = [joined(name) for name in ("to_previous", "to_next", "had", "has")]
+        fields = [
+            torch.cat([getattr(part, name) for part in parts]) for name in ("to_previous", "to_next", "had", "has")
+        ]
         return cls(fields[0], fields[1], fields[2], fields[3], parts[0].block, all(part.exact for part in parts))
 
 

@@ -20,8 +20,7 @@ from tubelet.data.vectors import Vectors
 from tubelet.data.video import write
 
 
-@pytest.mark.parametrize("level", ["open", "demux", "decode"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("level", "workers"), [("open", 0), ("demux", 0), ("decode", 0), ("decode", 2)])
 def test_good_files(clips, level, workers):
     done = []
     report = check(find(clips), level, workers=workers, progress=lambda *at: done.append(at))
@@ -61,7 +60,7 @@ def test_good_files(clips, level, workers):
     ],
 )
 def test_bad_files(bad, level, expected):
-    report = check([Item(path) for path in bad.values()], level, Dense(4, stride=2), workers=2)
+    report = check([Item(path) for path in bad.values()], level, Dense(4, stride=2), workers=0)
     assert {os.path.basename(row.path)[:-4] for row in report.problems} == expected
     for row in report.problems:
         assert row.problem
@@ -133,13 +132,13 @@ def deadly(item, level, sampler):
 
 
 def test_a_file_that_crashes_its_process_is_named(clips, monkeypatch):
-    items = [replace(item, group="deadly" if place == 3 else None) for place, item in enumerate(find(clips))]
+    items = [replace(item, group="deadly" if place == 1 else None) for place, item in enumerate(find(clips)[:3])]
     monkeypatch.setattr(module, "examine", deadly)
     report = check(items, workers=2)
     (row,) = report.problems
-    assert row.path == str(items[3].path)
+    assert row.path == str(items[1].path)
     assert "the process that read this file died" in row.problem
-    assert sum(bool(row.frames) for row in report.rows) == 6
+    assert sum(bool(row.frames) for row in report.rows) == 2
 
 
 def test_json(clips, bad):
@@ -173,9 +172,9 @@ def test_files_that_break_off_are_found(tmp_path):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
         whole = (tmp_path / name).read_bytes()
-        assert check(find(tmp_path / name)).problems == ()
+        assert check(find(tmp_path / name), workers=0).problems == ()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        (row,) = check(find(tmp_path / name)).problems
+        (row,) = check(find(tmp_path / name), workers=0).problems
         assert "breaks off after" in row.problem
         assert "of 6.0 seconds" in row.problem
         (tmp_path / name).unlink()

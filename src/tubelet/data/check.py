@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,8 @@ def check(
     rows = parallel(examine, jobs, workers, progress, crashed)
     sizes = Counter(row.bytes for row in rows if row.bytes)
     twins = [row.path for row in rows if sizes[row.bytes] > 1]  # only these need to be read for a digest
-    digests = parallel(digest, [(path,) for path in twins], workers, None, lambda path: "")
+    with ThreadPoolExecutor() as pool:  # no new processes: starting one takes longer than most files
+        digests = list(pool.map(digest, twins))
     groups: dict[str, list[str]] = {}
     for path, value in zip(twins, digests):
         if path not in groups.setdefault(value, []):  # a list may name a file twice on purpose

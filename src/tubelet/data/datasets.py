@@ -232,25 +232,17 @@ class Dataset:
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
         one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
-        notes = []
-
-        def choose(seconds: Float[np.ndarray, " part"], rng: np.random.Generator | None) -> Int[np.ndarray, " t"]:
-            if data.clip.is_short(seconds):
-                text = f"{path} is too short for {data.clip}: it has {len(seconds)}; some are repeated"
-                notes.append(Note(text, "short", str(path)))
-            return data.clip(seconds, rng)
-
-        def indices(seconds: Float[np.ndarray, " total"]) -> Int[np.ndarray, " t"]:
-            if one.end is not None and one.end > seconds[-1] + LATE:
-                text = f"{path} ends at {seconds[-1]:.3g} s, its part ({one.start or 0:g} to {one.end:g} s) later"
-                notes.append(Note(text, "cut", str(path)))
-            return chosen(one, seconds, choose, rng)
-
+        notes: list[Note] = []
         if kept is None:
             vectors = isinstance(data.motion, Vectors)
-            clip = frames_at(path, lambda video: indices(video.seconds), gray=data.channels == 1, vectors=vectors)
+            clip = frames_at(
+                path,
+                lambda video: self.indices(one, video.seconds, rng, notes),
+                gray=data.channels == 1,
+                vectors=vectors,
+            )
         else:
-            clip = kept.at(item, indices(kept.times(item)))
+            clip = kept.at(item, self.indices(one, kept.times(item), rng, notes))
         motion = None
         if data.motion is not None:
             codec, few = (probe(path).codec, "") if kept is None else (kept.codec(item), kept.lacks(item))
@@ -259,6 +251,19 @@ class Dataset:
         if clip.damaged:
             notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
         return clip, motion, notes
+
+    def indices(
+        self, item: Item, seconds: Float[np.ndarray, " total"], rng: np.random.Generator, notes: list[Note]
+    ) -> Int[np.ndarray, " t"]:
+        """Which frames of its file a clip of an item takes; adds to `notes` what there is to say about the file."""
+        if item.end is not None and item.end > seconds[-1] + LATE:
+            text = f"{item.path} ends at {seconds[-1]:.3g} s, its part ({item.start or 0:g} to {item.end:g} s) later"
+            notes.append(Note(text, "cut", str(item.path)))
+        part = seconds[part_of(item, seconds)]
+        if self.data.clip.is_short(part - part[0]):
+            text = f"{item.path} is too short for {self.data.clip}: it has {len(part)}; some are repeated"
+            notes.append(Note(text, "short", str(item.path)))
+        return chosen(item, seconds, self.data.clip, rng)
 
 
 # ---------------------------------------------------------------------------- part of a video

@@ -33,6 +33,8 @@ VELOCITIES: dict[str, tuple[float, float]] = {
 MOTIONS: tuple[str, ...] = tuple(VELOCITIES)
 """The labels, in the order of their numbers."""
 
+WORTH = 100  # videos: drawing them takes as long as starting a process does
+
 
 def texture(size: int, grain: float, rng: np.random.Generator) -> Float[np.ndarray, "size size 3"]:
     """Smooth coloured noise of mean 0 and deviation 1, which continues over its borders like wallpaper.
@@ -52,14 +54,15 @@ def shifted(
     picture: Float[np.ndarray, "side side 3"], row: float, column: float, size: int
 ) -> Float[np.ndarray, "size size 3"]:
     """The square of `size` pixels whose corner lies at (row, column), between pixels too, wrapped around."""
+    return _cut(_cut(picture, row, size).swapaxes(0, 1), column, size).swapaxes(0, 1)
 
-    def cut(values: Float[np.ndarray, "side width 3"], start: float) -> Float[np.ndarray, "size width 3"]:
-        whole = int(np.floor(start))
-        rows = values.take(range(whole, whole + size + 1), axis=0, mode="wrap")
-        part = start - whole
-        return (1 - part) * rows[:-1] + part * rows[1:]
 
-    return cut(cut(picture, row).swapaxes(0, 1), column).swapaxes(0, 1)
+def _cut(values: Float[np.ndarray, "side width 3"], start: float, size: int) -> Float[np.ndarray, "{size} width 3"]:
+    """Rows from `start` on, between pixels too, wrapped around."""
+    whole = int(np.floor(start))
+    rows = values.take(range(whole, whole + size + 1), axis=0, mode="wrap")
+    part = start - whole
+    return (1 - part) * rows[:-1] + part * rows[1:]
 
 
 def pixels(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -162,7 +165,7 @@ def make(
         frames: per video.
         size: height and width, pixels; even.
         fps: frames per second that the files claim.
-        workers: processes; 0 takes one per core, 1 works in this process.
+        workers: processes; 0 takes one per core where there are many videos, 1 works in this process.
 
     Returns:
         The folder.
@@ -174,7 +177,7 @@ def make(
         (folder / motion / name, motion, (seed, number), frames, size, fps)
         for number, (motion, name) in enumerate(rows)
     ]
-    workers = min(workers or cores(), len(jobs))
+    workers = min(workers or min(cores(), len(jobs) // WORTH), len(jobs))
     if workers > 1:
         # fresh processes: a fork of one that runs threads (PyTorch's, say) may hang
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

@@ -151,16 +151,15 @@ def _chained(
     if not (passed == gaps).all():
         moved *= torch.where(had, gaps / passed.clamp(min=1), 0)[:, None]
     moved *= torch.from_numpy(scales)
-    back, has = _back(moved.numpy(), had.numpy(), centres, shown.block)
+    back, has = map(torch.from_numpy, _back(moved.numpy(), had.numpy(), centres, shown.block))
+    to_previous, to_next = _whole(moved, True).movedim(1, 0), _whole(back, False).movedim(1, 0)
+    return Motion(to_previous, to_next, _whole(had, True), _whole(has, False), shown.block, exact)
 
-    def whole(part: Tensor, late: bool) -> Tensor:
-        """With the frame that has no neighbour."""
-        every = torch.zeros(len(indices), *part.shape[1:], dtype=part.dtype)
-        every[int(late) : len(gap) + late] = part
-        return every
 
-    to_previous, to_next = whole(moved, True).movedim(1, 0), whole(torch.from_numpy(back), False).movedim(1, 0)
-    return Motion(to_previous, to_next, whole(had, True), whole(torch.from_numpy(has), False), shown.block, exact)
+def _whole(part: Tensor, late: bool) -> Tensor:
+    """With the frame that has no neighbour: the first if `late`, else the last."""
+    lone = part.new_zeros(1, *part.shape[1:])
+    return torch.cat([lone, part] if late else [part, lone])
 
 
 def _back(moved: Any, had: Any, centres: Any, block: int) -> tuple[Any, Any]:
@@ -302,26 +301,30 @@ def painted(lists: Sequence[bytes | None], dtype: Any, height: int, width: int) 
     x, y = (np.divide(vectors[name], scale, dtype=np.float32) for name in ("motion_x", "motion_y"))
     inside = (row >= 0) & (column >= 0) & (row + (tall >> 3) <= my) & (column + (wide >> 3) <= mx)  # else damaged
 
-    def one(chosen: Any) -> Any:
+    fields = []
+    for chosen in (back & inside, ~back & inside):
         coarse = np.zeros((len(lists), 3, my // 2, mx // 2), dtype=np.float32)
         some = np.flatnonzero(chosen & large)
-        paint(coarse, some, frame[some], row[some] >> 1, column[some] >> 1)
+        _paint(coarse, x[some], y[some], frame[some], row[some] >> 1, column[some] >> 1)
         fine = np.empty((len(lists), 3, my, mx), dtype=np.float32)
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             fine[:, :, down::2, right::2] = coarse
         some = np.flatnonzero(chosen & ~large)
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             part = some[(tall[some] > 8 * down) & (wide[some] > 8 * right)]
-            paint(fine, part, frame[part], row[part] + down, column[part] + right)
-        return fine
+            _paint(fine, x[part], y[part], frame[part], row[part] + down, column[part] + right)
+        fields.append(fine)
+        if back.all():
+            return fine, None
+    return fields[0], fields[1]
 
-    def paint(field: Any, some: Any, t: Any, j: Any, i: Any) -> None:
-        _, _, rows, columns = field.shape
-        cell, plane = (3 * t * rows + j) * columns + i, rows * columns
-        for number, values in enumerate((x[some], y[some], 1)):
-            field.ravel()[cell + number * plane] = values
 
-    return one(back & inside), None if back.all() else one(~back & inside)
+def _paint(field: Any, x: Any, y: Any, t: Any, j: Any, i: Any) -> None:
+    """Sets x, y and 1 in rows `t` of a field, at blocks (j, i)."""
+    _, _, rows, columns = field.shape
+    cell, plane = (3 * t * rows + j) * columns + i, rows * columns
+    for number, values in enumerate((x, y, 1)):
+        field.ravel()[cell + number * plane] = values
 
 
 def turned(past: Any, height: int, width: int, turns: tuple[bool, bool, bool]) -> Any:

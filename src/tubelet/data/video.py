@@ -229,24 +229,25 @@ def decoded_from(
     steps: Steps | None = None,
 ) -> Generator[Any, None, None]:
     """Decoded frames from one starting point until the last wanted one; others may be among them."""
-    codec, skips = stream.codec_context, can_skip(stream.codec_context)
-
-    def packets() -> Iterator[Any]:
-        landed = _landed(video, container, stream, start, fresh)
-        for packet in landed if steps is None else steps.heard(landed):
-            # What was not asked for and no other frame refers to need not be decoded.
-            codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
-            yield packet
-            wanted.discard(packet.pts)
-            if not wanted:
-                return
-
+    codec, landed = stream.codec_context, _landed(video, container, stream, start, fresh)
     try:
-        frames = fed(packets(), codec, damage)
+        frames = fed(_needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
         yield from frames if steps is None else steps.seen(frames)
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
+
+
+def _needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
+    """Packets until the last wanted one, which are taken from `wanted` as they come."""
+    skips = can_skip(codec)
+    for packet in packets:
+        # What was not asked for and no other frame refers to need not be decoded.
+        codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
+        yield packet
+        wanted.discard(packet.pts)
+        if not wanted:
+            return
 
 
 def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:

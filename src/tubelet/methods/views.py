@@ -58,21 +58,17 @@ class Views:
         """The clips in [0, 1], changed; those at even places are first views, the others second ones."""
         drawn = draws.uniform(13)
         second = torch.arange(len(video)) % 2
-
-        def happens(number: int, *probability: float) -> Bool[Tensor, " b"]:
-            return drawn[:, number] < drawn.new_tensor(probability)[second % len(probability)]
-
         x = video.float() / 255
-        jittered, order = happens(0, self.jitter), drawn[:, 1:5].argsort(dim=1)
+        jittered, order = drawn[:, 0] < self.jitter, drawn[:, 1:5].argsort(dim=1)
         amounts = [1 + (2 * drawn[:, 5 + n] - 1) * getattr(self, name) for n, name in enumerate(STRENGTHS)]
         amounts.append((2 * drawn[:, 8] - 1) * self.hue)
         for turn in range(4):
             for number, change in enumerate((brightened, contrasted, saturated, turned)):
                 x = where(jittered & (order[:, turn] == number), change, x, amounts[number])
-        x = where(happens(9, self.grey), saturated, x, torch.zeros(len(x)))
+        x = where(drawn[:, 9] < self.grey, saturated, x, torch.zeros(len(x)))
         low, high = (sigma * video.shape[3] / 224 for sigma in self.sigma)
-        x = where(happens(10, *self.blur), blurred, x, low + (high - low) * drawn[:, 11])
-        return where(happens(12, *self.solarise), solarised, x, torch.zeros(len(x)))
+        x = where(drawn[:, 10] < drawn.new_tensor(self.blur)[second], blurred, x, low + (high - low) * drawn[:, 11])
+        return where(drawn[:, 12] < drawn.new_tensor(self.solarise)[second], solarised, x, torch.zeros(len(x)))
 
 
 STRENGTHS = ("brightness", "contrast", "saturation")
@@ -144,13 +140,14 @@ def blurred(video: Float[Tensor, "b c t h w"], sigma: Float[Tensor, "b 1 1 1 1"]
 
     As products with one matrix for each axis: the kernels differ from clip to clip.
     """
-
-    def weights(size: int) -> Float[Tensor, "b 1 1 s s"]:
-        at = torch.arange(size, device=video.device, dtype=video.dtype)
-        return torch.softmax(-((at - at[:, None]) / sigma).square() / 2, dim=-1)
-
     with full_precision(video):
-        return weights(video.shape[3]) @ video @ weights(video.shape[4]).mT
+        return gaussian(video.shape[3], sigma) @ video @ gaussian(video.shape[4], sigma).mT
+
+
+def gaussian(size: int, sigma: Float[Tensor, "b 1 1 1 1"]) -> Float[Tensor, "b 1 1 {size} {size}"]:
+    """For each place along an axis the weights of all places."""
+    at = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
+    return torch.softmax(-((at - at[:, None]) / sigma).square() / 2, dim=-1)
 
 
 def solarised(video: Float[Tensor, "b c t h w"], _: Float[Tensor, "b 1 1 1 1"]) -> Float[Tensor, "b c t h w"]:
