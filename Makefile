@@ -8,18 +8,27 @@ BIN := .venv/bin
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all check results format clean
+.PHONY: demo test test-videos test-others test-compile test-all check results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
 
+# two processes, since nearly all of it runs on one core; what each says is shown when it has ended
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile
+	$(MAKE) --jobs 2 --keep-going --output-sync=target --no-print-directory test-others test-videos test-compile
+
+test-others:
+	$(BIN)/python -m pytest --ignore=tests/data
+
+test-videos:
+	$(BIN)/python -m pytest tests/data
+
+test-compile:
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile $$(grep -rl --include='*.py' 'mark\.compile' tests)
 
 # besides: every preset of every method, where `make test` takes the first of each
 test-all: test
-	$(BIN)/python -m pytest -m every
+	$(BIN)/python -m pytest -m every $$(grep -rl --include='*.py' 'mark\.every' tests)
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tubelet import config
 from tubelet.cli import VERBS, run
 from tubelet.data.check import check
 from tubelet.data.synthetic import make
@@ -177,9 +179,10 @@ def test_mask_picture_needs_no_weights(videos, tmp_path, capsys):
         assert film.n_frames == 8
 
 
-def test_check_finds_trouble(videos, tmp_path, capsys):
+def test_check_finds_trouble(videos, tmp_path, capsys, monkeypatch):
     assert run(["check", str(videos)]) == 0
     assert "8 videos" in capsys.readouterr().out
+    monkeypatch.setattr("tubelet.data.check.check", partial(check, workers=0))
     (tmp_path / "bad.mp4").write_text("no video")
     assert run(["check", str(tmp_path), "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["totals"]["problems"] == 1
@@ -202,7 +205,12 @@ def test_demo_short(tmp_path, capsys):
     assert "not empty" in error(capsys, ["demo", "--out", str(out), "--short"], 2)
 
 
-def test_demo_on_own_videos(videos, tmp_path, capsys):
+def test_demo_on_own_videos(videos, tmp_path, capsys, monkeypatch):
+    """With a smaller network, and checked in this process: the test above is the demo as it is."""
+    demonstrated = config.preset("videomae-small-cpu")
+    encoder, training = replace(demonstrated.encoder, depth=1), replace(demonstrated.training, batch=4)
+    monkeypatch.setattr("tubelet.demo.preset", lambda _: replace(demonstrated, encoder=encoder, training=training))
+    monkeypatch.setattr("tubelet.demo.check", partial(check, workers=0))
     assert run(["demo", "--out", str(tmp_path / "mine"), "--videos", str(videos), "--short"]) == 0
     assert (tmp_path / "mine" / "report.html").exists()
 

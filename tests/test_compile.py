@@ -52,11 +52,12 @@ def test_compiled_parts_are_one_graph_and_give_the_same_loss_and_gradients():
 
 
 def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
+    """In clips as many as above, for which torch has the code already."""
     videos = make(tmp_path / "videos", 8, workers=1)
     run = small()
     losses = []
     for compiled in (False, True):
-        settings = replace(run.training, epochs=2, batch=8, workers=0, precision="float32", compile=compiled)
+        settings = replace(run.training, epochs=1, batch=4, workers=0, precision="float32", compile=compiled)
         folder = train(replace(run, training=settings), videos, tmp_path / f"run{compiled}", quiet=True)
         losses.append([line["loss"] for line in metrics(folder)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -58,6 +58,11 @@ def tuning(method: Supervised | None = None, **training) -> Run:
     )
 
 
+def kept(run: Run) -> Run:
+    """A long run, which reads its videos once."""
+    return replace(run, data=replace(run.data, cache=32))
+
+
 @pytest.fixture(scope="module")
 def pretrained(films, tmp_path_factory) -> Path:
     run = replace(tuning(epochs=1), encoder=ENCODER, method=Masked(Tube(0.5), decoder=Decoder(16, 1, 2)))
@@ -66,7 +71,7 @@ def pretrained(films, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(films, pretrained, tmp_path_factory) -> Path:
-    run = tuning(replace(tuning().method, init=str(pretrained)), epochs=40)
+    run = kept(tuning(replace(tuning().method, init=str(pretrained)), epochs=40))
     out = tmp_path_factory.mktemp("runs") / "tuned"
     return finetune(run, films / "train", out, validation=films / "more", quiet=True)
 
@@ -152,7 +157,7 @@ def test_a_chain_of_label_sets_begins_with_a_fresh_head_only_when_asked(films, t
 
 
 def test_a_teacher_is_followed_and_must_fit(films, tuned, tmp_path):
-    run = tuning(Supervised(teacher=str(tuned), teacher_share=1.0, smoothing=0.0), epochs=60)
+    run = kept(tuning(Supervised(teacher=str(tuned), teacher_share=1.0, smoothing=0.0), epochs=60))
     folder = finetune(run, films / "train", tmp_path / "student", quiet=True)
     first, last = (np.mean([line["loss"] for line in part]) for part in (metrics(folder)[:6], metrics(folder)[-6:]))
     assert last < 0.5 * first
@@ -169,7 +174,7 @@ def test_values_are_learnt_in_their_own_units(films, tmp_path):
         for n in range(4)
     ]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    run = tuning(Supervised(labels="values"), epochs=40)
+    run = kept(tuning(Supervised(labels="values"), epochs=40))
     folder = finetune(run, tmp_path / "list.csv", tmp_path / "values", validation=tmp_path / "list.csv", quiet=True)
     _, run = load_classifier(folder)
     assert run.data.labels.offset == pytest.approx((1050, -1))

@@ -78,7 +78,10 @@ def drawn(things: tuple[Thing, ...], seed: int) -> np.ndarray:
             matrix = np.array([[thing.growth**-t, 0, zero[0]], [0, thing.growth**-t, zero[1]]])
             how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             seen = cv2.warpAffine(wall, matrix, (WIDTH, HEIGHT), flags=how, borderMode=cv2.BORDER_WRAP)
-            cv2.copyTo(seen, thing.covers(points, t).astype(np.uint8), frame)
+            if thing is things[0]:
+                frame[:] = seen  # it is everywhere
+            else:
+                cv2.copyTo(seen, thing.covers(points, t).astype(np.uint8), frame)
         frame[:] = np.clip(frame + rng.normal(0, NOISE, frame.shape), 0, 255)
     return film
 

@@ -299,7 +299,7 @@ def test_workers_of_every_kind(film, method):
         pytest.skip(f"no {method} here")
     path = str(film("h264_open.mp4"))
     expected = crc(path)
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context(method).Pool(2 if method == "fork" else 1) as pool:  # others import torch anew
         assert pool.map_async(crc, [path] * 4).get(60) == [expected] * 4
 
 
