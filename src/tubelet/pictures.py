@@ -20,6 +20,8 @@ from tubelet.strips import Strip, save
 from tubelet.targets import Together
 from tubelet.train.checkpoint import load_method, read
 from tubelet.types import Batch, Draws, Method, Motion, Target, TokenMask
+from tubelet.weights.hub import on_hub
+from tubelet.weights.load import others
 
 RATIOS = (0.75, 0.9, 0.95)
 
@@ -181,12 +183,11 @@ def reconstruct_run(
     clips (what is predicted next, features, views) is in reconstruction.gif and .png.
 
     Raises:
-        FileNotFoundError, ValueError: no checkpoint there, a method with nothing to show, or ratios that do not fit it.
+        FileNotFoundError, ValueError: nothing there, a method with nothing to show, or ratios that do not fit it.
         VideoError: a video cannot be read.
     """
-    state, method = read(folder), load_method(folder)
-    run, where = from_json(state["run"]), out or folder / "pictures"
-    about = f"{folder.resolve().name}, step {state['step']}."
+    method, run, about = taken(folder)
+    where = out or (folder / "pictures" if folder.is_dir() else Path("pictures"))
     if not isinstance(method, MaskedAutoencoder):
         if ratios:
             raise ValueError(f"{folder} holds a {type(method).__name__}, which hides no ratio; leave --ratio out")
@@ -240,7 +241,7 @@ def reconstruct_runs(
     rows: list[dict[str, UInt8[Tensor, "c t h w"]]] = [{} for _ in videos]
     notes, first = [], imaginer(folders[0])[1].data
     for folder, name in zip(folders, distinct(folders)):
-        method, run, step = imaginer(folder)
+        method, run, about = imaginer(folder)
         data = run.data
         if (data.clip, data.size, data.channels) != (first.clip, first.size, first.channels):
             raise ValueError(
@@ -252,7 +253,8 @@ def reconstruct_runs(
         mean = f"{result.psnr.mean():.1f} dB"
         if result.baseline is not None:
             mean += f", without a model {result.baseline.mean():.1f} dB"
-        notes.append(f"{name}, step {step}: {share(result.mask)} hidden, {mean}.")
+        at = about.rstrip(".").rpartition(", ")[2]
+        notes.append(f"{name}, {at}: {share(result.mask)} hidden, {mean}.")
         for row, a, b, c in zip(rows, result.original, result.hidden, result.imagined):
             row |= {"original": a, f"{name}, hidden": b, f"{name}, imagined": c}
     caption = f"{' '.join(notes)} dB are over what each run had to imagine, which is not the same for all."
@@ -260,16 +262,34 @@ def reconstruct_runs(
     return [save(out / f"reconstructions.{kind}", strips, caption) for kind in ("gif", "png")]
 
 
-def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, int]:
-    """The masked autoencoder of a run, the run, and the step that it is at.
+def taken(path: Path) -> tuple[Method, Run, str]:
+    """The method of a run folder, or of a file of others with a decoder; its run; and whose it is, in a sentence.
 
     Raises:
-        FileNotFoundError, ValueError: no checkpoint there, or one of something else.
+        FileNotFoundError, ValueError: nothing there, or no method but an encoder or a classifier.
     """
-    state, method = read(folder), load_method(folder)
+    if not on_hub(path) and not path.exists():
+        raise FileNotFoundError(f"no such run or file: {path} (looked in {Path.cwd()})")
+    if not on_hub(path) and ((path / "run.json").is_file() or (path / "checkpoints").is_dir()):
+        state = read(path)
+        return load_method(path), from_json(state["run"]), f"{path.resolve().name}, step {state['step']}."
+    found = others(path)
+    if found is None or not isinstance(found[0], Method):
+        holds = "a file of a run" if found is None else f"a {type(found[0]).__name__} without a decoder"
+        raise ValueError(f"{path} is {holds}; give the folder of a run, or weights of others with their decoder")
+    return found[0], found[1], f"{found[2].file}."
+
+
+def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, str]:
+    """The masked autoencoder of a run, the run, and whose it is.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there, or something else.
+    """
+    method, run, about = taken(folder)
     if not isinstance(method, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
-    return method, from_json(state["run"]), state["step"]
+    return method, run, about
 
 
 def distinct(folders: Sequence[Path]) -> list[str]:

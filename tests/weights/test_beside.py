@@ -30,6 +30,7 @@ def changed(folder: Path, **said) -> None:
 PROCESSORS = {
     "no numbers: 0.5": {},
     "own numbers": {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
+    "zero": {"image_mean": 0.0, "image_std": [0.5] * 3},
     "one number": {"image_mean": [0.1] * 3, "image_std": [2.0] * 3},
     "0 to 1": {"do_normalize": False},
     "0 to 1, numbers unused": {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
@@ -53,6 +54,13 @@ def test_pixels_that_their_processor_makes_give_the_same_logits_as_ours(tmp_path
         expected, found = theirs(pixels.float()).logits, ours(inputs(video, (3, 8, 8)))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert "the embedding was restated for ours (0.485 0.456 0.406 and 0.229 0.224 0.225)" in str(report)
+
+
+def test_a_processor_of_videos_comes_before_one_of_images(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    beside(tmp_path, "preprocessor_config", image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    beside(tmp_path, "video_preprocessor_config", video_processor_type="VideoMAEVideoProcessor")
+    assert "normalised by mean 0.5 and deviation 0.5" in str(network(tmp_path)[1])
 
 
 def test_without_a_processor_imagenet_is_assumed_and_said(tmp_path):

@@ -26,8 +26,10 @@ from tubelet.train.checkpoint import load_classifier, load_encoder
 from tubelet.train.loop import train
 from tubelet.train.start import fitting
 from tubelet.types import Grid
+from tubelet.weights.attention import heads_of
 from tubelet.weights.found import Asked
 from tubelet.weights.load import converted, network
+from tubelet.weights.report import Report
 
 TINY = (64, 2, 128)  # one head
 
@@ -134,6 +136,41 @@ def test_weights_that_look_untrained_are_warned_of(doubtful, load):
         load(doubtful)
     _, report = tubelet.load_with_report(doubtful)
     assert len(report.warnings) == 1
+    ours = doubtful.with_suffix(".safetensors")
+    ours.write_bytes(converted(doubtful, Asked(heads=2))[0])
+    with pytest.warns(UserWarning, match=WARNING):
+        load(ours)
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path):
+    torch.save({"model": noise(pretrained(*TINY, 16, 1, 32))}, tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"has no head; leave out --labels and --rows"):
+        network(tmp_path / "whole.pth", Asked(heads=2, rows=(900,)))
+    for name, value in (("heads", 0), ("frames", 0), ("size", (32, 0))):
+        with pytest.raises(ValueError, match=f"--{name} .* cannot be; expected 1 or more"):
+            Asked(**{name: value})
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    for asked in (Asked(), Asked(heads=2)):
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*missing\.pth"):
+            tubelet.load(tmp_path / "missing.pth", asked)
+
+
+def test_narrow_widths_are_of_released_decoders_only(tmp_path):
+    report = Report(tmp_path)
+    assert heads_of(640, None, report) == 10
+    assert heads_of(640, None, report, "heads in the decoder") == 8
+
+
+def test_the_pictures_of_others_are_imagined_by_their_decoder(tmp_path, films, capsys):
+    torch.save({"model": noise(pretrained(*TINY, 16, 1, 32))}, tmp_path / "whole.pth")
+    words = ["picture", "reconstruction", "--data", str(films), "--ratio", "0.75", "--out", str(tmp_path / "out")]
+    assert command([*words, "--weights", str(tmp_path / "whole.pth")]) == 0
+    assert (tmp_path / "out" / "reconstruction_75.png").stat().st_size > 2000
+    torch.save({"module": noise(finetuned(*TINY, 2))}, tmp_path / "tuned.pth")
+    assert command([*words, "--weights", str(tmp_path / "tuned.pth")]) == 2
+    assert "is a Classifier without a decoder; give the folder of a run" in capsys.readouterr().err
 
 
 def test_a_fine_tuning_keeps_in_its_notes_what_was_done_with_the_weights(tmp_path, films, doubtful):

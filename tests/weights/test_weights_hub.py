@@ -18,7 +18,12 @@ from safetensors.torch import save
 
 import tubelet
 from tubelet.cli import run as command
+from tubelet.data.synthetic import make
+from tubelet.weights.archive import called, read
+from tubelet.weights.found import Asked
 from tubelet.weights.hub import fetched
+from tubelet.weights.load import recognised
+from tubelet.weights.origin import Origin
 
 STATE = noise(finetuned(64, 1, 128, 3))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -181,7 +186,7 @@ def test_what_was_fetched_will_do_without_the_hub(said):
         ("none", "FileNotFoundError: no model lab/none on the hub; or it is private"),
         ("gated", "OSError: lab/gated is gated: accept its conditions at https://huggingface.co/lab/gated"),
         ("safe@nowhere", "FileNotFoundError: lab/safe on the hub has no revision 'nowhere'"),
-        ("named", "FileNotFoundError: lab/named on the hub has none of model.safetensors"),
+        ("named", "FileNotFoundError: lab/named has none of model.safetensors"),
         ("named/no.pth", "FileNotFoundError: lab/named on the hub has no file no.pth"),
     ],
 )
@@ -221,9 +226,20 @@ def test_fine_tuning_and_tests_take_names_on_the_hub(monkeypatch, tmp_path, caps
     torch.save({"model": STATE}, tmp_path / "w" / "pytorch_model.bin")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "w"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "videos").mkdir()
+    make(tmp_path / "videos", 4, workers=1)
     assert command(["test", "--weights", "hub:lab/safe", "--data", "videos"]) == 2
     assert "is no folder to write results to; name a file: --out" in capsys.readouterr().err
     words = ["finetune", "finetune-small-cpu", "--weights", "hub:lab/safe", "--data", "videos", "--as-weights"]
-    assert command(words) in (1, 2)
-    assert "no such run" not in capsys.readouterr().err
+    shape = ["--data.size", "32", "32", "--data.clip.frames", "4", "--training.batch", "4", "--training.epochs", "1", "--new-head"]
+    assert command([*words, *shape, "--out", "run", "--quiet"]) == 0
+    said = Path("run/notes.txt").read_text()
+    assert "newly initialised: 2, a head for these labels" in said
+    kept = Origin.of(recognised(read("hub:lab/safe@main"), Asked()))
+    assert kept.file == "hub:lab/safe"
+
+
+def test_what_is_on_the_hub_is_named_with_its_commit(tmp_path):
+    folder = tmp_path / "models--lab--safe" / "snapshots" / COMMIT
+    assert called("hub:lab/safe@main", folder / "model.safetensors") == f"hub:lab/safe@{COMMIT}"
+    assert called(tmp_path, tmp_path / "model.safetensors") == f"{tmp_path.name}/model.safetensors"
+    assert called(tmp_path / "a.pth", tmp_path / "a.pth") == "a.pth"

@@ -82,7 +82,9 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.train.start import interpolating
     from tubelet.weights.hub import on_hub
 
-    if a.weights and not on_hub(a.weights) and not Path(a.weights).exists():
+    out = a.out or Path("runs") / named(a.preset)
+    going_on = a.resume and (out / "checkpoints" / "last.pt").is_file()  # what it began with is in there
+    if a.weights and not going_on and not on_hub(a.weights) and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights or a.inflate or a.start.heads) and not a.weights:
         raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
@@ -102,7 +104,6 @@ def finetune_verb(args: list[str]) -> int:
             say("from scratch: no --weights")
     if run.method.init is not None:
         noted(unfinished(Path(run.method.init)))
-    out = a.out or Path("runs") / named(a.preset)
     folder = finetune(
         run,
         a.data,

@@ -316,7 +316,8 @@ def picture_reconstruction(args: list[str]) -> int:
         """
 
         weights: tuple[Path, ...]
-        """A run folder; or several, to see side by side what they make of the same clips."""
+        """A run folder, or weights of others with their decoder; or several, to see side by side what they make of the
+        same clips."""
         data: str
         """A video, or a folder or list, of which the first --count are taken."""
         ratio: tuple[float, ...] = ()

@@ -73,7 +73,8 @@ def pretrain(args: list[str]) -> int:
     from tubelet.weights.found import Asked
 
     out = a.out or Path("runs") / named(a.preset)
-    if run.training.init is not None:
+    going_on = a.resume and (out / "checkpoints" / "last.pt").is_file()  # what it began with is in there
+    if run.training.init is not None and not going_on:
         weights_of(run.training.init, Asked(run.training.init_heads))  # now, and not after the plan
         noted(unfinished(Path(run.training.init)))
     if a.start.positions == "interpolated":

@@ -5,6 +5,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from tubelet.config import Run, to_json
+from tubelet.weights.hub import on_hub
 from tubelet.weights.origin import Origin
 
 
@@ -33,9 +34,11 @@ def pathless(tree: Any) -> Any:
 
 
 def bare(source: Any) -> str:
-    """The last name of a path, of Windows too.
+    """The last name of a path, of Windows too; names on the hub are whole.
 
-    >>> bare("/home/me/videos"), bare("ucf101:/data/UCF101:train:1"), bare(None)
-    ('videos', 'ucf101:UCF101:train:1', 'None')
+    >>> bare("/home/me/videos"), bare("ucf101:/data/UCF101:train:1"), bare(None), bare("hub:lab/gestures@main")
+    ('videos', 'ucf101:UCF101:train:1', 'None', 'hub:lab/gestures@main')
     """
+    if on_hub(str(source)):
+        return str(source)
     return ":".join(PureWindowsPath(part).name for part in str(source).split(":"))

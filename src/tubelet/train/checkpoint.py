@@ -157,8 +157,10 @@ def load(path: Path | str, asked: Asked = Asked()) -> nn.Module:  # noqa: B008 -
         ValueError: not of this version of tubelet, or of no format that is known.
     """
     path = Path(path)
+    if not on_hub(path) and not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path} (looked in {Path.cwd()})")
     run = (path / "checkpoints").is_dir() or (path / "run.json").is_file()
-    if on_hub(path) or (path.exists() and not run):
+    if not run:
         network, report = foreign.network(path, asked)
         report.warn()
         return network

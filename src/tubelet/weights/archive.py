@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tubelet.weights.args import args_of
 from tubelet.weights.claims import checked
-from tubelet.weights.hub import fetched
+from tubelet.weights.hub import fetched, on_hub
 
 HEADER = 100_000_000  # bytes; the largest header that safetensors allows
 SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")  # of transformers; the first is heeded
 NAMES = ("model.safetensors", "encoder.safetensors", "pytorch_model.bin")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 DEEPSPEED = "mp_rank_00_model_states.pt"
@@ -45,11 +46,13 @@ class Archive:
     config: dict[str, Any] = field(default_factory=dict)
     """The config.json beside it, of a folder of transformers or timm."""
     processor: dict[str, Any] = field(default_factory=dict)
-    """Its preprocessor_config.json."""
+    """What a file of PROCESSORS beside that says of pixels."""
     notes: tuple[str, ...] = ()
     """What was unwrapped."""
     args: dict[str, Any] = field(default_factory=dict)
     """What of the `args` beside the weights is known (weights/args.py)."""
+    name: str = ""
+    """What it is called elsewhere: the file, with the folder if that was given, or hub:OWNER/NAME@COMMIT."""
 
 
 def read(path: Path | str) -> Archive:
@@ -62,17 +65,26 @@ def read(path: Path | str) -> Archive:
         FileNotFoundError: nothing there.
         ValueError: a file that cannot be read, or must not be.
     """
-    path = chosen(fetched(path))
+    asked, path = path, chosen(fetched(path))
     if path.name.endswith(".index.json"):
         found: tuple[Any, dict[str, str]] = sharded(path), {}
     else:
         found = tensors_of(path)
     notes: list[str] = []
     state = plain(path, found[0], notes)
-    beside = {name: settings(path.parent / f"{name}.json") for name in ("config", "preprocessor_config")}
-    config = beside["config"] if {"model_type", "architecture"} & set(beside["config"]) else {}  # transformers, timm
-    processor = beside["preprocessor_config"] if config else {}
-    return Archive(path, state, found[1], config, processor, tuple(notes), args_of(found[0]))
+    config = settings(path.parent / "config.json")
+    config = config if {"model_type", "architecture"} & set(config) else {}  # transformers, timm
+    said = (settings(path.parent / name) for name in PROCESSORS if config)
+    processor: dict[str, Any] = next(filter(None, said), {})
+    return Archive(path, state, found[1], config, processor, tuple(notes), args_of(found[0]), called(asked, path))
+
+
+def called(asked: Path | str, file: Path) -> str:
+    """What a file is called where the folders of this machine are not known."""
+    if on_hub(asked):
+        snapshot = file.parts[: file.parts.index("snapshots") + 2] if "snapshots" in file.parts else ()
+        return Path(asked).as_posix().partition("@")[0] + "".join(f"@{commit}" for commit in snapshot[-1:])
+    return f"{file.parent.resolve().name}/{file.name}" if Path(asked).is_dir() else file.name
 
 
 def chosen(path: Path) -> Path:

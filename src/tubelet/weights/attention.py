@@ -8,7 +8,8 @@ from torch import Tensor
 from tubelet.nn.vit import SIZES
 from tubelet.weights.report import Report
 
-HEADS = {shape.width: shape.heads for shape in SIZES.values()} | {640: 8, 512: 8}  # of decoders, too
+HEADS = {shape.width: shape.heads for shape in SIZES.values()}
+NARROW = HEADS | {640: 8, 512: 8}  # of decoders
 SHIFT = "a bias of keys adds the same to all logits of a query, which softmax cannot see"
 
 
@@ -19,9 +20,10 @@ def heads_of(width: int, given: int | None, report: Report, of: str = "heads") -
     Raises:
         ValueError: the width does not divide into them.
     """
+    known = HEADS if of == "heads" else NARROW
     if given is None:
-        given = HEADS.get(width, max(width // 64, 1))
-        why = "as every released model of this width has" if width in HEADS else "64 channels each"
+        given = known.get(width, max(width // 64, 1))
+        why = "as every released model of this width has" if width in known else "64 channels each"
         flag = ", --heads says otherwise" if of == "heads" else ""
         report.notes.append(f"{given} {of}, {why}; shapes do not tell{flag}")
     if given < 1 or width % given:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tubelet.nn.attention import EPS
-from tubelet.weights.archive import Archive
+from tubelet.weights.archive import PROCESSORS, Archive
 from tubelet.weights.report import Report
 
 HALF = ("VideoMAE", "ViT")  # processors of transformers whose mean and deviation are 0.5 where their file has none
@@ -22,7 +22,8 @@ def pixels(archive: Archive, channels: int) -> tuple[list[float], list[float]] |
     Raises:
         ValueError: settings that cannot be carried out on pixels of ours, or that leave open what they mean.
     """
-    path, said = archive.path.parent / "preprocessor_config.json", archive.processor
+    said = archive.processor
+    path = next((path for name in PROCESSORS if (path := archive.path.parent / name).is_file()), archive.path)
     timm = archive.config.get("pretrained_cfg") or archive.config
     if "mean" in timm and "std" in timm:
         return three(archive, "mean", timm["mean"]), three(archive, "std", timm["std"])
@@ -46,8 +47,8 @@ def pixels(archive: Archive, channels: int) -> tuple[list[float], list[float]] |
                 raise ValueError(
                     f"{path} normalises, but has no {key}, and what {kind} takes then is not known; add it"
                 )
-        mean = three(archive, "image_mean", said.get("image_mean") or 0.5)
-        std = three(archive, "image_std", said.get("image_std") or 0.5)
+        mean = three(archive, "image_mean", 0.5 if said.get("image_mean") is None else said["image_mean"])
+        std = three(archive, "image_std", 0.5 if said.get("image_std") is None else said["image_std"])
         if not rescaled and max(std) <= 1:
             raise ValueError(
                 f"{path} says do_rescale false, and means and deviations of pixels from 0 to 1: whether the weights "

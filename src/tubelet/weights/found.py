@@ -36,6 +36,16 @@ class Asked:
     """Fixed positions of other clips than in training: computed anew, as VideoMAE's code does, or interpolated, as
     VideoMAE-Action-Detection does."""
 
+    def __post_init__(self) -> None:
+        """Looks for numbers that cannot be.
+
+        Raises:
+            ValueError: names the flag, and what it is.
+        """
+        for name, value in (("heads", self.heads), ("frames", self.frames), ("size", self.size)):
+            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise ValueError(f"--{name} {value} cannot be; expected 1 or more")
+
 
 @dataclass
 class Found:
@@ -83,7 +93,7 @@ def grid_if(frames: int, size: tuple[int, int], patch: tuple[int, int, int]) -> 
 
 def begun(archive: Archive, what: str) -> Report:
     """A report of a file that was taken for a format."""
-    return Report(archive.path, what, notes=list(archive.notes))
+    return Report(archive.path, archive.name, what, notes=list(archive.notes))
 
 
 def cubes(state: dict[str, Tensor], name: str, report: Report) -> tuple[int, int, int]:

@@ -51,7 +51,7 @@ def fetched(path: Path | str) -> Path:
         if there := [folder / one for one in kind if (folder / one).is_file()]:
             return there[0]
     raise FileNotFoundError(
-        f"{repository} on the hub has none of {', '.join((*SAFE, *PICKLED))}; see what it has at "
+        f"{repository} has none of {', '.join((*SAFE, *PICKLED))} (without a network: what was fetched before); see "
         f"https://huggingface.co/{repository}/tree/main and name the file: {SCHEME}{repository}/FILE"
     )
 

@@ -52,6 +52,8 @@ def recognised(archive: Archive, asked: Asked) -> Found:
             "timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
+    if (asked.labels or asked.rows) and result.kind != "fine-tuned":
+        raise ValueError(f"{archive.path} ({result.report.format}) has no head; leave out --labels and --rows")
     placed(result, asked.positions)
     result.state = whole(result.state, result.report)
     result.report.warnings += looks_untrained(result.state)
@@ -96,7 +98,6 @@ def own(archive: Archive, run: Run, asked: Asked = Asked()) -> tuple[nn.Module, 
     """The network of a safetensors file of tubelet."""
     report = ours(archive, asked)
     state = {new: archive.state[name] for name, new in report.became.items()}
-    report.warnings += looks_untrained(state)
     return built(run, state, report, "encoder.norm.weight" in state), report
 
 
@@ -111,13 +112,14 @@ def ours(archive: Archive, asked: Asked) -> Report:
             f"{archive.path} is of tubelet, and says itself what its heads, clips and positions are; leave out what is "
             "for weights of others (--heads, --frames, --size, --positions)"
         )
-    report = Report(archive.path, "tubelet")
+    report = Report(archive.path, archive.name, "tubelet")
     if (origin := origin_of(archive)) is not None:
         report.format += f", converted from {origin.file} ({origin.format})"  # its notes were told when that was done
     lead = "" if {"head.weight", "decoder.head.weight"} & set(archive.state) else "encoder."
     report.add("matched", "", *archive.state)
     report.became = {name: lead + name for name in archive.state}
     finite(archive.state, report)
+    report.warnings += looks_untrained({new: archive.state[name] for name, new in report.became.items()})
     return report
 
 

@@ -17,7 +17,7 @@ class Origin:
     """What goes along with weights of others, in place of a run: `converted` in the metadata of files."""
 
     file: str
-    """Name of the file, without its folders."""
+    """What the file is called, without the folders of a machine; or hub:OWNER/NAME@COMMIT."""
     format: str
     """What it was taken for, with its geometry."""
     notes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Origin:
         """What is known of weights that were read."""
         report = found.report
         return cls(
-            report.path.name,
+            report.name,
             report.format,
             tuple(report.notes),
             found.encoder,

@@ -18,6 +18,8 @@ class Report:
     """What was done with every tensor of a file, and why; filled in while it is read."""
 
     path: Path
+    name: str = ""
+    """What the file is called elsewhere."""
     format: str = "unknown"
     """What the file was taken for, with its geometry."""
     tensors: dict[str, tuple[What, str]] = field(default_factory=dict)

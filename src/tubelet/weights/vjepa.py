@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tubelet.types import Grid
-from tubelet.weights.archive import Archive, settings
+from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused
 from tubelet.weights.beside import agreeing, pixels, same_arithmetic
 from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, restated
@@ -82,10 +82,7 @@ def from_vjepa(archive: Archive, asked: Asked) -> Found:
     encoder, _ = geometry(state, patch, Asked(heads=heads), report)
     shapes = {"hidden_size": width, "num_hidden_layers": encoder.depth, "patch_size": patch[1]}
     agreeing(archive, shapes | {"tubelet_size": patch[0]})
-    processor = archive.processor or (
-        settings(archive.path.parent / "video_preprocessor_config.json") if config else {}
-    )
-    if (seen := pixels(replace(archive, processor=processor), kernel.shape[1])) is not None:
+    if (seen := pixels(archive, kernel.shape[1])) is not None:
         restated(state, *seen, report)
     frames, side = config.get("frames_per_clip", 64), config.get("crop_size", 256)
     trained: Grid | None = None
