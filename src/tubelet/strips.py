@@ -57,7 +57,7 @@ def save_png(
     caption = complete(caption, strips)
     about = PngInfo()
     about.add_itxt("Description", caption)
-    atomically(path, partial(compose(blocks, caption, legend).save, format="PNG", pnginfo=about, optimize=True))
+    atomically(path, partial(compose(blocks, caption, legend).save, format="PNG", pnginfo=about))
     return path
 
 
@@ -90,7 +90,7 @@ def save_gif(
     # One palette for all frames and no dithering: otherwise still places flicker. It is made from a sample of the small
     # pixels, for speed, and from text, which needs its shades of grey.
     colours = np.concatenate([rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()])
-    sample = colours[:: 1 + len(colours) // 300_000]
+    sample = colours[:: 1 + len(colours) // 100_000]
     shades = np.linspace(PAPER, INK, 16).repeat(1 + len(sample) // 400, 0).astype(np.uint8)
     hues = np.asarray(legend).reshape(-1, 3) if legend else shades[:0]
     palette = Image.fromarray(np.concatenate([sample, shades, hues])[None]).quantize(256, kmeans=1)
