@@ -230,8 +230,8 @@ def test_fine_tuning_and_tests_take_names_on_the_hub(monkeypatch, tmp_path, caps
     assert command(["test", "--weights", "hub:lab/safe", "--data", "videos"]) == 2
     assert "is no folder to write results to; name a file: --out" in capsys.readouterr().err
     words = ["finetune", "finetune-small-cpu", "--weights", "hub:lab/safe", "--data", "videos", "--as-weights"]
-    shape = ["--data.size", "32", "32", "--data.clip.frames", "4", "--training.batch", "4", "--training.epochs", "1", "--new-head"]
-    assert command([*words, *shape, "--out", "run", "--quiet"]) == 0
+    shape = ["--data.size", "32", "32", "--data.clip.frames", "8", "--training.batch", "4", "--training.epochs", "1"]
+    assert command([*words, *shape, "--new-head", "--out", "run", "--quiet"]) == 0
     said = Path("run/notes.txt").read_text()
     assert "newly initialised: 2, a head for these labels" in said
     kept = Origin.of(recognised(read("hub:lab/safe@main"), Asked()))
