@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tubelet.cli import run as command
 from tubelet.config import Optim, Run, Training
 from tubelet.data.datasets import Data
 from tubelet.data.labels import Labels
@@ -17,6 +18,7 @@ from tubelet.data.sampling import Dense
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import RandomResizedCrop
 from tubelet.data.writing import write
+from tubelet.export.official import write_official
 from tubelet.finetune import Initial, as_weights, balanced, completed, finetune
 from tubelet.masks.random_masks import Tube
 from tubelet.methods.masked import Masked
@@ -164,6 +166,21 @@ def test_a_teacher_is_followed_and_must_fit(films, tuned, tmp_path):
     larger = replace(run, data=replace(run.data, size=(32, 32)))
     with pytest.raises(ValueError, match=r"teacher.*4x16x16.*4x32x32"):
         finetune(larger, films / "train", tmp_path / "other", quiet=True)
+
+
+def test_a_teacher_of_others_is_told_of_beside_the_weights_to_start_from(films, pretrained, tuned, tmp_path, capsys):
+    write_official(tuned, tmp_path / "theirs.pth")
+    (tmp_path / "names.txt").write_text("\n".join(load_classifier(tuned)[1].data.labels.names))
+    words = ["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors"), "--heads", "2"]
+    told = ["--frames", "4", "--size", "16", "16", "--labels", str(tmp_path / "names.txt")]
+    assert command([*words, *told]) == 0
+    run = tuning(Supervised(teacher=str(tmp_path / "ours.safetensors"), init=str(pretrained)), epochs=1)
+    finetune(run, films / "train", tmp_path / "run", limit=1)
+    finetune(run, films / "train", tmp_path / "run", resume=True)
+    said, notes = capsys.readouterr().err, (tmp_path / "run" / "notes.txt").read_text()
+    for text in (said, notes):
+        for line in (f"{pretrained}/encoder.safetensors: tubelet", "converted from theirs.pth", "this is the teacher"):
+            assert text.count(line) == 1, (line, text)
 
 
 def test_values_are_learnt_in_their_own_units(films, tmp_path):

@@ -16,10 +16,11 @@ from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.classifier import Classifier
-from tubelet.train.checkpoint import load_classifier, weights_of
+from tubelet.train.checkpoint import classifier_of, weights_of
 from tubelet.train.log import say
 from tubelet.train.loop import pick_device, pick_workers, train
 from tubelet.train.start import FREE, clip_size, fitting, shaped
+from tubelet.train.teacher import CONVERT, teacher_weights
 from tubelet.types import Method
 from tubelet.weights.found import Asked
 from tubelet.weights.report import Report
@@ -63,16 +64,18 @@ def finetune(
             names = "; ".join(f"{one.path} and {other.path}" for one, other in twice[:3])
             say(f"note: {len(twice)} videos to train on are in the validation data too, as files or as copies: {names}")
 
-    def prepare(method: Method) -> Report | None:
+    def prepare(method: Method) -> list[Report]:
         assert isinstance(method, SupervisedLearner)
-        report = None
+        reports = []
         if init is not None:
-            report = init.into(method.network)
+            reports.append(init.into(method.network))
             if method.averaged is not None:
                 method.averaged.load_state_dict(method.network.state_dict())
         if run.method.teacher is not None:
-            method.teacher = [teacher_of(run).to(pick_device(run.training.device))]
-        return report
+            teacher, report = teacher_of(run)
+            method.teacher = [teacher.to(pick_device(run.training.device))]
+            reports.append(report)
+        return reports
 
     return train(
         run,
@@ -251,19 +254,21 @@ def as_weights(run: Run, path: str) -> Run:
     return replace(run, encoder=replace(before.encoder, **keep))
 
 
-def teacher_of(run: Run) -> Classifier:
-    """The teacher of a distillation, which must know the same classes and see the same clips.
+def teacher_of(run: Run) -> tuple[Classifier, Report]:
+    """The teacher of a distillation, which must know the same classes and see the same clips; and its report.
 
     Raises:
         ValueError: it does not.
     """
-    network, theirs = load_classifier(run.method.teacher)
+    weights = teacher_weights(run.method.teacher)
+    network, theirs = classifier_of(weights), weights.run
     assert run.data.labels is not None
     if theirs.data.labels != run.data.labels:
         raise ValueError(f"the teacher {run.method.teacher} knows other classes or another kind than these")
     if clip_size(theirs) != clip_size(run) or theirs.encoder.patch != run.encoder.patch:
         raise ValueError(
             f"the teacher {run.method.teacher} sees clips of {clip_size(theirs)} in cubes of {theirs.encoder.patch}, "
-            f"this run sees {clip_size(run)} in {run.encoder.patch}; they have to be alike"
+            f"this run sees {clip_size(run)} in {run.encoder.patch}; they have to be alike. "
+            f"Of weights of others, {CONVERT} --frames ... --size ... says it"
         )
-    return network.requires_grad_(False)
+    return network.requires_grad_(False), weights.report

@@ -99,7 +99,7 @@ def test_transformers_gives_the_predictions_of_a_foreign_autoencoder(tmp_path):
         tmp_path / "hf", output_loading_info=True, attn_implementation="eager"
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    ours, run, _ = others(file)
+    ours, run, _, _ = others(file)
     video = torch.randint(0, 256, (2, 3, 9, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     order = torch.rand(2, 75, generator=torch.Generator().manual_seed(1)).argsort(1)
     mask = TokenMask.from_hidden(order >= 20, run.grid())

@@ -3,17 +3,21 @@
 import json
 import math
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import VideoMAEConfig, VideoMAEModel
 
+from tubelet.cli import run as command
 from tubelet.config import Optim, Run, Training, numbers, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.data.video import write
+from tubelet.export.official import to_official
 from tubelet.masks.blocks import MultiBlock
 from tubelet.masks.random_masks import Tube
 from tubelet.methods.latent import Latent
@@ -240,6 +244,34 @@ def test_a_teacher_of_other_clips_is_named_with_both_sizes(videos, tmp_path):
     for act in (lambda: train(run, videos, tmp_path / "run", quiet=True), lambda: plan(run)):
         with pytest.raises(ValueError, match=r"sees clips of 4x48x48 .* this run sees clips of 4x48x64 .* 2x8x8"):
             act()
+
+
+def test_what_was_done_with_a_teacher_of_others_is_said_once_and_written_down(videos, tmp_path, capsys):
+    state = {f"encoder.{name}": value for name, value in OTHER.build(GRID, 3).state_dict().items()}
+    held = {"model": to_official(state, OTHER.patch, False), "args": {"num_frames": 4, "input_size": 48}}
+    torch.save(held, tmp_path / "theirs.pth")
+    run = a_run(replace(LATENT, momentum=None, teacher=str(tmp_path / "theirs.pth")))
+    with warnings.catch_warnings(record=True) as warned:
+        plan(run)
+        train(run, videos, tmp_path / "run", limit=1)
+        train(run, videos, tmp_path / "run", resume=True, limit=2)
+    assert not [one for one in warned if "theirs.pth" in str(one.message)]
+    said, notes = capsys.readouterr().err, (tmp_path / "run" / "notes.txt").read_text()
+    for text in (said, notes):
+        for line in (f"{tmp_path}/theirs.pth: VideoMAE", "note: this is the teacher", "WARNING: the gains of all"):
+            assert text.count(line) == 1, (line, text)
+
+
+def test_the_heads_of_a_teacher_are_told_by_converting_it(tmp_path):
+    small = {"hidden_size": 384, "num_attention_heads": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+    clips = {"image_size": 48, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}
+    VideoMAEModel(VideoMAEConfig(**small, **clips)).save_pretrained(tmp_path / "s16")
+    run = a_run(replace(LATENT, momentum=None, teacher=str(tmp_path / "s16")))
+    with pytest.raises(ValueError, match=r"^the teacher .*--heads 6 .*tubelet convert WEIGHTS \S+ --heads N, then"):
+        plan(run)
+    ours = tmp_path / "teacher.safetensors"
+    assert command(["convert", str(tmp_path / "s16"), str(ours), "--heads", "6"]) == 0
+    plan(replace(run, method=replace(run.method, teacher=str(ours))))
 
 
 @pytest.mark.parametrize(

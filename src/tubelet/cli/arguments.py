@@ -11,6 +11,7 @@ import tyro
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.config import Run
     from tubelet.weights.found import Asked
+    from tubelet.weights.report import Report
 
 T = TypeVar("T")
 Unprefixed = tyro.conf.arg(name="")
@@ -61,16 +62,23 @@ def opened(path: Path, others: OfOthers, part: Literal["encoder", "classifier", 
     from tubelet.nn.collective import whoami
     from tubelet.train.checkpoint import classifier_of, encoder_of, weights_of
     from tubelet.train.folder import unfinished
-    from tubelet.train.log import noted, say
+    from tubelet.train.log import noted
 
     found = weights_of(path, others.asked())
     whole = part == "classifier" or (part == "all" and "head.weight" in found.state)
     network = classifier_of(found) if whole else encoder_of(found)
     if whoami()[0] == 0:
         noted(unfinished(path))
-        if not found.report.smooth:
-            say(f"{found.report}")
+        tell(found.report)
     return network, found.run
+
+
+def tell(report: "Report") -> None:
+    """Says what was done with weights, unless they went in as they are."""
+    from tubelet.train.log import say
+
+    if not report.smooth:
+        say(f"{report}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, parse, tell
 
 
 def export_verb(args: list[str]) -> int:
@@ -33,6 +33,7 @@ def export_verb(args: list[str]) -> int:
         """The encoder, or all: with head or, in hf and official, with decoder. By default all that the format has."""
         licence: str | None = None
         """For the model card (hf): who may use it, as in apache-2.0 or cc-by-nc-4.0. By default none is stated."""
+        others: Annotated[OfOthers, Unprefixed] = NOTHING
 
     a = parse(Export, args, "export")
     if a.licence is not None and a.to != "hf":
@@ -41,17 +42,21 @@ def export_verb(args: list[str]) -> int:
     from tubelet.train.log import noted
 
     noted(unfinished(a.run))
+    asked = a.others.asked()
     if a.to in ("onnx", "pt2"):
         from tubelet.export.graphs import write_onnx, write_pt2
 
-        written = (write_onnx if a.to == "onnx" else write_pt2)(a.run, a.out, a.part)
+        written = (write_onnx if a.to == "onnx" else write_pt2)(a.run, a.out, a.part, asked, tell)
         told = f"{written.output}, off by {written.error:.1e} from PyTorch's (up to {written.largest:.3g})"
         print("\n".join([*map(str, written.files), told]))
         return 0
     from tubelet.export.folder import write_folder
     from tubelet.export.official import write_official
 
-    noted(write_folder(a.run, a.out, a.part, a.licence) if a.to == "hf" else write_official(a.run, a.out, a.part))
+    if a.to == "hf":
+        noted(write_folder(a.run, a.out, a.part, a.licence, asked, tell))
+    else:
+        noted(write_official(a.run, a.out, a.part, asked, tell))
     print(a.out)
     return 0
 

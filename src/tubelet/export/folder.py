@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from tubelet.config import Run
 from tubelet.export.card import card
-from tubelet.export.trained import Part, Trained, noise, outputs, trained
+from tubelet.export.trained import Part, Tell, Trained, noise, outputs, trained
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.attention import EPS
 from tubelet.nn.classifier import Classifier
 from tubelet.targets import statistics
 from tubelet.train.checkpoint import atomically, void
+from tubelet.weights.found import Asked
 from tubelet.weights.hugging_face import PAIRS
 from tubelet.weights.names import written
+from tubelet.weights.report import Report
 
 WARNING = (
     "transformers 5.6 to 5.17 read the attention biases of VideoMAE as zero and give wrong outputs without an error: "
@@ -130,7 +132,14 @@ def preprocessor_of(run: Run) -> dict[str, Any]:
     }
 
 
-def write_folder(path: Path | str, out: Path, part: Part | None = None, licence: str | None = None) -> list[str]:
+def write_folder(
+    path: Path | str,
+    out: Path,
+    part: Part | None = None,
+    licence: str | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> list[str]:
     """Writes a run as a folder for transformers; what there is to say about it.
 
     Raises:
@@ -140,7 +149,7 @@ def write_folder(path: Path | str, out: Path, part: Part | None = None, licence:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already; choose another --out")
-    model = trained(path, part)
+    model = trained(path, part, asked, tell)
     height, width = model.run.data.size
     notes = [model.note] * bool(model.note) + [WARNING]
     if height != width:

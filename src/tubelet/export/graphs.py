@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from tubelet.config import Run
 from tubelet.export.about import about
-from tubelet.export.trained import Part, noise
+from tubelet.export.trained import Part, Tell, left_out, noise
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 from tubelet.train.checkpoint import SaveError, load_classifier, load_encoder
+from tubelet.weights.found import Asked
 from tubelet.weights.load import others
 from tubelet.weights.origin import Origin
+from tubelet.weights.report import Report
 
 OPSET = 18  # of ONNX; what onnxruntime 1.14 and later have
 NEAR = 1e-4  # largest difference from PyTorch that is kept, relative to the largest output
@@ -61,7 +63,13 @@ class Written:
     """Largest output."""
 
 
-def write_onnx(path: Path | str, out: Path, part: Part | None = None) -> Written:
+def write_onnx(
+    path: Path | str,
+    out: Path,
+    part: Part | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> Written:
     """Writes a run as ONNX with any number of clips; input "video", output "tokens" or "logits".
 
     What is told of the run is in the metadata, as `run`; of weights of others, as `converted`. Above 2 GB the weights
@@ -74,10 +82,16 @@ def write_onnx(path: Path | str, out: Path, part: Part | None = None) -> Written
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package)
-    return tried(path, out, part, ".onnx", save_onnx, run_onnx)
+    return tried(lambda: network_of(path, part, asked, tell), out, ".onnx", save_onnx, run_onnx)
 
 
-def write_pt2(path: Path | str, out: Path, part: Part | None = None) -> Written:
+def write_pt2(
+    path: Path | str,
+    out: Path,
+    part: Part | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> Written:
     """Writes a run with torch.export, for any number of clips: torch.export.load(FILE).module()(video).
 
     Raises:
@@ -85,21 +99,20 @@ def write_pt2(path: Path | str, out: Path, part: Part | None = None) -> Written:
         ValueError: the run has no such part, `out` is there, or what was written gives something else.
         SaveError: the disk refuses.
     """
-    return tried(path, out, part, ".pt2", save_pt2, run_pt2)
+    return tried(lambda: network_of(path, part, asked, tell), out, ".pt2", save_pt2, run_pt2)
 
 
 def tried(
-    path: Path | str,
+    opened: Callable[[], tuple[ViT | Classifier, Run, Origin | None]],
     out: Path,
-    part: Part | None,
     suffix: str,
     save: Callable[[torch.export.ExportedProgram, Path, str, dict[str, str]], None],
     runner: Callable[[Path], Runner],
 ) -> Written:
-    """Saves a run beside `out`, compares what it gives with PyTorch, and only then puts it into place."""
+    """Saves a network beside `out`, compares what it gives with PyTorch, and only then puts it into place."""
     if out.suffix != suffix or out.exists() or data_of(out).exists():
         raise ValueError(f"{out} is there already or is no {suffix}; choose another --out")
-    network, run, origin = network_of(path, part)
+    network, run, origin = opened()
     output: Literal["tokens", "logits"] = "logits" if isinstance(network, Classifier) else "tokens"
     model = FromClips(network, run.encoder.patch).eval().requires_grad_(False)
     try:
@@ -126,17 +139,26 @@ def data_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.data")
 
 
-def network_of(path: Path | str, part: Part | None) -> tuple[ViT | Classifier, Run, Origin | None]:
+def network_of(
+    path: Path | str,
+    part: Part | None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> tuple[ViT | Classifier, Run, Origin | None]:
     """A fine-tuned network, or an encoder, and its run; of weights of others, where they come from.
 
     Raises:
-        ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips.
+        ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips. Or something is
+            asked of weights of ours.
     """
-    other = others(path)
+    other = others(path, asked)
     if other is not None:
-        network, run, origin = other
+        network, run, origin, report = other
+        if not (isinstance(network, Classifier) and part != "encoder"):
+            left_out(report)
+        tell(report)
     else:
-        network, run = load_encoder(path)
+        network, run = load_encoder(path, asked)
         origin = None
         if isinstance(run.method, Supervised) and part != "encoder":  # not every encoder without a last norm has a head
             network, run = load_classifier(path)

@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tubelet.export.trained import Part, trained
+from tubelet.export.trained import Part, Tell, trained
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.train.checkpoint import atomically
+from tubelet.weights.found import Asked
 from tubelet.weights.names import written
+from tubelet.weights.report import Report
 from tubelet.weights.videomae import FINETUNED, PRETRAINED
 
 
@@ -18,7 +20,13 @@ def to_official(state: dict[str, Tensor], patch: tuple[int, int, int], tuned: bo
     return written(state, FINETUNED if tuned else PRETRAINED, patch)
 
 
-def write_official(path: Path | str, out: Path, part: Part | None = None) -> list[str]:
+def write_official(
+    path: Path | str,
+    out: Path,
+    part: Part | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> list[str]:
     """Writes a run as a .pth that VideoMAE's released code loads; what there is to say about it.
 
     Raises:
@@ -28,7 +36,7 @@ def write_official(path: Path | str, out: Path, part: Part | None = None) -> lis
     """
     if out.suffix not in (".pth", ".pt") or out.exists():
         raise ValueError(f"{out} is there already or is no .pth; choose another --out")
-    model = trained(path, part)
+    model = trained(path, part, asked, tell)
     if isinstance(model.network, MaskedAutoencoder) and not model.normed:
         raise ValueError(
             f"{path}: the encoder of VideoMAE's pre-training ends with a norm, this one does not. Write the encoder "

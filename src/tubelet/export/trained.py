@@ -1,5 +1,6 @@
 """What is written of a run: its encoder, or all of it; and what the VideoMAE family has no word for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,10 +18,14 @@ from tubelet.nn.vit import ViT
 from tubelet.targets import Pixels, inputs
 from tubelet.train.checkpoint import load, load_classifier, load_encoder
 from tubelet.types import TokenMask
+from tubelet.weights.found import Asked
 from tubelet.weights.load import others
 from tubelet.weights.origin import Origin
+from tubelet.weights.report import Report
 
 Part = Literal["encoder", "whole"]
+Tell = Callable[[Report], None]
+"""What to do with the report of weights of others, once they are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +63,30 @@ class Trained:
         return {prefix + name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
 
 
-def trained(path: Path | str, part: Part | None = None) -> Trained:
+def trained(
+    path: Path | str,
+    part: Part | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    tell: Tell = Report.warn,
+) -> Trained:
     """The network of a run, or of weights of others, for a format of the VideoMAE family, on the CPU.
 
     Without `part` all of it, if the family has that: a fine-tuned network, or encoder and decoder. Else the encoder,
-    and `note` says why.
+    and `note` says why. `asked` says what weights of others do not tell.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a setting that the family cannot express; names it.
+        ValueError: a setting that the family cannot express; names it. Or something is asked of weights of ours.
     """
     path = Path(path)
-    if (other := others(path)) is not None:
-        return of_others(*other, path, part)
-    encoder, run = load_encoder(path)
+    if (other := others(path, asked)) is not None:
+        network, run, origin, report = other
+        model = of_others(network, run, origin, path, part)
+        if model.network is not network:
+            left_out(report)
+        tell(report)
+        return model
+    encoder, run = load_encoder(path, asked)
     encoder_fits(run)
     if part == "encoder":
         return Trained(encoder, run, path)
@@ -105,6 +120,11 @@ def of_others(network: nn.Module, run: Run, origin: Origin, path: Path, part: Pa
         raise ValueError(f"{path} cannot be written as a whole: {lack}. Write its encoder: --part encoder")
     note = "" if part else f"only the encoder is written: {lack}"
     return Trained(network, run, path, note, origin)
+
+
+def left_out(report: Report) -> None:
+    """Notes that of weights of others the encoder alone is written."""
+    report.mark("left out", "the encoder is written without it", "decoder.", "norm.", "head.")
 
 
 def encoder_fits(run: Run) -> None:

@@ -50,7 +50,7 @@ def train(
     out: Path | str,
     *,
     items: Sequence[Item] | None = None,
-    prepare: Callable[[Method], Report | None] | None = None,
+    prepare: Callable[[Method], list[Report]] | None = None,
     validate: Callable[[Method], dict[str, float]] | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -61,10 +61,10 @@ def train(
 
     The folder holds run.json, metrics.jsonl, checkpoints/last.pt and encoder.safetensors (or model.safetensors).
     It starts from the encoder of the run `training.init`, if there is one. `items` are the videos of `source`, where
-    they have been looked for already. `prepare` is called with the fresh
-    module (to load weights into it). `validate` measures it every `training.validate_every` epochs and at the end; what
-    the first of its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill
-    would, but saved (the schedule stays that of the whole run).
+    they have been looked for already. `prepare` is called with the fresh module, to load weights into it, and
+    says what it did. `validate` measures it every `training.validate_every` epochs and at the end; what the first of
+    its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill would, but saved
+    (the schedule stays that of the whole run).
 
     Raises:
         ValueError, FileNotFoundError: settings or data that cannot be used.
@@ -88,11 +88,9 @@ def train(
     with threads(run.training.threads):
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
-        if changed is None:
-            teach(run, method)
-        report = None if weights is None else started(method, weights)
-        if prepare is not None:
-            report = prepare(method) or report
+        reports = [teach(run, method)] if changed is None else []
+        reports += [] if weights is None else [started(method, weights)]
+        reports += [] if prepare is None else prepare(method)
         with advised(run, device):
             method.to(device).train()
         optimiser = adamw(method, run.optim)
@@ -112,8 +110,9 @@ def train(
         if changed is None:
             begin(folder, run, source, data)
         with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
-            if report is not None:
-                log.begun(report)
+            for report in reports:
+                if report is not None and changed is None:  # of a resumed run it was said when it began
+                    log.begun(report)
             log.note(start, changed or [])
             if resume and changed is None:
                 log.say(f"nothing to resume in {folder}: begun from the start")

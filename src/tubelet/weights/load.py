@@ -123,26 +123,29 @@ def ours(archive: Archive, asked: Asked) -> Report:
     return report
 
 
-def others(path: Path | str) -> tuple[nn.Module, Run, Origin] | None:
-    """The network of a file of others, or of one that was converted, a run that describes it, and where it comes from.
+def others(
+    path: Path | str,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+) -> tuple[nn.Module, Run, Origin, Report] | None:
+    """The network of a file of others, or of one that was converted, a run that describes it, where it comes from, and
+    what was done.
 
-    None: the weights are of a run of ours. Warns of what looks untrained.
+    None: the weights are of a run of ours, and what was asked of them is not looked at.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a file that does not hold exactly what its format lists.
+        ValueError: a file that does not hold exactly what its format lists, or of a converted one something is asked.
     """
     archive = read(path)
     if "run" in archive.about:
         return None
     if (origin := origin_of(archive)) is not None:
         run = origin.run()
-        module, report = own(archive, run)
+        module, report = own(archive, run, asked)
     else:
-        module, run, result = opened(archive)
+        module, run, result = opened(archive, asked)
         origin, report = Origin.of(result), result.report
-    report.warn()
-    return module, run, origin
+    return module, run, origin, report
 
 
 def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = True) -> nn.Module:
