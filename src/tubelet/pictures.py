@@ -273,11 +273,16 @@ def taken(path: Path) -> tuple[Method, Run, str]:
     if not on_hub(path) and ((path / "run.json").is_file() or (path / "checkpoints").is_dir()):
         state = read(path)
         return load_method(path), from_json(state["run"]), f"{path.resolve().name}, step {state['step']}."
-    found = others(path)
-    if found is None or not isinstance(found[0], Method):
-        holds = "a file of a run" if found is None else f"a {type(found[0]).__name__} without a decoder"
-        raise ValueError(f"{path} is {holds}; give the folder of a run, or weights of others with their decoder")
-    return found[0], found[1], f"{found[2].file}."
+    if (found := others(path)) is None:
+        raise ValueError(f"{path} is a file of a run; give the run's folder, which has its decoder")
+    network, run, origin, report = found
+    if not isinstance(network, Method):
+        raise ValueError(
+            f"{path} is a {type(network).__name__} without a decoder; give the folder of a run, or weights of others "
+            "with their decoder"
+        )
+    report.warn()
+    return network, run, f"{origin.file}."
 
 
 def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, str]:
