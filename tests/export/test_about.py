@@ -152,7 +152,7 @@ def test_a_pre_trained_network_without_a_last_norm_goes_to_transformers_only(tmp
     assert set(state) - set(again) == {"videomae.layernorm.weight", "videomae.layernorm.bias"}
     assert all(torch.equal(value, state[name]) for name, value in again.items())
     assert json.loads((tmp_path / "hf2" / "config.json").read_text())["use_mean_pooling"] is True
-    assert "pre-trained: hf/model.safetensors" in (tmp_path / "hf2" / "README.md").read_text()
+    assert "pre-trained: normless/model.safetensors" in (tmp_path / "hf2" / "README.md").read_text()
     with pytest.raises(ValueError, match=r"ends with a norm, this one does not.*--part encoder"):
         write_official(tmp_path / "normless", tmp_path / "a.pth")
 

@@ -236,6 +236,8 @@ def test_fine_tuning_and_tests_take_names_on_the_hub(monkeypatch, tmp_path, caps
     assert "newly initialised: 2, a head for these labels" in said
     kept = Origin.of(recognised(read("hub:lab/safe@main"), Asked()))
     assert kept.file == "hub:lab/safe"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("not needed to go on"))
+    assert command([*words, *shape, "--new-head", "--positions", "interpolated", "--out", "run", "--resume"]) == 0
 
 
 def test_what_is_on_the_hub_is_named_with_its_commit(tmp_path):

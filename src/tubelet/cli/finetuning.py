@@ -77,23 +77,27 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.methods.supervised import Supervised
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
-    from tubelet.train.folder import unfinished
+    from tubelet.train.folder import begun_in, unfinished
     from tubelet.train.log import duration, metrics, noted, say, show
-    from tubelet.train.start import interpolating
+    from tubelet.train.start import FREE, interpolating
     from tubelet.weights.hub import on_hub
 
     out = a.out or Path("runs") / named(a.preset)
-    going_on = a.resume and (out / "checkpoints" / "last.pt").is_file()  # what it began with is in there
-    if a.weights and not going_on and not on_hub(a.weights) and not Path(a.weights).exists():
+    before = begun_in(out) if a.resume else None  # what it began with is in there: weights are not needed again
+    if a.weights and before is None and not on_hub(a.weights) and not Path(a.weights).exists():
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights or a.inflate or a.start.heads) and not a.weights:
         raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
     run, items = on(a.run, a.device), find(a.data)
     if isinstance(run.method, Supervised):
         run = changed(run, a)
-        if a.as_weights and run.method.init:
+        if before is not None and (a.as_weights or a.start.positions == "interpolated"):
+            keep = {name: getattr(run.encoder, name) for name in FREE}
+            shape = before.encoder if a.as_weights else run.encoder
+            run = replace(run, encoder=replace(shape, interpolated=before.encoder.interpolated, **keep))
+        elif a.as_weights and run.method.init:
             run = as_weights(run, run.method.init)
-        if a.start.positions == "interpolated":
+        if a.start.positions == "interpolated" and before is None:
             run = interpolating(run, run.method.init, run.method.init_heads)
     run = balanced(run, items) if a.balance else completed(run, items)
     assert run.data.labels is not None

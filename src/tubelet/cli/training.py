@@ -66,18 +66,20 @@ def pretrain(args: list[str]) -> int:
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
     from tubelet.train.checkpoint import weights_of
-    from tubelet.train.folder import unfinished
+    from tubelet.train.folder import begun_in, unfinished
     from tubelet.train.log import duration, metrics, noted, show
     from tubelet.train.loop import train
     from tubelet.train.start import interpolating
     from tubelet.weights.found import Asked
 
     out = a.out or Path("runs") / named(a.preset)
-    going_on = a.resume and (out / "checkpoints" / "last.pt").is_file()  # what it began with is in there
-    if run.training.init is not None and not going_on:
+    before = begun_in(out) if a.resume else None  # what it began with is in there: weights are not needed again
+    if run.training.init is not None and before is None:
         weights_of(run.training.init, Asked(run.training.init_heads))  # now, and not after the plan
         noted(unfinished(Path(run.training.init)))
-    if a.start.positions == "interpolated":
+    if a.start.positions == "interpolated" and before is not None:
+        run = replace(run, encoder=replace(run.encoder, interpolated=before.encoder.interpolated))
+    elif a.start.positions == "interpolated":
         run = interpolating(run, run.training.init, run.training.init_heads)
     if not a.quiet:
         show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))

@@ -45,11 +45,11 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
         raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
     if not card.is_file():
         raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
-    if not (folder / "checkpoints" / "last.pt").exists():
+    before = begun_in(folder)
+    if before is None:
         if (folder / "encoder.safetensors").exists():
             raise ValueError(f"{folder} has an encoder but no checkpoints/last.pt to resume from; choose another --out")
         return None  # it failed before anything was saved: whatever the settings are now, it begins anew
-    before: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
     lines = differences(json.loads(to_json(before)), json.loads(to_json(run)))
     fixed = {"training.accumulate"} if getattr(run.method, "draws_by_part", False) else set()
     other = [line for line in lines if line.split(":")[0] not in FREE or line.split(":")[0] in fixed]
@@ -60,6 +60,15 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
             + f"\nResume it as it was (with {card} in place of the preset), or start anew with another --out"
         )
     return [f"resumed with {line}" for line in lines]
+
+
+def begun_in(folder: Path) -> Run | None:
+    """The run of a folder that has a checkpoint to go on from; none: there is nothing to go on with."""
+    card = folder / "run.json"
+    if not card.is_file() or not (folder / "checkpoints" / "last.pt").is_file():
+        return None
+    run: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
+    return run
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
