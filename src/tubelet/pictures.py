@@ -187,7 +187,7 @@ def reconstruct_run(
         VideoError: a video cannot be read.
     """
     method, run, about = taken(folder)
-    where = out or (folder / "pictures" if folder.is_dir() else Path("pictures"))
+    where = out or (Path("pictures") if on_hub(folder) or folder.is_file() else folder / "pictures")
     if not isinstance(method, MaskedAutoencoder):
         if ratios:
             raise ValueError(f"{folder} holds a {type(method).__name__}, which hides no ratio; leave --ratio out")
@@ -268,9 +268,7 @@ def taken(path: Path) -> tuple[Method, Run, str]:
     Raises:
         FileNotFoundError, ValueError: nothing there, or no method but an encoder or a classifier.
     """
-    if not on_hub(path) and not path.exists():
-        raise FileNotFoundError(f"no such run or file: {path} (looked in {Path.cwd()})")
-    if not on_hub(path) and ((path / "run.json").is_file() or (path / "checkpoints").is_dir()):
+    if not on_hub(path) and not path.is_file() and not (path / "config.json").is_file():
         state = read(path)
         return load_method(path), from_json(state["run"]), f"{path.resolve().name}, step {state['step']}."
     if (found := others(path)) is None:

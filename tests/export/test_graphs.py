@@ -176,16 +176,19 @@ def test_what_differs_from_pytorch_is_not_written(tmp_path, monkeypatch, wrong):
     folder, method = saved(run, tmp_path / "run")
     monkeypatch.setattr(graphs, "program_of", lambda model, run: None)
 
-    def save(program, file, output, run):
+    def save(program, file, output, *about):
         file.write_text("graph")
+
+    def opened():
+        return network_of(folder, None)
 
     def runner(off):
         return lambda file: lambda video: method.encoder(inputs(video, run.encoder.patch)).detach().numpy() + off
 
     with pytest.raises(ValueError, match="was not written: its outputs"):
-        tried(folder, tmp_path / "a.pt2", None, ".pt2", save, runner(wrong))
+        tried(opened, tmp_path / "a.pt2", ".pt2", save, runner(wrong))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert tried(folder, tmp_path / "a.pt2", None, ".pt2", save, runner(0)).error == 0
+    assert tried(opened, tmp_path / "a.pt2", ".pt2", save, runner(0)).error == 0
     assert (tmp_path / "a.pt2").read_text() == "graph"
 
 

@@ -93,7 +93,7 @@ def grid_if(frames: int, size: tuple[int, int], patch: tuple[int, int, int]) -> 
 
 def begun(archive: Archive, what: str) -> Report:
     """A report of a file that was taken for a format."""
-    return Report(archive.path, archive.name, what, notes=list(archive.notes))
+    return Report(archive.path, what, notes=list(archive.notes), name=archive.name)
 
 
 def cubes(state: dict[str, Tensor], name: str, report: Report) -> tuple[int, int, int]:

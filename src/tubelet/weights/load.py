@@ -112,14 +112,15 @@ def ours(archive: Archive, asked: Asked) -> Report:
             f"{archive.path} is of tubelet, and says itself what its heads, clips and positions are; leave out what is "
             "for weights of others (--heads, --frames, --size, --positions)"
         )
-    report = Report(archive.path, archive.name, "tubelet")
+    report = Report(archive.path, "tubelet", name=archive.name)
     if (origin := origin_of(archive)) is not None:
         report.format += f", converted from {origin.file} ({origin.format})"  # its notes were told when that was done
     lead = "" if {"head.weight", "decoder.head.weight"} & set(archive.state) else "encoder."
     report.add("matched", "", *archive.state)
     report.became = {name: lead + name for name in archive.state}
     finite(archive.state, report)
-    report.warnings += looks_untrained({new: archive.state[name] for name, new in report.became.items()})
+    if origin is not None:  # runs of ours may be short, and those who ran them know
+        report.warnings += looks_untrained({new: archive.state[name] for name, new in report.became.items()})
     return report
 
 

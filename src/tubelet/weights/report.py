@@ -18,8 +18,6 @@ class Report:
     """What was done with every tensor of a file, and why; filled in while it is read."""
 
     path: Path
-    name: str = ""
-    """What the file is called elsewhere."""
     format: str = "unknown"
     """What the file was taken for, with its geometry."""
     tensors: dict[str, tuple[What, str]] = field(default_factory=dict)
@@ -32,6 +30,8 @@ class Report:
     """What was unwrapped, assumed or recomputed."""
     warnings: list[str] = field(default_factory=list)
     """What looks wrong."""
+    name: str = ""
+    """What the file is called elsewhere."""
 
     def add(self, what: What, reason: str, *names: str) -> None:
         """Notes what was done with tensors; what is said last of one holds."""
