@@ -7,8 +7,9 @@ transformers (queries, keys and values in one matrix, or apart with q_bias and v
 of MAE (an encoder of images). Sides take turns in one process, the minimum counts: safetensors filling the same network
 that is there (`load_model`), safetensors mapping the file alone (`load_file`), and `tubelet.weights.load.network`,
 which recognises, checks, renames, builds and reports. On every side every value is read once, since mapped files are
-read late. Aim: 1.5 times `load_model`. Peaks of memory are measured in processes of their own, as multiples of the
-file; tests/weights/test_load.py holds one of them. Writes benchmarks/weights.csv.
+read late. Aim: 1.5 times `load_model`. Peaks of memory are measured in processes of their own, after the load of a small
+file of that layout, as multiples of the file, whose mapped pages count; tests/weights/test_load.py holds one of them.
+Writes benchmarks/weights.csv.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,32 +28,31 @@ from safetensors.torch import load_file, load_model, save_file
 from table import provenance, save
 from torch import Tensor, nn
 
-from tubelet.config import preset
 from tubelet.export.folder import to_hugging_face
 from tubelet.export.official import to_official
 from tubelet.nn.classifier import Classifier
-from tubelet.nn.vit import SIZES
+from tubelet.nn.vit import SIZES, Encoder
 from tubelet.types import Grid
 from tubelet.weights.load import network
 
 
-def layouts(folder: Path) -> dict[str, Path]:
-    """Files of the same noise in every layout."""
-    filled = Classifier(SIZES["b"].build(Grid(8, 14, 14), 3), 400)
+def layouts(folder: Path, size: Encoder) -> dict[str, Path]:
+    """Files of the same noise in every layout, with an encoder of a size."""
+    filled = Classifier(size.build(Grid(8, 14, 14), 3), 400)
     for parameter in filled.parameters():
         nn.init.normal_(parameter, std=0.05)
-    official = to_official(filled.state_dict(), SIZES["b"].patch, tuned=True)
-    apart = to_hugging_face(filled.state_dict(), SIZES["b"].patch)
+    official = to_official(filled.state_dict(), size.patch, tuned=True)
+    apart = to_hugging_face(filled.state_dict(), size.patch)
     files = {
         "VideoMAE, .safetensors": official,
         "transformers, in one matrix": in_one(apart),
         "transformers, apart": apart,
-        "MAE": as_mae(official),
+        "MAE": as_mae(official, size.width),
     }
     found = {}
     for number, (name, state) in enumerate(files.items()):
         found[name] = folder / str(number) / "model.safetensors"
-        found[name].parent.mkdir()
+        found[name].parent.mkdir(parents=True)
         save_file(state, found[name])
     found["VideoMAE, .pth"] = folder / "b.pth"
     torch.save({"model": official}, found["VideoMAE, .pth"])
@@ -67,9 +68,8 @@ def in_one(apart: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def as_mae(official: dict[str, Tensor]) -> dict[str, Tensor]:
+def as_mae(official: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     """An encoder of images in MAE's layout, with the weights of one of video in VideoMAE's."""
-    width = SIZES["b"].width
     found = {"cls_token": torch.randn(1, 1, width), "pos_embed": torch.randn(1, 197, width)}
     for name, value in official.items():
         if name.endswith("q_bias"):
@@ -100,9 +100,10 @@ def peak() -> int:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 
-def child(file: str) -> None:
-    """Prints how many bytes more this process took at most for loading a file and reading every value."""
-    preset("finetune-k400-b")  # what is imported does not count
+def child(small: str, file: str) -> None:
+    """Prints how many bytes more this process took at most for loading a file and reading every value, once it had
+    loaded a small one: what is imported, and read of libraries, does not count."""
+    seconds(lambda: network(small)[0].state_dict())
     Path("/proc/self/clear_refs").write_text("5")  # or it would be what the parent had when it started this
     before = peak()
     seconds(lambda: network(file)[0].state_dict())
@@ -112,11 +113,11 @@ def child(file: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--peak")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.peak:
-        child(args.peak)
+        child(*args.peak)
     else:
         compare(args.repeats)
 
@@ -125,7 +126,8 @@ def compare(repeats: int) -> None:
     """Every layout on every side, into the CSV."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, file in layouts(Path(folder)).items():
+        small = layouts(Path(folder) / "small", replace(SIZES["b"], width=64, depth=1, heads=1, hidden=128))
+        for name, file in layouts(Path(folder) / "b", SIZES["b"]).items():
             module, own = deepcopy(network(file)[0]), Path(folder) / "own.safetensors"
             save_file(module.state_dict(), own)
             sides = {
@@ -137,7 +139,7 @@ def compare(repeats: int) -> None:
             for _ in range(repeats):
                 for side, act in sides.items():
                     times[side].append(seconds(act))
-            command = [sys.executable, __file__, "--peak", str(file)]
+            command = [sys.executable, __file__, "--peak", str(small[name]), str(file)]
             most = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             base = min(times["safetensors, into a network"])
             for side, found in times.items():

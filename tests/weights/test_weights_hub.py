@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 import huggingface_hub
 import pytest
 import torch
-from manifests import finetuned, noise
+from manifests import finetuned, noise, pretrained
 from safetensors.torch import save
 
 import tubelet
@@ -245,3 +245,46 @@ def test_what_is_on_the_hub_is_named_with_its_commit(tmp_path):
     assert called("hub:lab/safe@main", folder / "model.safetensors") == f"hub:lab/safe@{COMMIT}"
     assert called(tmp_path, tmp_path / "model.safetensors") == f"{tmp_path.name}/model.safetensors"
     assert called(tmp_path / "a.pth", tmp_path / "a.pth") == "a.pth"
+
+
+SMALL = "--data.size 32 32 --data.clip.frames 4 --training.batch 2 --training.epochs 1 --training.workers 0 --quiet"
+VERBS = {
+    "pretrain": f"pretrain videomae-few-cpu --weights {{hub}} --data videos --out run --encoder.width 64 "
+    f"--encoder.depth 1 --encoder.heads 1 --encoder.hidden 128 --encoder.position index {SMALL}",
+    "a teacher": f"pretrain latent-few-cpu --method.teacher {{hub}} --data videos --out run --encoder.width 64 "
+    f"--encoder.depth 1 --encoder.heads 1 --encoder.hidden 128 --encoder.position index {SMALL}",
+    "probe": "probe knn --weights {hub} --data videos --test videos --validation videos --k 1",
+    "embed": "embed videos --weights {hub} --out f.npy",
+    "similar": "similar other.mp4 --weights {hub} --features f.npy",
+    "picture": "picture reconstruction --weights {hub} --data other.mp4 --out pictures",
+    "export": "export {hub} --to official --out theirs.pth",
+    "test": "test --weights {hub} --data videos --out found.jsonl",
+    "predict": "predict other.mp4 --weights {hub}",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Videos, and what is on the hub: a pre-trained and a fine-tuned network."""
+    folder = tmp_path_factory.mktemp("place")
+    make(folder / "videos", 4, workers=1)
+    next((folder / "videos").rglob("*.mp4")).rename(folder / "other.mp4")
+    for name, state in {"whole": noise(pretrained(64, 1, 128, 16, 1, 32)), "tuned": STATE}.items():
+        (folder / name).mkdir()
+        torch.save({"model": state}, folder / name / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_names_on_the_hub(verb, place, monkeypatch, capsys):
+    asked = []
+
+    def download(repository, **_):
+        asked.append(repository)
+        return str(place / repository.removeprefix("lab/"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(place)
+    name = "lab/tuned" if verb in ("test", "predict") else "lab/whole"
+    assert command(VERBS[verb].format(hub=f"hub:{name}").split()) == 0, capsys.readouterr().err
+    assert set(asked) == {name}

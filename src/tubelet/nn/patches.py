@@ -73,7 +73,8 @@ def sinusoid(tokens: int, width: int) -> Float[Tensor, "n d"]:
     pair = np.arange((width + 1) // 2)
     angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * pair / width)
     table = np.empty((tokens, width), np.float32)
-    table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle[:, : width // 2])
+    np.sin(angle, out=table[:, 0::2])  # into the table: no copies in float64 on the way
+    np.cos(angle[:, : width // 2], out=table[:, 1::2])
     return torch.from_numpy(table)
 
 
