@@ -7,9 +7,9 @@ transformers (queries, keys and values in one matrix, or apart with q_bias and v
 of MAE (an encoder of images). Sides take turns in one process, the minimum counts: safetensors filling the same network
 that is there (`load_model`), safetensors mapping the file alone (`load_file`), and `tubelet.weights.load.network`,
 which recognises, checks, renames, builds and reports. On every side every value is read once, since mapped files are
-read late. Aim: 1.5 times `load_model`. Peaks of memory are measured in processes of their own, after the load of a small
-file of that layout, as multiples of the file, whose mapped pages count; tests/weights/test_load.py holds one of them.
-Writes benchmarks/weights.csv.
+read late. Aim: 1.5 times `load_model`. Peaks of memory are measured in processes of their own, after the load of a
+small file of that layout, as multiples of the file, whose mapped pages count; tests/weights/test_load.py holds two of
+them. Writes benchmarks/weights.csv.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Weights from a hub that lies in this process: what is fetched and what is not, and errors without a traceback."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -247,18 +248,20 @@ def test_what_is_on_the_hub_is_named_with_its_commit(tmp_path):
     assert called(tmp_path / "a.pth", tmp_path / "a.pth") == "a.pth"
 
 
-SMALL = "--data.size 32 32 --data.clip.frames 4 --training.batch 2 --training.epochs 1 --training.workers 0 --quiet"
+SHAPE = (
+    "--encoder.width 64 --encoder.depth 1 --encoder.heads 1 --encoder.hidden 128 --encoder.patch 2 16 16 "
+    "--encoder.position index --data.size 64 64 --data.clip.frames 4 --training.batch 2 --training.epochs 1 "
+    "--training.workers 0 --quiet"
+)
 VERBS = {
-    "pretrain": f"pretrain videomae-few-cpu --weights {{hub}} --data videos --out run --encoder.width 64 "
-    f"--encoder.depth 1 --encoder.heads 1 --encoder.hidden 128 --encoder.position index {SMALL}",
-    "a teacher": f"pretrain latent-few-cpu --method.teacher {{hub}} --data videos --out run --encoder.width 64 "
-    f"--encoder.depth 1 --encoder.heads 1 --encoder.hidden 128 --encoder.position index {SMALL}",
+    "pretrain": f"pretrain videomae-few-cpu --weights {{hub}} --data videos --out begun {SHAPE}",
+    "a teacher": f"pretrain latent-few-cpu --method.teacher {{hub}} --data videos --out taught {SHAPE}",
     "probe": "probe knn --weights {hub} --data videos --test videos --validation videos --k 1",
     "embed": "embed videos --weights {hub} --out f.npy",
     "similar": "similar other.mp4 --weights {hub} --features f.npy",
     "picture": "picture reconstruction --weights {hub} --data other.mp4 --out pictures",
     "export": "export {hub} --to official --out theirs.pth",
-    "test": "test --weights {hub} --data videos --out found.jsonl",
+    "test": "test --weights {hub} --data labelled.csv --out found.jsonl",
     "predict": "predict other.mp4 --weights {hub}",
 }
 
@@ -269,9 +272,11 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     make(folder / "videos", 4, workers=1)
     next((folder / "videos").rglob("*.mp4")).rename(folder / "other.mp4")
+    (folder / "labelled.csv").write_text("path,label\nother.mp4,1\n")
     for name, state in {"whole": noise(pretrained(64, 1, 128, 16, 1, 32)), "tuned": STATE}.items():
         (folder / name).mkdir()
-        torch.save({"model": state}, folder / name / "pytorch_model.bin")
+        args = argparse.Namespace(input_size=64, num_frames=4)  # a teacher has to see what its pupil sees
+        torch.save({"model": state, "args": args}, folder / name / "pytorch_model.bin")
     return folder
 
 

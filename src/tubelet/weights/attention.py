@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +48,7 @@ def fused(state: dict[str, Tensor], report: Report, keys: bool = False) -> dict[
         parts = [f"{stem}{part}.weight" for part in ("query", "key", "value")]
         if lost := [name for name in parts if name not in found]:
             raise ValueError(f"{report.path} ({report.format}) lacks {lost[0]}")
-        found[f"{stem}qkv.weight"] = joined([found.pop(name) for name in parts])
+        found[f"{stem}qkv.weight"] = torch.cat([found.pop(name) for name in parts])
         report.mark("reshaped", "queries, keys and values in one matrix", *parts)
     for name in list(found):
         if match := re.fullmatch(r"(.*attn\.)(query|key|value)\.bias", name):
@@ -72,13 +71,6 @@ def fused(state: dict[str, Tensor], report: Report, keys: bool = False) -> dict[
             else:
                 report.mark("reshaped", f"without its third for keys: {useless(key)}", name)
     return found
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Matrices as one, below each other, in memory of numpy's: it asks for large pages, which a copy fills sooner."""
-    memory = np.empty(sum(part.nbytes for part in parts), np.uint8)
-    into = torch.from_numpy(memory).view(parts[0].dtype).view(-1, *parts[0].shape[1:])
-    return torch.cat(parts, out=into)
 
 
 def useless(bias: Tensor) -> str:

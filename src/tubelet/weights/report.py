@@ -103,18 +103,18 @@ def renamed(state: dict[str, Tensor], rules: Sequence[Rule], report: Report) -> 
     Raises:
         ValueError: a name that no rule lists, or two that become one.
     """
-    compiled = [(re.compile(theirs), ours, reason) for theirs, ours, reason in rules]
+    compiled = [(re.compile(rf"(?:{theirs})\Z"), ours, reason) for theirs, ours, reason in rules]
     found: dict[str, Tensor] = {}
     strange, twice = [], []
     for name, value in state.items():
-        fitting = ((match, ours, reason) for pattern, ours, reason in compiled if (match := pattern.fullmatch(name)))
-        match, ours, reason = next(fitting, (None, None, ""))
-        if match is None:
+        fitting = ((pattern, ours, reason) for pattern, ours, reason in compiled if pattern.match(name))
+        pattern, ours, reason = next(fitting, (None, None, ""))
+        if pattern is None:
             strange.append(name)
         elif ours is None:
             report.add("left out", reason, name)
         else:
-            new = match.expand(ours)
+            new = pattern.sub(ours, name)  # which keeps what it parsed; Match.expand parses it every time
             twice += [name] if new in found else []
             found[new] = value
             report.became[name] = new
