@@ -1,9 +1,9 @@
 """The command line as a person uses it: help, typos, every verb on four tiny videos, bad input, exit codes."""
 
+import importlib
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from tubelet import config
 from tubelet.cli import VERBS, run
 from tubelet.data.check import check
 from tubelet.data.synthetic import make
+from tubelet.methods import PRESETS
 from tubelet.train.log import metrics
 
 SMALL = """
@@ -76,14 +77,19 @@ def test_help_of_every_verb_has_an_example(verb, capsys):
     assert f"tubelet {verb}" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_help_is_quick_and_imports_no_torch():
-    code = "import sys; from tubelet.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-        best = min(best, time.perf_counter() - start)
-    assert best < 2  # a quarter of a second on a quiet machine; torch alone would take longer than that
+@pytest.mark.parametrize("words", [["--help"], ["list"]])
+def test_help_and_the_list_are_quick_since_they_import_no_torch(words):
+    code = f"import sys; from tubelet.cli import run; sys.exit(run({words}) or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_list_says_what_docstrings_begin_with(capsys):
+    assert run(["list", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said.keys() == PRESETS.keys()
+    for name, where in PRESETS.items():
+        module, function = where.split(":")
+        assert said[name] == getattr(importlib.import_module(module), function).__doc__.splitlines()[0], name
 
 
 def test_version(capsys):
