@@ -58,6 +58,8 @@ class Training:
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
     workers: int = -1
     """Processes that read videos; -1 takes one per core, less one for the step, if memory allows."""
+    patience: float = 300
+    """Seconds that a worker may take for one video before it is given up and another is shown; 0 waits for ever."""
     threads: int = 0
     """Threads of a step on the CPU; 0 leaves it to PyTorch. Steps of a few milliseconds are fastest with one."""
     seed: int = 0
@@ -155,6 +157,7 @@ def checked(run: Run) -> None:
         ("training.save-every", t.save_every, t.save_every > 0, "a number of epochs above 0"),
         ("training.validate-every", t.validate_every, t.validate_every > 0, "a number of epochs above 0"),
         ("training.workers", t.workers, t.workers >= -1, "0 or more, or -1 for one per core"),
+        ("training.patience", t.patience, t.patience >= 0, "seconds, or 0 to wait for ever"),
         ("training.threads", t.threads, t.threads >= 0, "0 (PyTorch's own number) or more"),
         ("training.seed", t.seed, t.seed >= 0, "0 or more"),
     ):

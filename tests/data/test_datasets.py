@@ -14,7 +14,7 @@ from films import moving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.data import cache
+from tubelet.data import cache, datasets
 from tubelet.data.datasets import ATTEMPTS, Data, Dataset, clip_of, part_of
 from tubelet.data.items import Note
 from tubelet.data.loader import Batches, Failures, batches
@@ -369,11 +369,55 @@ def test_a_worker_that_dies_is_reported_with_its_file(clips):
 
 def test_only_the_worker_that_died_is_blamed(clips):
     source = Batches(Dataset(find(clips), SMALL), 2)
-    source.reading = torch.tensor([[27814, 0, 0], [-1, -1, -1]])
+    source.reading = torch.tensor([[27814, 0, 0, 1.5], [-1, -1, -1, -1]], dtype=torch.float64)
     told = source.obituary("DataLoader worker (pid(s) 27815) exited unexpectedly")
     assert "before it had begun" in told
     assert ".mp4" not in told
     assert ".mp4 (process 27814)" in source.obituary("DataLoader worker (pid 27814) exited unexpectedly")
+
+
+def delayed(monkeypatch, seconds: dict[Path, float]) -> None:
+    """Reading a video takes so much longer; 0 for all others."""
+
+    def reads(path, *words, **options):
+        time.sleep(seconds.get(path, 0))
+        return frames_at(path, *words, **options)
+
+    monkeypatch.setattr(datasets, "frames_at", reads)
+
+
+def test_a_video_that_stands_still_is_given_up_and_another_is_shown(clips, monkeypatch):
+    items = find(clips)
+    expected = Dataset(items, SMALL)
+    expected.given_up[1] = "was not read in 0.5 seconds (--training.patience)"
+    whole = list(batches(expected, 2, 0, 2 * len(items)))
+    delayed(monkeypatch, {items[1].path: 1000.0})
+    found = list(batches(Dataset(items, SMALL), 2, 0, 2 * len(items), 2, patience=0.5))
+    assert contents(found) == contents(whole)
+    assert [batch.notes for batch in found] == [batch.notes for batch in whole]
+    (note,) = {note for batch in found for note in batch.notes if note.kind == "unreadable"}
+    assert note.startswith(f"{items[1].path} was not read in 0.5 seconds (--training.patience) (another video is shown")
+    assert active_children() == []
+
+
+def test_videos_that_are_slow_but_come_are_waited_for(clips, monkeypatch):
+    items = find(clips)
+    whole = contents(batches(Dataset(items, SMALL), 4, 0, 2))
+    delayed(monkeypatch, {item.path: 0.4 for item in items})
+    assert contents(batches(Dataset(items, SMALL), 4, 0, 2, 2, patience=1.2)) == whole
+
+
+def test_where_too_many_stand_still_the_run_ends_with_their_names(clips, monkeypatch):
+    items = find(clips)
+    delayed(monkeypatch, {item.path: 1000.0 for item in items})
+    with pytest.raises(VideoError, match=r"in a row cannot be read.*\n.*was not read in 0.2 seconds"):
+        list(batches(Dataset(items, SMALL), 2, 0, 4, 2, patience=0.2))
+
+
+def test_a_pipe_is_no_video_and_keeps_nobody_waiting(clips, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match=r"pipe\.mp4 is empty \(0 bytes\)"):
+        frames_at(tmp_path / "pipe.mp4", [0])
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Dataset:
         self.labels = None if data.labels is None else data.labels.encode(self.items)
         self.places = places(self.items, data)
         self.frames: Frames | None = None
+        self.given_up: dict[int, str] = {}  # items that are not read again, and why
         self.order: tuple[int, Int[np.ndarray, " n"]] = (-1, np.zeros(0, int))  # the epoch asked for last
 
     def __len__(self) -> int:
@@ -177,6 +178,8 @@ class Dataset:
         for item in self.candidates(epoch, place):
             path = str(self.items[item].path)
             try:
+                if item in self.given_up:
+                    raise VideoError(f"{path} {self.given_up[item]}")
                 video, motion, more = self.load(item, stream(self.seed, "clip", epoch, place))
                 return Sample(video, item, notes + more, motion)
             except (VideoError, OSError) as error:
@@ -189,6 +192,11 @@ class Dataset:
             "`tubelet check` says what is wrong with all:\n  "
             + "\n  ".join(note.split(" (another video")[0] for note in notes)
         )
+
+    def showing(self, position: int) -> int:
+        """Which item a position shows, if none of those that were not given up is unreadable."""
+        items = list(self.candidates(*self.where(position)))
+        return next((item for item in items if item not in self.given_up), items[0])
 
     def candidates(self, epoch: int, place: int) -> Iterator[int]:
         """The item of a place, then others to show instead, no item twice."""

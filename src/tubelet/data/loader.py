@@ -4,7 +4,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -31,6 +32,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
     prefetch: int = 2,
+    patience: float = 0,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `steps`, in order; step s has positions s * batch to (s + 1) * batch.
 
@@ -39,6 +41,10 @@ def batches(
     `batch` counts videos over all of `world` processes, of which this one, `rank`, gets its share. Each worker process
     makes whole batches, at most `prefetch` ahead; 0 workers read in this process. Fill the cache before.
 
+    A video that a worker does not come to the end of in `patience` seconds (a network that is gone, a file that sends
+    the decoder round in circles) is given up: the workers are ended, others take their place, and from then on another
+    video is shown instead, with a note. With 0, or without workers, nothing is given up.
+
     Raises:
         ValueError: a batch that cannot be shared out.
         VideoError: too many videos cannot be read, or a worker died; names the files.
@@ -46,38 +52,51 @@ def batches(
     if batch < 1 or batch % world:
         raise ValueError(f"a batch of {batch} videos cannot be shared out evenly to {world} processes")
     source = Batches(dataset, batch, rank, world, workers)
-    loader: DataLoader[Batch] = DataLoader(
-        source,  # type: ignore[arg-type]  # anything with __getitem__ will do
-        batch_size=None,
-        sampler=range(start, steps),
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        collate_fn=unchanged,
-        worker_init_fn=source.begin if workers else None,
-        generator=torch.Generator(),  # or it would take from the global one, and change the run
-    )
-    return read(source, loader)
+
+    def loader(step: int) -> DataLoader[Batch]:
+        return DataLoader(
+            source,  # type: ignore[arg-type]  # anything with __getitem__ will do
+            batch_size=None,
+            sampler=range(step, steps),
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            collate_fn=unchanged,
+            worker_init_fn=source.begin if workers else None,
+            generator=torch.Generator(),  # or it would take from the global one, and change the run
+            timeout=patience / 4 if workers else 0,  # how often is looked for what stands still
+        )
+
+    return read(source, loader, start, patience)
 
 
-def read(source: "Batches", loader: DataLoader) -> Iterator[Batch]:
-    """What the loader gives, with the errors of its workers as they were raised there."""
-    with untouched_sigchld():
-        results = iter(loader)
-    try:
-        while True:
-            try:
-                result = next(results)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "exited unexpectedly" not in str(error):
-                    raise
-                result = VideoError(source.obituary(str(error)))
-            if isinstance(result, Exception):
-                raise result
-            yield result
-    finally:
-        del results  # ends the workers now, not when the last traceback that knows them is forgotten
+def read(source: "Batches", loader: Callable[[int], DataLoader[Batch]], step: int, patience: float) -> Iterator[Batch]:
+    """What loaders give from a step on, with the errors of their workers as they were raised there; another loader goes
+    on where one has met a video that stands still."""
+    ended = False
+    while not ended:
+        with untouched_sigchld():
+            results = iter(loader(step))
+        try:
+            while True:
+                try:
+                    result = next(results)
+                except StopIteration:
+                    ended = True
+                    break
+                except RuntimeError as error:
+                    if "timed out" in str(error):
+                        if source.given_up(step, patience):
+                            break
+                        continue
+                    if "exited unexpectedly" not in str(error):
+                        raise
+                    result = VideoError(source.obituary(str(error)))
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+                step += 1
+        finally:
+            del results  # ends the workers now, not when the last traceback that knows them is forgotten
 
 
 @contextmanager
@@ -102,7 +121,8 @@ class Batches:
     def __init__(self, dataset: Dataset, batch: int, rank: int = 0, world: int = 1, workers: int = 0) -> None:
         self.dataset, self.batch, self.rank, self.world = dataset, batch, rank, world
         self.pictures = dataset.pictures  # found now, and not by each worker
-        self.reading = torch.full((workers, 3), -1).share_memory_() if workers else None  # process, step, position
+        # process, step, position, and since when, of what each worker reads
+        self.reading = torch.full((workers, 4), -1, dtype=torch.float64).share_memory_() if workers else None
 
     def shown(self, step: int) -> tuple[Dataset, int]:
         """What a step shows, videos or pictures, and how many steps before it show the same kind."""
@@ -149,7 +169,8 @@ class Batches:
         """The clips of a position of a step, after writing down who reads it."""
         worker = get_worker_info()
         if worker is not None and self.reading is not None:
-            self.reading[worker.id] = torch.tensor([os.getpid(), step, position])
+            now = time.monotonic()  # the same clock in all processes
+            self.reading[worker.id] = torch.tensor([os.getpid(), step, position, now], dtype=torch.float64)
         return self.shown(step)[0][position]
 
     def begin(self, worker: int) -> None:
@@ -158,11 +179,29 @@ class Batches:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         torch.set_num_threads(1)
 
+    def given_up(self, step: int, patience: float) -> bool:
+        """Whether the video that keeps a step waiting has been read for too long; if so, it is not asked for again, and
+        the workers are told to end."""
+        assert self.reading is not None
+        now = time.monotonic()
+        for _, reads, position, since in self.reading.tolist():
+            if reads == step and now - since >= patience:
+                dataset = self.shown(step)[0]
+                why = f"was not read in {patience:g} seconds (--training.patience)"
+                dataset.given_up[dataset.showing(int(position))] = why
+                for process in self.reading[:, 0].tolist():
+                    if process >= 0:  # or torch would wait for each that stands still
+                        os.kill(int(process), signal.SIGTERM)
+                self.reading.fill_(-1)
+                return True
+        return False
+
     def obituary(self, message: str) -> str:
         """Which file the worker was reading that torch says has died."""
         assert self.reading is not None
         named = {int(number) for number in re.findall(r"\d+", message)}
-        read = [(pid, self.shown(step)[0], at) for pid, step, at in self.reading.tolist() if at >= 0 and pid in named]
+        rows = [map(int, row[:3]) for row in self.reading.tolist()]
+        read = [(pid, self.shown(step)[0], at) for pid, step, at in rows if at >= 0 and pid in named]
         files = ", ".join(f"{dataset.items[dataset.item(at)].path} (process {pid})" for pid, dataset, at in read)
         if not read:
             return f"a process that reads videos died before it had begun to read; is memory short? ({message.strip()})"

@@ -27,7 +27,17 @@ FREE = (
     "data.images.source",  # as the folder of videos, it may have moved: `same_data` compares what is in it
     *(
         f"training.{name}"
-        for name in ("workers", "threads", "device", "accumulate", "compile", "save_every", "validate_every", "keep")
+        for name in (
+            "workers",
+            "patience",
+            "threads",
+            "device",
+            "accumulate",
+            "compile",
+            "save_every",
+            "validate_every",
+            "keep",
+        )
     ),
 )
 

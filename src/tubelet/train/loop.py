@@ -100,7 +100,9 @@ def train(
                 if isinstance(part := getattr(method, name, None), torch.nn.Module):
                     part.compile()
         dataset.fill_cache(Counter("reading videos into memory", quiet))
-        stream = batches(dataset, run.training.batch, start, plan.steps, pick_workers(run))
+        stream = batches(
+            dataset, run.training.batch, start, plan.steps, pick_workers(run), patience=run.training.patience
+        )
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
         failures = Failures(dataset.files)
         for batch in first:
