@@ -51,6 +51,7 @@ def network(run, method):
 one = replace(pretraining().encoder, depth=1)
 RUNS = {
     "pre-trained": (replace(pretraining(), encoder=one), "tokens"),
+    "a class token": (replace(pretraining(), encoder=replace(one, position="learned", class_token=True)), "tokens"),
     "rotary positions": (replace(pretraining(), encoder=replace(one, position="rotary")), "tokens"),
     "fine-tuned, and what VideoMAE has not": (
         replace(finetuning(cells=(2, 3, 2)), encoder=replace(one, position="axes", attention="divided")),

@@ -138,7 +138,7 @@ class ViT(nn.Module):
             told = (Where.of(ids, self.grid, patches.shape[1]),)
         front = 0
         if self.class_token is not None:
-            front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         tapped = []
         for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
             recompute = self.checkpointing and self.training
