@@ -170,6 +170,9 @@ def test_a_tensor_that_claims_more_than_the_file_is_refused(tmp_path, zipped):
         ({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]}}, "a claims 4000000000000 bytes"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "claims"),
         ({"a": {"dtype": "F32", "shape": [2]}}, "damaged header"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": ["0", "8"]}}, "damaged header .*a has no place"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 9]}}, "damaged header .*a has no place"),
+        ({"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}, "damaged header .*a has no place"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "cannot be read as safetensors"),
     ],
 )
@@ -242,6 +245,22 @@ def test_archives_with_doubled_members_or_code_or_false_sizes_are_refused(tmp_pa
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"claims 400000\d{4} bytes in its members, but has \d+; it was refused"):
         read(file)
+
+
+def test_damage_that_zip_and_torch_have_other_words_for_is_said_to_be_damage(tmp_path):
+    torch.save(TENSORS, tmp_path / "w.pth")
+    data = bytearray((tmp_path / "w.pth").read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 200  # the version of zip that it takes
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=r"w\.pth is a damaged archive \(zip file version 20"):
+        read(tmp_path / "w.pth")
+    torch.save(TENSORS, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.pth").read_bytes()
+    key = str(next(iter(TENSORS.values())).untyped_storage()._cdata).encode()
+    assert data.count(key) == 2  # where the tensor is, and in the list of storages
+    (tmp_path / "old.pth").write_bytes(data[::-1].replace(key[::-1], b"0" * len(key), 1)[::-1])
+    with pytest.raises(ValueError, match=r"old\.pth cannot be read \(.*; is it whole\?"):
+        read(tmp_path / "old.pth")
 
 
 def test_compressed_archives_are_refused(tmp_path):

@@ -97,3 +97,18 @@ def test_metadata_of_another_kind_is_refused(pair):
     save_file(load_file(pair[1]), pair[1], {"converted": to_json(Encoder())})
     with pytest.raises(ValueError, match=r"its metadata `converted` is Encoder, expected an Origin"):
         network(pair[1])
+
+
+@pytest.mark.parametrize("name", ["run", "converted"])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("no json", "cannot be read: Expecting value"),
+        ("[1]", "is tuple, expected an? (Run|Origin)"),
+        ("{}", "names None"),
+    ],
+)
+def test_metadata_that_is_damaged_is_refused_with_the_name_of_the_file(tmp_path, name, text, why):
+    save_file(noise(finetuned(*TINY, 3)), tmp_path / "w.safetensors", {name: text})
+    with pytest.raises(ValueError, match=rf"w\.safetensors: its metadata `{name}` .*{why}"):
+        network(tmp_path / "w.safetensors")

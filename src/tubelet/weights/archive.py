@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import pickle
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ DEEPSPEED = "mp_rank_00_model_states.pt"
 CONTAINERS = ("model", "module", "model_state", "state_dict", "target_encoder", "encoder")
 DEEP = 4  # containers in containers that are opened; a pickle may hold itself
 COMPILED = "_orig_mod."
-PREFIXES = ("module.", COMPILED, "backbone.")
+PREFIXES = ("module.", COMPILED, "backbone.", "model.")
 # What training states hold beside tensors, and cannot do anything: settings, and numbers of numpy.
 HARMLESS: list[Any] = [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
 SCALAR = [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # type: ignore[attr-defined]
@@ -193,6 +192,8 @@ def from_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             ends = [(name, *entry["data_offsets"]) for name, entry in entries.items()]
             claims = {name: math.prod(entry["shape"]) * SIZES.get(entry["dtype"], 0) for name, entry in entries.items()}
+            if odd := [name for name, *places in ends if [type(one) for one in (*places, claims[name])] != [int] * 3]:
+                raise TypeError(f"{odd[0]} has no place and size in whole numbers")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path} has a damaged header ({type(error).__name__}: {error}); fetch it again"
@@ -226,7 +227,7 @@ def from_torch(path: Path, zipped: bool) -> Any:
         with torch.serialization.safe_globals([*HARMLESS, *SCALAR]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # pickles of another protocol, which may be read all the same
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a damaged file makes of torch, assertions too
         raise ValueError(f"{path} cannot be read ({str(error).partition(chr(10))[0][:160]}); is it whole?") from error
 
 
@@ -239,7 +240,7 @@ def members(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise ValueError(f"{path} is a damaged archive ({error}); fetch it again") from error
     names = [entry.filename for entry in entries]
     if wrong := [name for name in names if not safe(name)]:

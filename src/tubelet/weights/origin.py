@@ -1,7 +1,7 @@
 """Weights of others: where they come from and all that is known of them, which is less than a run."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from tubelet.config import Run, from_json, preset
 from tubelet.data.labels import Labels
@@ -10,6 +10,8 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.found import Found
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,7 @@ def origin_of(archive: Archive) -> Origin | None:
     """
     if "converted" not in archive.about:
         return None
-    origin = from_json(archive.about["converted"])
-    if not isinstance(origin, Origin):
-        raise ValueError(f"{archive.path}: its metadata `converted` is {type(origin).__name__}, expected an Origin")
-    return origin
+    return told(archive, "converted", Origin)
 
 
 def run_of(archive: Archive) -> Run | None:
@@ -93,6 +92,24 @@ def run_of(archive: Archive) -> Run | None:
         ValueError: not of this version of tubelet.
     """
     if "run" in archive.about:
-        return from_json(archive.about["run"])
+        return told(archive, "run", Run)
     origin = origin_of(archive)
     return None if origin is None else origin.run()
+
+
+def told(archive: Archive, name: str, kind: type[T]) -> T:
+    """What a file of tubelet says of itself under `name`.
+
+    Raises:
+        ValueError: it is damaged, not of this version of tubelet, or of another kind.
+    """
+    try:
+        found = from_json(archive.about[name])
+    except ValueError as error:
+        raise ValueError(f"{archive.path}: its metadata `{name}` cannot be read: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"{archive.path}: its metadata `{name}` is {type(found).__name__}, expected "
+            f"{'an' if kind is Origin else 'a'} {kind.__name__}"
+        )
+    return found
