@@ -350,6 +350,7 @@ def test_the_verb_says_what_it_did(tmp_path, tuned, capsys):
         (["{src}", "out.pth"], "let its name end with .safetensors"),
         (["gone.pth", "out.safetensors"], "no such file: gone.pth"),
         (["{src}", "out.safetensors", "--inflate", "2"], "these weights are of a video encoder already"),
+        (["{src}", "out.safetensors", "--inflate", "-2"], "--inflate -2 cannot be"),
         (["{src}", "out.safetensors", "--rows", "{src}"], "is no JSON list of rows"),
     ],
 )

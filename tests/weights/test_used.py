@@ -12,6 +12,7 @@ from transformers import VideoMAEForVideoClassification
 
 import tubelet
 from tubelet.cli import run as command
+from tubelet.cli.converting import rows_of
 from tubelet.data.writing import write
 from tubelet.evaluate.features import middle_clips
 from tubelet.targets import inputs
@@ -131,3 +132,12 @@ def test_a_fine_tuned_pth_is_tested_once_its_classes_are_named(films, tmp_path, 
     with torch.no_grad():
         expected = network(inputs(clips, (2, 16, 16))).softmax(1)
     np.testing.assert_allclose([row["outputs"] for row in found], expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["[1.7, 2]", "[true]", '"12"', "[]", "3", '{"0": "a"}', "[1,"])
+def test_rows_are_whole_numbers(tmp_path, text):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(ValueError, match=r"rows\.json is no JSON list of rows"):
+        rows_of(tmp_path / "rows.json")
+    (tmp_path / "rows.json").write_text('{"1": 5, "0": 9, "10": 3}')
+    assert rows_of(tmp_path / "rows.json") == (9, 5, 3)

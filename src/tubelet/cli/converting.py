@@ -75,6 +75,8 @@ def rows_of(path: Path) -> tuple[int, ...]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
             found = [found[key] for key in sorted(found, key=int)]
-        return tuple(int(row) for row in found)
+        if not isinstance(found, list) or not found or any(type(row) is not int for row in found):
+            raise ValueError("expected whole numbers, as in [3, 0, 7]")
+        return tuple(found)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no JSON list of rows ({error})") from error

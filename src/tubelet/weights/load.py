@@ -209,6 +209,8 @@ def converted(path: Path | str, asked: Asked, inflate: int = 0) -> tuple[bytes, 
     archive = read(path)
     if archive.about.keys() & {"run", "converted"}:
         raise ValueError(f"{archive.path} is a file of tubelet already; it can be used as it is")
+    if inflate < 0:
+        raise ValueError(f"--inflate {inflate} cannot be; expected the frames of a cube, 1 or more")
     if inflate and asked.positions == "interpolated":
         raise ValueError("positions cannot be interpolated and inflated at once; leave out --positions or --inflate")
     result = recognised(archive, replace(asked, frames=None) if inflate else asked)
