@@ -183,6 +183,19 @@ def test_a_head_that_lost_its_norm_stops_the_load(tmp_path):
             network(tmp_path)
 
 
+def test_without_its_head_a_classifier_is_an_encoder_without_a_norm(tmp_path):
+    model(VideoMAEForVideoClassification).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({n: v for n, v in state.items() if "classifier" not in n}, tmp_path / "model.safetensors")
+    ours, report = network(tmp_path)
+    assert isinstance(ours.norm, torch.nn.Identity)
+    assert report.tensors["fc_norm.bias"][0] == "left out"
+    state.pop("videomae.embeddings.patch_embeddings.projection.bias")
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks encoder\.embed\.bias, which tell its shape"):
+        network(tmp_path)
+
+
 def test_a_head_that_reads_the_first_token_is_refused_by_that(tmp_path):
     model(VideoMAEForVideoClassification, use_mean_pooling=False).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"use_mean_pooling false, so its head .* reads the first token"):

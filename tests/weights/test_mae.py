@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from manifests import noise
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
@@ -257,6 +257,34 @@ def test_every_value_of_an_encoder_comes_over_exact_to_the_bit(tmp_path, name):
         expected["encoder.class_token"] = (w["cls_token"] + w["pos_embed_class"]).flatten()
     assert result.state.keys() == expected.keys()
     assert all(torch.equal(result.state[name], value) for name, value in expected.items())
+
+
+def test_every_value_of_vit_mae_comes_over_exact_to_the_bit(tmp_path):
+    vit_mae(True).save_pretrained(tmp_path)
+    w = load_file(tmp_path / "model.safetensors")
+    kernel = w["vit.embeddings.patch_embeddings.projection.weight"]
+    columns = [kernel[:, c, y, x] for y in range(8) for x in range(8) for c in range(3)]
+    table = w["vit.embeddings.position_embeddings"][0]
+    expected = {
+        "encoder.embed.weight": torch.stack(columns, dim=1),
+        "encoder.embed.bias": w["vit.embeddings.patch_embeddings.projection.bias"],
+        "encoder.class_token": w["vit.embeddings.cls_token"].flatten() + table[0],
+        "encoder.position.place": table[1:],
+        "encoder.position.slot": torch.zeros(1, 60),
+    }
+    expected |= {f"encoder.norm.{end}": w[f"vit.layernorm.{end}"] for end in ("weight", "bias")}
+    layers = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense"}
+    layers |= {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+    for i in range(2):
+        ours, theirs = f"encoder.blocks.{i}", f"vit.encoder.layer.{i}"
+        parts = [f"{theirs}.attention.attention.{part}" for part in ("query", "key", "value")]
+        expected[f"{ours}.attn.qkv.weight"] = torch.cat([w[f"{part}.weight"] for part in parts])
+        expected |= {f"{ours}.attn.q_bias": w[f"{parts[0]}.bias"], f"{ours}.attn.v_bias": w[f"{parts[2]}.bias"]}
+        for own, name in layers.items():
+            expected |= {f"{ours}.{own}.{end}": w[f"{theirs}.{name}.{end}"] for end in ("weight", "bias")}
+    state = found(tmp_path).state
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
 def valued(shapes: dict) -> dict[str, torch.Tensor]:

@@ -14,9 +14,10 @@ from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.vit import SIZES, ViT
 from tubelet.targets import inputs
+from tubelet.train.checkpoint import load, load_encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.found import Asked
-from tubelet.weights.load import described, network, recognised
+from tubelet.weights.load import converted, described, network, recognised
 from tubelet.weights.report import fits
 
 TINY = (24, 2, 48)
@@ -242,8 +243,11 @@ def test_rows_of_the_head_can_be_picked_and_named():
     assert torch.equal(found.state["head.weight"], theirs["head.weight"][[709, 0, 3]])
     assert torch.equal(found.state["head.bias"], theirs["head.bias"][[709, 0, 3]])
     assert found.labels == described(found).data.labels.names == ("a", "b", "c")
-    with pytest.raises(ValueError, match="its head has 710 rows, but row 710 was asked for"):
-        recognised(archive(theirs), Asked(heads=2, rows=(710,)))
+    for wrong in (710, -1):
+        with pytest.raises(ValueError, match=f"its head has 710 rows, 0 to 709, but row {wrong} was asked for"):
+            recognised(archive(theirs), Asked(heads=2, rows=(3, wrong)))
+    with pytest.raises(ValueError, match="two classes cannot have one name, 'a'"):
+        recognised(archive(theirs), Asked(heads=2, rows=(1, 2, 3), labels=("a", "b", "a")))
     with pytest.raises(ValueError, match="710 rows, but there are 2 names"):
         recognised(archive(theirs), Asked(heads=2, labels=("a", "b")))
 
@@ -256,6 +260,7 @@ def test_rows_of_the_head_can_be_picked_and_named():
         ({"blocks.1.mlp.fc2.bias": None}, r"lacks 1 of \d+ tensors: encoder\.blocks\.\*\.mlp\.fc2\.bias.*random"),
         ({"blocks.0.mlp.fc1.weight": None}, "lacks encoder.blocks.0.mlp.fc1.weight, which tell its shape"),
         ({"blocks.1.attn.qkv.weight": torch.ones(24, 24)}, r"attn\.qkv\.weight is \(24, 24\), expected \(72, 24\)"),
+        ({"head.bias": None}, "has a head but lacks its bias; is it whole"),
         ({"fc_norm.bias": torch.full((24,), torch.nan)}, r"norm\.bias is not finite"),
         ({"blocks.1.mlp.fc1.weight": torch.ones(48, 24).index_fill(1, torch.tensor(7), torch.inf)}, "fc1.* not finite"),
         ({"patch_embed.proj.weight": torch.full((24, 3, 2, 16, 16), torch.nan)}, r"embed\.weight is not finite"),
@@ -303,3 +308,32 @@ def test_a_head_without_its_norm_is_not_taken_for_one_of_boxes(tmp_path):
     torch.save({"model": noise(finetuned(*TINY, 400, norm="norm"))}, tmp_path / "pooled.pth")
     with pytest.raises(ValueError, match=r"head of 400 outputs and no fc_norm: .* which has 80 outputs"):
         network(tmp_path / "pooled.pth")
+
+
+def test_the_norm_of_a_head_that_is_not_there_is_not_taken_for_one_of_tokens(tmp_path):
+    """As in folders of V2 on the hub, whose names begin with "model.": the head is gone, its norm is not."""
+    state = {f"model.{name}": value for name, value in noise(finetuned(*TINY, 5)).items() if "head" not in name}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "VideoMAEv2"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+    module, report = network(tmp_path, Asked(heads=2))
+    assert isinstance(module.norm, torch.nn.Identity)
+    reason = "the norm of a mean of tokens, for a head that is not there"
+    assert report.tensors["fc_norm.weight"] == report.tensors["fc_norm.bias"] == ("left out", reason)
+    assert report.format == "VideoMAE, encoder of a fine-tuning: 24 wide, 2 deep"
+    assert "took 'model.' off 30 names" in report.notes
+    for same in (load_encoder(tmp_path, Asked(heads=2))[0], load(again(tmp_path))):
+        assert same.state_dict().keys() == module.state_dict().keys()
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in same.state_dict().items())
+    video = torch.randint(0, 256, (1, 3, 2, 16, 16), dtype=torch.uint8)
+    convolved = torch.nn.functional.conv3d(
+        video / 127.5 - 1, state["model.patch_embed.proj.weight"], state["model.patch_embed.proj.bias"]
+    )
+    embedded = module.embed(inputs(video, (2, 16, 16)))
+    torch.testing.assert_close(embedded, convolved.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def again(folder: Path) -> Path:
+    """What a folder is converted to."""
+    (folder / "ours.safetensors").write_bytes(converted(folder, Asked(heads=2))[0])
+    return folder / "ours.safetensors"

@@ -14,11 +14,14 @@ from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 import tubelet
 from tubelet.cli import run as command
 from tubelet.nn.patches import patchify, take
-from tubelet.nn.vit import ViT
+from tubelet.nn.vit import Encoder, ViT
 from tubelet.targets import MEAN, STD, inputs
 from tubelet.train.checkpoint import load_encoder
+from tubelet.weights.archive import Archive
 from tubelet.weights.found import Asked
-from tubelet.weights.load import network
+from tubelet.weights.load import found, network
+from tubelet.weights.report import fits
+from tubelet.weights.vjepa import from_vjepa
 
 SHAPE = {
     "patch_size": 8,
@@ -75,6 +78,7 @@ def test_a_folder_of_transformers_gives_the_same_tokens(tmp_path, kind):
         ours.blocks[0].attn.k_bias.zero_()
         assert (ours(inputs(video, CUBE)) - found).abs().max() > 1e-3  # so it was not for nothing
     assert "a predictor of features" in str(report)
+    assert "ImageNet's mean and deviation are assumed" in str(report)
     assert ("an attentive pooler" in str(report)) == (kind is VJEPA2ForVideoClassification)
     encoder, run = load_encoder(tmp_path)
     assert (run.encoder.position, run.encoder.heads, run.data.size, run.data.clip.frames) == ("rotary", 3, (24, 24), 6)
@@ -158,6 +162,43 @@ def test_a_file_of_their_own_code_gives_the_same_tokens_and_goes_through_convert
     _, report = network(file)
     assert "1 heads" in str(report)
     assert "clips of 64 frames, 256x256" in str(report)
+
+
+@pytest.mark.parametrize("layout", ["transformers", "their own"])
+def test_every_value_of_both_layouts_comes_over_exact_to_the_bit(tmp_path, layout):
+    theirs = model()
+    w = official(theirs)
+    theirs.save_pretrained(tmp_path)
+    told = (checkpoint(w, tmp_path / "vit.pt"), Asked(3, 6, (24, 24))) if layout == "their own" else (tmp_path, Asked())
+    state = found(*told).state
+    kernel = w.pop("patch_embed.proj.weight")
+    columns = [kernel[:, c, t, y, x] for t in range(2) for y in range(8) for x in range(8) for c in range(3)]
+    assert torch.equal(state.pop("encoder.embed.weight"), torch.stack(columns, dim=1))
+    assert torch.equal(state.pop("encoder.embed.bias"), w.pop("patch_embed.proj.bias"))
+    for block in range(2):
+        parts = w.pop(f"blocks.{block}.attn.qkv.bias").reshape(3, -1)
+        for part, bias in zip("qkv", parts):
+            assert torch.equal(state.pop(f"encoder.blocks.{block}.attn.{part}_bias"), bias)
+    assert state.keys() == {f"encoder.{name}" for name in w}
+    assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in w.items())
+
+
+@pytest.mark.parametrize("layout", ["transformers", "their own"])
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "ratio"),
+    [(1024, 24, 16, 4), (1280, 32, 16, 4), (1408, 40, 22, 48 / 11)],
+    ids=["L", "H", "g"],
+)
+def test_encoders_of_the_true_sizes_fit(layout, width, depth, heads, ratio):
+    shape = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "mlp_ratio": ratio}
+    with torch.device("meta"):
+        theirs = VJEPA2Model(VJEPA2Config(**shape, pred_num_hidden_layers=1))
+    state = theirs.state_dict() if layout == "transformers" else official(theirs)
+    result = from_vjepa(Archive(Path("vit.pt"), state), Asked(frames=4, size=(32, 32)))
+    assert result.encoder == Encoder(width, depth, heads, int(width * ratio), (2, 16, 16), "rotary")
+    with torch.device("meta"):
+        ours = result.encoder.build(result.grid, 3).state_dict()
+    fits(result.state, {f"encoder.{name}": value for name, value in ours.items()}, result.report)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ def masking(state: dict[str, Tensor], report: Report) -> None:
         report.mark("reshaped", "a mask token as a vector", "decoder.mask_token")
 
 
+def headless(state: dict[str, Tensor], report: Report) -> None:
+    """Takes the norm of a mean of tokens out of `state` where there is no head that reads it."""
+    if "head.weight" not in state:
+        report.mark("left out", "the norm of a mean of tokens, for a head that is not there", "norm.")
+        for name in ("norm.weight", "norm.bias"):
+            state.pop(name, None)
+
+
 def cube(kernel: Tensor) -> tuple[int, int, int]:
     """What a convolution "d c pt ph pw" or "d c ph pw" makes a token of."""
     return kernel.shape[2] if kernel.ndim == 5 else 1, kernel.shape[-2], kernel.shape[-1]
@@ -204,9 +212,13 @@ def picked(state: dict[str, Tensor], asked: Asked, labels: tuple[str, ...], repo
         ValueError: no such rows, or another number of names.
     """
     rows = len(state["head.weight"])
+    if "head.bias" not in state:
+        raise ValueError(f"{report.path} ({report.format}) has a head but lacks its bias; is it whole?")
     if asked.rows:
-        if not all(0 <= row < rows for row in asked.rows):
-            raise ValueError(f"{report.path}: its head has {rows} rows, but row {max(asked.rows)} was asked for")
+        if wrong := [row for row in asked.rows if not 0 <= row < rows]:
+            raise ValueError(
+                f"{report.path}: its head has {rows} rows, 0 to {rows - 1}, but row {wrong[0]} was asked for"
+            )
         index = torch.tensor(asked.rows)
         state["head.weight"], state["head.bias"] = state["head.weight"][index], state["head.bias"][index]
         labels = tuple(labels[row] for row in asked.rows) if labels else ()
@@ -215,6 +227,10 @@ def picked(state: dict[str, Tensor], asked: Asked, labels: tuple[str, ...], repo
     labels = asked.labels or labels or tuple(map(str, range(rows)))
     if len(labels) != rows:
         raise ValueError(f"{report.path}: its head has {rows} rows, but there are {len(labels)} names of classes")
+    if twice := [name for name in asked.labels if asked.labels.count(name) > 1]:
+        raise ValueError(
+            f"{report.path}: two classes cannot have one name, {twice[0]!r}; each line of --labels names one"
+        )
     return labels
 
 

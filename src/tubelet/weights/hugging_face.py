@@ -11,7 +11,7 @@ from torch import Tensor
 from tubelet.weights.archive import Archive
 from tubelet.weights.attention import fused, heads_of
 from tubelet.weights.beside import agreeing, pixels, same_arithmetic
-from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, masking, picked, restated
+from tubelet.weights.found import Asked, Found, begun, cube, cubes, embeds, grid_if, headless, masking, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, renamed
 from tubelet.weights.videomae import geometry
@@ -79,6 +79,7 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
     if "classifier.weight" in names:
         pooled(archive)
     state = translated(names, report)
+    headless(state, report)
     layout = next(
         (
             kind
@@ -89,8 +90,8 @@ def from_hugging_face(archive: Archive, asked: Asked) -> Found:
     )
     report.format += f" ({layout})"
     same_arithmetic(archive, report)
-    patch = cube(next(value for name, value in names.items() if embeds(name)))
-    width = state["encoder.embed.bias"].shape[0]
+    kernel = next(value for name, value in names.items() if embeds(name))
+    patch, width = cube(kernel), len(kernel)
     heads = asked.heads or heads_told(config, width, report)
     if heads != config.get("num_attention_heads", heads):
         report.notes.append(f"{heads} heads, as asked for; its config.json says {config['num_attention_heads']}")

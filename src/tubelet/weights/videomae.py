@@ -11,7 +11,8 @@ from tubelet.nn.vit import SIZES, Encoder
 from tubelet.weights.archive import Archive
 from tubelet.weights.args import told_by
 from tubelet.weights.attention import heads_of
-from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, masking, picked, restated
+from tubelet.weights.beside import pixels
+from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, headless, masking, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
 from tubelet.weights.report import Report, Rule, renamed
 
@@ -57,6 +58,8 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
             report.format, pairs = "VideoMAE, encoder of a pre-training", ENCODER
     elif "fc_norm.weight" in names:
         report.format, pairs = "VideoMAE, fine-tuned", FINETUNED
+        if "head.weight" not in names:
+            report.format = "VideoMAE, encoder of a fine-tuning"
     elif "head.weight" in names:
         report.format, pairs, boxes = "VideoMAE-Action-Detection", BARE, True
         if (rows := len(names["head.weight"])) != ACTIONS:
@@ -68,6 +71,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
     else:
         report.format, pairs = "VideoMAE, encoder", BARE
     state = renamed(names, [*reading(pairs), *([BOXES] if boxes else [])], report)
+    headless(state, report)
     patch = cubes(state, "encoder.embed.weight", report)
     masking(state, report)
     encoder, decoder = geometry(state, patch, asked, report)
@@ -77,12 +81,14 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
     if boxes:
         restated(state, *DETECTION, report)
+    elif (seen := pixels(archive, channels)) is not None:  # in a folder of the hub
+        restated(state, *seen, report)
     trained, shape = told.frames or 16, told.size or (224, 224)
     assumed = ["16 frames"] * (asked.frames is None and told.frames is None)
     assumed += ["224x224"] * (asked.size is None and told.size is None)
     if assumed:
         report.notes.append(f"clips of {', '.join(assumed)}, as of every released model; the file does not say")
-    normed = pairs is not BARE or boxes or "encoder.norm.weight" in state  # an encoder of a fine-tuning may have none
+    normed = pairs in (PRETRAINED, ENCODER) or boxes or "encoder.norm.weight" in state  # a fine-tuning's may have none
     return Found(
         state,
         encoder,

@@ -84,6 +84,8 @@ def from_vjepa(archive: Archive, asked: Asked) -> Found:
     agreeing(archive, shapes | {"tubelet_size": patch[0]})
     if (seen := pixels(archive, kernel.shape[1])) is not None:
         restated(state, *seen, report)
+    elif not official:
+        report.notes.append("clips normalised by ImageNet's mean and deviation are assumed, as of the released models")
     frames, side = config.get("frames_per_clip", 64), config.get("crop_size", 256)
     trained: Grid | None = None
     if table is not None and places is not None:
