@@ -349,7 +349,8 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
     address = shards.address(path)
     try:
-        container = av.open(address)
+        # Or FFmpeg would decode some frames here, to learn what they tell anyway once they are asked for.
+        container = av.open(address, options={"skip_frame": "all"})
     except (FFmpegError, UnicodeError) as error:
         raise VideoError(
             f"{path} does not open as a video: {_complaint(address) or error}. "
