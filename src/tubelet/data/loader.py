@@ -85,7 +85,7 @@ def read(source: "Batches", loader: Callable[[int], DataLoader[Batch]], step: in
                     break
                 except RuntimeError as error:
                     if "timed out" in str(error):
-                        if source.given_up(step, patience):
+                        if source.stands_still(step, patience):
                             break
                         continue
                     if "exited unexpectedly" not in str(error):
@@ -179,7 +179,7 @@ class Batches:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         torch.set_num_threads(1)
 
-    def given_up(self, step: int, patience: float) -> bool:
+    def stands_still(self, step: int, patience: float) -> bool:
         """Whether the video that keeps a step waiting has been read for too long; if so, it is not asked for again, and
         the workers are told to end."""
         assert self.reading is not None
