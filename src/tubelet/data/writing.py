@@ -110,7 +110,9 @@ class Encoding:
 
         One reference, so that a vector points to the frame before and to no other; no key frames at cuts, so that they
         are where they are expected; no weighted prediction, whose search is not the same every time; tuned to errors
-        and not to what eyes forgive, which for the same error takes about a fifth less.
+        and not to what eyes forgive, which for the same error takes about a fifth less. Words of variable length and
+        no smoothing of block edges: a file is written once and read for hundreds of epochs, which takes three fifths of
+        the time; it is an eleventh larger.
         """
         told: dict[str, int | str] = {
             "keyint": self.keyframes,
@@ -120,6 +122,7 @@ class Encoding:
             "ref": 1,
         }
         told |= {"bframes": self.layered - 1, "b-adapt": 0, "b-pyramid": "none", "weightb": 0, "weightp": 0}
+        told |= {"cabac": 0, "no-deblock": 1}
         params = ":".join(f"{name}={value}" for name, value in told.items())
         return {
             "crf": f"{self.crf:g}",
