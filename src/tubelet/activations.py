@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.cross import CrossBlock
 from tubelet.nn.divided import DividedBlock
+from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import ViT
 from tubelet.types import Method
 
@@ -73,8 +74,9 @@ def kept(
             after += needs
         else:
             before += needs
-    # The squared error's backward pass holds prediction, target, and the gradients of error and prediction.
-    return before + max(after + 4 * 4 * predicted * clips, largest)
+    # The squared error's backward pass holds the prediction and its gradient, the target, and some clips in float32.
+    some = 4 * min(max(AT_ONCE, predicted), predicted * clips)
+    return before + max(after + (2 * real + 4) * predicted * clips + some, largest)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:

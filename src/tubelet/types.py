@@ -14,7 +14,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -274,12 +273,7 @@ class Wanted:
     """What a decoder should have put out for the tokens to predict."""
 
     values: Float[Tensor, "b p y"]
-    weights: Float[Tensor, "*b y"] | None = None  # of each squared error before their mean; none: all count alike
-
-    def error(self, prediction: Float[Tensor, "b p y"]) -> Float[Tensor, "b p"]:
-        """Mean squared error of every token."""
-        error = F.mse_loss(prediction.float(), self.values, reduction="none")
-        return (error if self.weights is None else error * self.weights).mean(-1)
+    weights: Float[Tensor, "b p y"] | None = None  # of each squared error before their mean; none: all count alike
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ from tubelet.masks.clusters import Clusters
 from tubelet.methods import videomae
 from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.patches import curtained, patchify, put, take, unpatchify
+from tubelet.nn.squared import squared_error
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels, normalise
 from tubelet.types import Batch, Draws, Grid, Loss, Method, Target, TokenMask
@@ -82,7 +83,8 @@ class Autoregressor(Method):
         """Mean squared error, summed over the predicted tokens: those that a later cluster sees count as all do."""
         mask = self.mask(batch, self.grid, draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)
-        error = self.target.wanted(batch, patches, mask).error(self.imagine(patches, mask))
+        wanted = self.target.wanted(batch, patches, mask)
+        error = squared_error(self.imagine(patches, mask), wanted)
         return Loss(sum=error.sum(), count=torch.tensor(error.numel(), device=error.device))
 
     def imagine(self, patches: UInt8[Tensor, "b n q"], mask: TokenMask) -> Float[Tensor, "b p y"]:

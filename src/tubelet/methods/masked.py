@@ -12,6 +12,7 @@ from tubelet.masks.running_cell import RunningCell
 from tubelet.nn.decoder import Decoder, MaskHead
 from tubelet.nn.patches import patchify, take
 from tubelet.nn.raft import Raft
+from tubelet.nn.squared import squared_error
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels, normalise
 from tubelet.types import Batch, Draws, Grid, Loss, Masker, Method, Motion, Target, TokenMask
@@ -79,7 +80,7 @@ class MaskedAutoencoder(Method):
         mask = chosen(self, batch, self.grid_of(batch.video), draws).to(batch.video.device)
         patches = patchify(batch.video, self.grid.patch)  # uint8 still: a quarter of the bytes to gather
         wanted = self.target.wanted(batch, patches, mask)  # before anything is kept for the backward pass
-        error = wanted.error(self.imagine(patches, mask))
+        error = squared_error(self.imagine(patches, mask), wanted)
         return Loss(sum=(error * mask.scored).sum(), count=mask.scored.sum())
 
     def imagine(self, patches: Tensor, mask: TokenMask) -> Float[Tensor, "b p y"]:
