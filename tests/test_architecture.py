@@ -21,7 +21,7 @@ LAYERS = [
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
     | {"space", "charts", "overlay", "activations"},
-    {"cli", "demo"},
+    {"cli", "demo", "bench"},
     {"__main__"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -36,6 +36,7 @@ ALLOWED = {
     ("report", "page"),
     ("plan", "activations"),  # a part of memory, and all of it
     ("cli", "demo"),
+    ("cli", "bench"),
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),

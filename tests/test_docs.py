@@ -104,6 +104,16 @@ def test_table_of_methods_is_what_plan_counts():
             assert float(told[part] or 0) == pytest.approx(value, abs=0.0251), (name, part)
 
 
+def test_memory_by_decoder_depth_is_what_plan_says():
+    planned = []
+    for depth in (1, 2, 4, 8):
+        run = preset(f"videomae-ssv2-b-decoder-{depth}")
+        training = replace(run.training, batch=64, accumulate=1, device="cuda", precision="bfloat16")
+        run = replace(run, training=training, data=replace(run.data, repeats=1))
+        planned.append(f"{plan(run).memory.total / 2**30:.2f}")
+    assert "{}, {}, {} and {} GiB".format(*planned) in (ROOT / "docs/results.md").read_text()
+
+
 def test_changelog_and_citation_name_this_version():
     import tubelet
 

@@ -13,12 +13,13 @@ from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.masks.random_masks import Frame, Random, Tube
 from tubelet.methods.masked import Masked
+from tubelet.motion_targets import FrameDifference
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
-from tubelet.targets import HOG
+from tubelet.targets import HOG, Pixels, Together
 from tubelet.train.loop import pick_precision
 from tubelet.types import Batch, Draws
 
@@ -158,6 +159,13 @@ def test_a_target_that_takes_more_than_a_small_model_keeps_is_foreseen(frames):
     foreseen = plan(edges).memory.activations
     assert foreseen == pytest.approx(peak_bytes(edges), rel=0.08)
     assert foreseen > 1.5 * plan(run).memory.activations  # which pixels do not set
+
+
+def test_several_targets_take_what_they_put_out():
+    several = Together((Pixels("none"), FrameDifference("none")), (1.0, 0.5))
+    run = a_run(Encoder(24, 1, 2, 48, (2, 8, 8)), Decoder(12, 1, 2), 8, (64, 64), Tube(0.9), batch=4)
+    run = replace(run, method=replace(run.method, target=several))
+    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.08)
 
 
 def test_every_block_of_the_decoder_takes_as_much_memory():

@@ -227,11 +227,14 @@ class Together:
         """The values of all targets, weighted so that each one's mean squared error counts by its weight."""
         parts = [target.wanted(batch, patches, mask) for target in self.targets]
         total = sum(part.values.shape[2] for part in parts)
+        all_alike = all(part.weights is None for part in parts)
         weights = []
         for part, weight in zip(parts, self.weights):
-            own = torch.ones_like(part.values) if part.weights is None else part.weights.expand_as(part.values)
-            weights.append(own * (weight * total / part.values.shape[2]))
-        return Wanted(torch.cat([part.values for part in parts], dim=2), torch.cat(weights, dim=2))
+            ones = part.values.new_ones(part.values.shape[2])
+            own = ones if part.weights is None else part.weights
+            scaled = own * (weight * total / len(ones))
+            weights.append(scaled if all_alike else scaled.expand_as(part.values))
+        return Wanted(torch.cat([part.values for part in parts], dim=2), torch.cat(weights, dim=-1))
 
     @property
     def pixels(self) -> bool:

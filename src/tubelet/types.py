@@ -118,6 +118,7 @@ class Clip:
     seconds: Float[Tensor, " t"]  # presentation times
     damaged: int = 0  # packets that the decoder had to skip, or frames that it had to make up
     motion: Motion | None = None  # between these frames, in pixels of theirs; only where it was asked for
+    decoded: int = 0  # frames of the file that were decoded for it: with those between, and on the way from a key frame
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Wanted:
     """What a decoder should have put out for the tokens to predict."""
 
     values: Float[Tensor, "b p y"]
-    weights: Float[Tensor, "b p y"] | None = None  # of each squared error before their mean; none: all count alike
+    weights: Float[Tensor, "*b y"] | None = None  # of each squared error before their mean; none: all count alike
 
 
 @runtime_checkable

@@ -71,6 +71,16 @@ def test_square_pixels_stay_square(tmp_path):
         assert shape(tmp_path / f"{name}.mp4") == 1
 
 
+@pytest.mark.parametrize("layered", [1, 4])
+def test_files_are_coded_to_be_decoded_quickly(tmp_path, layered):
+    """As the encoder itself writes into the stream."""
+    frames = [(t, drawer(48, 64)(image)) for t, image in enumerate(moving(9))]
+    encode(tmp_path / "a.mp4", frames, (48, 64), 1, Encoding(layered=layered))
+    told = (tmp_path / "a.mp4").read_bytes()
+    assert b"cabac=0 ref=1 deblock=0:0:0" in told
+    assert f"bframes={layered - 1}".encode() in told
+
+
 class Silent(Encoding):
     """One whose encoder does not say how far off it is."""
 

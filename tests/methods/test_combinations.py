@@ -15,6 +15,8 @@ from tubelet.masks.clusters import Clusters
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
 from tubelet.masks.random_masks import Block, Cuboids, Frame, Random, Tube
 from tubelet.masks.running_cell import RunningCell
+from tubelet.methods.arvideo import Autoregressive
+from tubelet.methods.latent import Latent
 from tubelet.methods.masked import Masked
 from tubelet.motion_targets import FrameDifference, Trajectory
 from tubelet.nn.cross import CrossDecoder
@@ -56,6 +58,8 @@ DECODERS = {
 ENCODERS = {
     "joint": Encoder(16, 2, 2, 32, (2, 4, 4)),
     "divided": Encoder(16, 2, 2, 32, (2, 4, 4), attention="divided"),
+    "axes": Encoder(16, 2, 2, 32, (2, 4, 4), position="axes"),
+    "plane": Encoder(16, 2, 2, 32, (2, 4, 4), position="plane"),
     "learned": Encoder(16, 2, 2, 32, (2, 4, 4), position="learned"),
     "rotary": Encoder(16, 2, 2, 32, (2, 4, 4), position="rotary"),
 }
@@ -96,14 +100,33 @@ def test_so_does_one_that_predicts_fewer_or_others(decoder, predicted):
         check(method, batch, f"{mask}, {predicted}")
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_so_does_one_that_predicts_features(encoder):
+    batch = moving()
+    for mask, (name, decoder) in product(MASKS, DECODERS.items()):
+        torch.manual_seed(0)
+        method = Latent(masks=(mask,), decoder=decoder).build(ENCODERS[encoder], GRID, 3)
+        check(method, batch, f"{mask}, {name}")
+
+
+@pytest.mark.parametrize("encoder", [name for name, shape in ENCODERS.items() if shape.attention == "joint"])
+def test_so_does_one_that_predicts_clusters_in_turn(encoder):
+    batch = moving()
+    for target, order, memory in product(TARGETS, ("random", "space"), ("last", "mixed")):
+        torch.manual_seed(0)
+        config = Autoregressive(Clusters((2, 2, 2), order=order), target, CrossDecoder(16, 2, 2, memory=memory))
+        check(config.build(ENCODERS[encoder], GRID, 3), batch, f"{target}, {order}, {memory}")
+
+
 def check(method: torch.nn.Module, batch: Batch, what: str) -> None:
-    """One step: finite, and a gradient for every parameter."""
+    """One step: finite, and a gradient for every parameter that is learnt."""
     for block in method.encoder.blocks if method.encoder.divided else ():
         torch.nn.init.normal_(block.join.weight, std=0.1)  # 0 at first, so that nothing before it learns
     loss = method(batch, Draws(0, 0, range(len(batch.video))))
     (loss.sum / loss.count).backward()
     assert torch.isfinite(loss.sum), what
-    missing = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    learnt = [(name, p) for name, p in method.named_parameters() if p.requires_grad]  # a teacher does not
+    missing = [name for name, p in learnt if p.grad is None or not p.grad.any()]
     assert not missing, f"{what}: no gradient for {missing}"
 
 
@@ -125,6 +148,18 @@ REFUSED = {
         Masked(Tube(0.5), decode=RunningCell()), grid=Grid(4, 3, 4, (2, 4, 4))
     ),
     "at least one must stay hidden and one visible": lambda: build(Masked(Random(0.001))),
+    "in most draws": lambda: build(Masked(MultiBlock(8, 0.9))),
+    "do not divide the grid": lambda: build(Masked(Clusters((3, 2, 2)))),
+    "do not divide patches of": lambda: build(Masked(Tube(0.5), HOG(cell=3))),
+    "hold no two that differ": lambda: build(
+        Masked(Tube(0.5), FrameDifference()), Encoder(16, 2, 2, 32, (1, 4, 4)), Grid(8, 4, 4, (1, 4, 4))
+    ),
+    "have no four quarters to follow": lambda: build(
+        Masked(Tube(0.5), Trajectory()), Encoder(16, 2, 2, 32, (2, 5, 5)), Grid(4, 4, 4, (2, 5, 5))
+    ),
+    "which divided attention cannot be told": lambda: Autoregressive(Clusters((2, 2, 2))).build(
+        ENCODERS["divided"], GRID, 3
+    ),
     "give each one, above 0": lambda: build(Masked(target=Together(weights=(1.0, 1.0)), mask=Tube(0.5))),
     "use a multiple of 4": lambda: build(Masked(Tube(0.5)), Encoder(18, 2, 2, 32, (2, 4, 4), position="plane")),
     "does not go with divided attention": lambda: build(

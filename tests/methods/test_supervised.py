@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from shrunk import a_batch, shrunk
 
+from tubelet.config import preset
 from tubelet.methods.mixing import Erasing, Mix
 from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.vit import Encoder
 from tubelet.targets import inputs
+from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
 ENCODER = Encoder(width=24, depth=3, heads=2, hidden=48, patch=(2, 8, 8))
@@ -236,3 +239,23 @@ def test_several_classes_are_imitated_one_by_one():
 def test_lora_and_frozen_parts_contradict(other):
     with pytest.raises(ValueError, match="leaves the whole encoder as it is"):
         replace(BASE, lora=2, **other).build(ENCODER, GRID, 3)
+
+
+def test_divided_attention_is_taught_all_of_it():
+    """A gradient for every parameter, and rates that grow from block to block, its second attention's too."""
+    run = preset("finetune-ssv2-b")
+    run = shrunk(replace(run, encoder=replace(run.encoder, attention="divided")))
+    method = run.method.build(run.encoder, run.grid(), 3).train()
+    for block in method.encoder.blocks:
+        torch.nn.init.normal_(block.join.weight, std=0.1)  # 0 at first, so that nothing before it learns
+    loss = method(a_batch(run), Draws(0, 0, range(2)))
+    (loss.sum / loss.count).backward()
+    assert not [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    decay = run.optim.layer_decay
+    scales = {
+        id(parameter): group["scale"]
+        for group in adamw(method, run.optim).param_groups
+        for parameter in group["params"]
+    }
+    for depth, block in enumerate(method.encoder.blocks, 1):
+        assert {scales[id(p)] for p in block.parameters()} == {decay ** (len(method.encoder.blocks) + 1 - depth)}

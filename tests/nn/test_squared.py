@@ -46,6 +46,14 @@ def test_tokens_that_are_not_scored_have_no_gradient():
     assert (gradient.abs().sum(2) == 0).tolist() == [[False, True, False], [True, True, False]]
 
 
+def test_weights_may_be_the_same_for_all_tokens(monkeypatch):
+    monkeypatch.setattr(squared, "AT_ONCE", 1)
+    prediction, values, weights = torch.randn(3, 2, 4), torch.randn(3, 2, 4), torch.rand(4)
+    expected = taken(plain, prediction, Wanted(values, weights), torch.ones(3, 2))
+    got = taken(squared_error, prediction, Wanted(values, weights), torch.ones(3, 2))
+    torch.testing.assert_close(got, expected)
+
+
 def test_it_takes_half_of_the_memory(monkeypatch):
     """Beside prediction and target: their gradient, and one clip in float32; autograd's has four such tensors."""
     monkeypatch.setattr(squared, "AT_ONCE", 1)

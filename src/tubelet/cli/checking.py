@@ -1,12 +1,12 @@
-"""Verbs that look for trouble: in data, in the machine."""
+"""Verbs that look for trouble: in data, in the machine, in the speed of both."""
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from tubelet.cli.arguments import parse
+from tubelet.cli.arguments import Unprefixed, parse, with_preset
 
 
 def check_verb(args: list[str]) -> int:
@@ -74,3 +74,42 @@ def doctor_verb(args: list[str]) -> int:
 
         Console(highlight=False).print(render(checks))
     return 1 if any(one.state == "problem" for one in checks) else 0
+
+
+def bench_verb(args: list[str]) -> int:
+    """How fast are reading and training here: tubelet bench PRESET --data DIR"""
+    from tubelet.config import Run
+
+    @dataclass(frozen=True)
+    class BenchArguments:
+        """Read some of your videos as one worker would, make some steps with their clips, and say which of the two is
+        slower and what would help: preparing the videos, more workers, another batch. Takes about a minute.
+
+        tubelet bench videomae-k400-s --data my_videos/
+        """
+
+        preset: tyro.conf.Positional[str]
+        """What would be trained: a name from `tubelet list`, the run.json of a run, or module:function."""
+        run: Annotated[Run, Unprefixed]
+        data: str = tyro.MISSING
+        """A folder of videos (any depth), one video, or a list file; 16 of them are read."""
+        trial: bool = True
+        """Prepare three of the videos in a temporary folder, to see how much faster they are read then."""
+        device: str | None = None
+        """cpu, cuda, cuda:1 or mps; short for --training.device."""
+        json: bool = False
+        """As JSON on stdout."""
+
+    a = with_preset(BenchArguments, args, "bench")
+    from tubelet.bench import bench, render
+    from tubelet.cli.training import on
+    from tubelet.train.log import say
+
+    found = bench(on(a.run, a.device), a.data, trial=a.trial, progress=say)
+    if a.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(found))
+    return 0

@@ -202,7 +202,8 @@ def frames_at(video: Video, asked: Int[np.ndarray, " t"], size: int | tuple[int,
         index if index in got else max((i for i in got if i < index), default=min(got)) for index in asked.tolist()
     ]
     frames = torch.from_numpy(np.stack([got[index] for index in nearest]))
-    return Clip(frames, torch.from_numpy(video.seconds[asked]), damaged=len(wanted) - len(got))
+    seconds = torch.from_numpy(video.seconds[asked])
+    return Clip(frames, seconds, damaged=len(wanted) - len(got), decoded=len(got))
 
 
 def still(
@@ -210,7 +211,7 @@ def still(
 ) -> Clip:
     """A picture as often as its one frame is asked for, as `video.frames_at` gives it."""
     frame = pixels(image, scaled(video, size), gray)
-    return Clip(torch.from_numpy(np.stack([frame] * len(asked))), torch.from_numpy(video.seconds[asked]))
+    return Clip(torch.from_numpy(np.stack([frame] * len(asked))), torch.from_numpy(video.seconds[asked]), decoded=1)
 
 
 def pixels(image: Image.Image, size: tuple[int, int], gray: bool) -> UInt8[np.ndarray, "h w c"]:

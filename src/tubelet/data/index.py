@@ -65,10 +65,11 @@ class Video:
 
 @dataclass
 class Damage:
-    """What decoding had to do without."""
+    """What decoding took, and had to do without."""
 
     packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
     frames: set[int] = field(default_factory=set)  # asked for, and replaced or partly made up
+    decoded: int = 0  # frames that came out of the decoder, asked for or not
 
 
 def warn_damaged(path: Path, count: int) -> None:

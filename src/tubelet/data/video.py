@@ -299,9 +299,12 @@ def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
         except FFmpegError as error:
             damage.packets.append(str(error))
         else:
+            damage.decoded += len(frames)
             yield from frames
     with suppress(FFmpegError):
-        yield from codec.decode(None)
+        frames = codec.decode(None)
+        damage.decoded += len(frames)
+        yield from frames
 
 
 # ---------------------------------------------------------------------------- 3. pixels
@@ -333,7 +336,8 @@ def _filled(
         if place[nearest] != t:
             out[t] = out[place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
-    return Clip(torch.from_numpy(out), seconds, damaged=max(len(damage.packets), len(damage.frames)))
+    lost = max(len(damage.packets), len(damage.frames))
+    return Clip(torch.from_numpy(out), seconds, lost, decoded=damage.decoded)
 
 
 # ---------------------------------------------------------------------------- 4. files

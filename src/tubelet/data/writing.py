@@ -112,7 +112,7 @@ class Encoding:
         are where they are expected; no weighted prediction, whose search is not the same every time; tuned to errors
         and not to what eyes forgive, which for the same error takes about a fifth less. Words of variable length and
         no smoothing of block edges: a file is written once and read for hundreds of epochs, which takes three fifths of
-        the time; it is an eleventh larger.
+        the time; it is a twelfth larger.
         """
         told: dict[str, int | str] = {
             "keyint": self.keyframes,

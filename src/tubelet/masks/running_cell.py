@@ -22,7 +22,7 @@ class RunningCell:
     """
 
     ratio: float = 0.5
-    """Share of tokens that are not decoded: 0.25, 0.5 or 0.75 (others are cut to quarters)."""
+    """Share of tokens that are not decoded: 0.25, 0.5 or 0.75 (others are cut to quarters); 0 leaves the mask alone."""
 
     def __call__(self, mask: TokenMask, draws: Draws) -> TokenMask:
         """The mask with these tokens to predict.
@@ -30,9 +30,11 @@ class RunningCell:
         Raises:
             ValueError: the ratio leaves all or none of a cell, or places do not divide into cells.
         """
+        if self.ratio == 0:
+            return mask
         grid, dropped = mask.grid, int(4 * self.ratio)
         if not 1 <= dropped <= 3:
-            raise ValueError(f"running cell ratio {self.ratio:g}: expected 0.25 to less than 1, in quarters")
+            raise ValueError(f"running cell ratio {self.ratio:g}: expected 0, or 0.25 to less than 1, in quarters")
         if grid.H % 2 or grid.W % 2:
             raise ValueError(f"{grid.H}x{grid.W} places do not divide into cells of 2x2; use even numbers of them")
         first = draws.integers(4).view(-1, 1, 1, 1)

@@ -5,8 +5,9 @@ each other, so a decoder may attend across only; and then a third of the hidden 
 as much as all of them, for less. Each block of the decoder asks its own learnt mix of what the encoder's blocks put
 out.
 Paper: ViT-B, ImageNet-1K, 800 epochs, 12 blocks of 512: top-1 83.7 after fine-tuning, where MAE has 83.6. The presets
-here are for video, which the numbers are not about. The mix is of what the blocks put out, the last one's normed (so
-that the encoder's norm learns; the released model takes it raw), without the embedding.
+here are for video, which the numbers are not about; they predict a quarter of the hidden tokens. The mix is of what the
+blocks put out, the last one's normed (so that the encoder's norm learns; the released model takes it raw), without the
+embedding.
 
     tubelet pretrain cross-mae-few-cpu --data DIR
 """

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -18,12 +17,10 @@ def squared_error(prediction: Float[Tensor, "b p y"], wanted: Wanted) -> Float[T
 
     Autograd by itself holds the prediction in float32, and makes two more tensors as large on its way back: in a step
     of ViT-S a quarter of what is there at once. Here it holds the prediction as it came, and works some clips at a
-    time. Compiled steps need none of this.
+    time.
     """
-    if torch.compiler.is_compiling():
-        error = F.mse_loss(prediction.float(), wanted.values, reduction="none")
-        return (error if wanted.weights is None else error * wanted.weights).mean(2)
-    return _SquaredError.apply(prediction, wanted.values, wanted.weights)
+    weights = None if wanted.weights is None else wanted.weights.expand_as(wanted.values)
+    return _SquaredError.apply(prediction, wanted.values, weights)
 
 
 class _SquaredError(torch.autograd.Function):
@@ -50,7 +47,7 @@ class _SquaredError(torch.autograd.Function):
 
 def pieces(values: Float[Tensor, "b p y"]) -> list[slice]:
     """All clips, as many at once as `AT_ONCE` allows."""
-    several = max(AT_ONCE // max(values[0].numel(), 1), 1)
+    several = max(AT_ONCE // max(values.shape[1:].numel(), 1), 1)
     return [slice(start, start + several) for start in range(0, len(values), several)]
 
 

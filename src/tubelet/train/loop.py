@@ -96,9 +96,7 @@ def train(
         optimiser = adamw(method, run.optim)
         start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
         if run.training.compile:
-            for name in COMPILED:
-                if isinstance(part := getattr(method, name, None), torch.nn.Module):
-                    part.compile()
+            compiled(method)
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(
             dataset, run.training.batch, start, plan.steps, pick_workers(run), patience=run.training.patience
@@ -177,6 +175,13 @@ def train(
             for line in failures.summary():
                 say(line)
     return folder
+
+
+def compiled(method: Method) -> None:
+    """Has its large parts compiled when they are first used."""
+    for name in COMPILED:
+        if isinstance(part := getattr(method, name, None), torch.nn.Module):
+            part.compile()
 
 
 def measured(method: Method, validate: Callable[[Method], dict[str, float]]) -> dict[str, float]:
