@@ -115,6 +115,7 @@ def test_advice_where_the_step_waits():
     assert lines[1].endswith("3 workers would keep up")
     assert lines[2] == "--training.workers 8: cores are free"
     assert advice(replace(FOUND, prepared=1.05))[1] == lines[2]  # no gain to speak of
+    assert not any("cores are free" in line for line in advice(replace(FOUND, device="cpu")))
 
 
 def test_advice_where_reading_keeps_up():

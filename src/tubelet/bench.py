@@ -248,7 +248,7 @@ def stepped(
         batch = Batches(dataset, videos)[0]
         assert isinstance(batch, Batch)  # without workers, errors are raised
         clips = len(batch.video)
-        progress(f"steps with {clips} clips")
+        progress(f"steps with {count(clips, 'clip')}")
         with advised(one, device):
             spent = [timed(method, optimiser, batch, one, device, precision) for _ in range(REPEATS + 1)]
         yield Step(clips, min(spent[1:]))
@@ -316,7 +316,7 @@ def advice(found: Bench) -> list[str]:
                 f"tubelet prepare {found.source} OUT: read {gain:.1f} times as fast then (tried on a few of these); "
                 f"{count(enough, 'worker')} would keep up"
             )
-        if found.workers < min(needed, found.cores):
+        if found.device != "cpu" and found.workers < min(needed, found.cores):  # or the step has them
             lines.append(f"--training.workers {min(needed, found.cores)}: cores are free")
         lines.append("--data.repeats 2: two crops of every clip that is decoded, as VideoMAE V2 and MAE-ST do")
     if found.best is not found.steps[-1]:
