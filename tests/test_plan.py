@@ -12,8 +12,9 @@ from tubelet.config import Optim, Run, Training, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.masks.random_masks import Frame, Random, Tube
+from tubelet.methods.latent import Latent
 from tubelet.methods.masked import Masked
-from tubelet.motion_targets import FrameDifference
+from tubelet.motion_targets import FrameDifference, Trajectory
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.squared import AT_ONCE
@@ -21,7 +22,7 @@ from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
 from tubelet.targets import HOG, Pixels, Together
 from tubelet.train.loop import pick_precision
-from tubelet.types import Batch, Draws
+from tubelet.types import Batch, Draws, Motion
 
 TINY = Encoder(width=48, depth=2, heads=3, hidden=192)
 
@@ -124,14 +125,16 @@ def peak_bytes(run: Run) -> int:
     method = run.method.build(run.encoder, run.grid(), 3).train()
     clips = run.training.batch
     video = torch.randint(0, 256, (clips, 3, run.data.clip.frames, *run.data.size), dtype=torch.uint8)
+    batch = Batch(video, torch.arange(clips), motion=Motion.unknown(video.shape[2:], clips=clips))
 
     def part() -> None:
         with torch.autocast("cpu", enabled=run.training.precision == "bfloat16"):
-            loss = method(Batch(video, torch.arange(clips)), Draws(0, 0, range(clips)))
+            loss = method(batch, Draws(0, 0, range(clips)))
         (loss.sum / loss.count).backward()
 
     part()  # gradients are there from now on
-    with Live([*method.parameters(), *(p.grad for p in method.parameters()), *method.buffers(), video]) as live:
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    with Live([*method.parameters(), *gradients, *method.buffers(), video]) as live:
         part()
     return live.peak
 
@@ -161,11 +164,22 @@ def test_a_target_that_takes_more_than_a_small_model_keeps_is_foreseen(frames):
     assert foreseen > 1.5 * plan(run).memory.activations  # which pixels do not set
 
 
-def test_several_targets_take_what_they_put_out():
-    several = Together((Pixels("none"), FrameDifference("none")), (1.0, 0.5))
+@pytest.mark.parametrize(
+    "target",
+    [Together((Pixels("none"), FrameDifference("none")), (1.0, 0.5)), Together((Pixels(), Trajectory()), (1.0, 1.0))],
+    ids=["differences", "with weights of their own"],
+)
+def test_several_targets_take_what_they_put_out(target):
     run = a_run(Encoder(24, 1, 2, 48, (2, 8, 8)), Decoder(12, 1, 2), 8, (64, 64), Tube(0.9), batch=4)
-    run = replace(run, method=replace(run.method, target=several))
+    run = replace(run, method=replace(run.method, target=target))
     assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.08)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_features_are_predicted_with_a_loss_of_their_own(precision):
+    run = a_run(Encoder(96, 3, 3, 384, (2, 8, 8)), None, 8, (64, 64), batch=4, precision=precision)
+    run = replace(run, method=Latent(masks=(Tube(0.75),), decoder=Decoder(48, 1, 3)))
+    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.1)
 
 
 def test_every_block_of_the_decoder_takes_as_much_memory():

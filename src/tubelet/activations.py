@@ -74,9 +74,11 @@ def kept(
             after += needs
         else:
             before += needs
-    # The squared error's backward pass holds the prediction and its gradient, the target, and some clips in float32.
+    # The squared error's backward pass holds the prediction and its gradient, the target, and some clips in float32;
+    # that of other losses prediction, target, and the gradients of error and prediction.
     some = 4 * min(max(AT_ONCE, predicted), predicted * clips)
-    return before + max(after + (2 * real + 4) * predicted * clips + some, largest)
+    loss = (2 * real + 4) * predicted * clips + some if hasattr(method, "target") else 4 * 4 * predicted * clips
+    return before + max(after + loss, largest)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:

@@ -5,6 +5,7 @@ read so.
 """
 
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,12 @@ import torch
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from tubelet.config import Run, checked
 from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset, stream
+from tubelet.data.images import is_picture
 from tubelet.data.items import PREPARED, Item
 from tubelet.data.loader import Batches
 from tubelet.data.prepare import prepare
@@ -29,12 +32,13 @@ from tubelet.data.sources import find
 from tubelet.data.split import write_list
 from tubelet.data.video import VideoError, probe
 from tubelet.data.writing import Encoding
-from tubelet.plan import plan
+from tubelet.plan import gib, plan
 from tubelet.train.loop import (
-    advised,
+    TrainingError,
     compiled,
     keep_memory,
     one_step,
+    out_of_memory,
     pick_device,
     pick_precision,
     pick_workers,
@@ -57,7 +61,7 @@ class Reading:
 
     videos: int
     clips: int  # of each video
-    seconds: float  # for the clips of one video, in the middle
+    seconds: float  # for the clips of one video, on average
     first: float  # the same of a file that was never opened: its index is made then
     decoded: float  # frames decoded for a clip, on average; 0 from memory
     height: int
@@ -90,13 +94,15 @@ class Bench:
     device: str
     precision: str
     cores: int
-    workers: int  # that training would take here
+    workers: int  # that training would take here; 0: the process that trains reads too
     part: int  # clips that training would have on the device at once
     reading: Reading
     prepared: float | None  # times as fast, if the videos were prepared; None: they are, or no trial was made
+    repeats: bool  # whether more crops of each decoded clip would spare decoding
     steps: tuple[Step, ...]  # with more and more clips
-    flops: float  # of a clip: products of the forward pass, and twice as many of the backward pass
-    peak: float  # flops a second of a large product here
+    full: int | None  # clips that did not fit on the device
+    flops: float  # of a clip: products of the forward pass, and twice as many of the backward pass of what learns
+    peak: float  # flops a second of products of large matrices here
     source: str
 
     @property
@@ -110,46 +116,72 @@ class Bench:
         """Share of the peak that the best step's products reach."""
         return self.flops * self.best.speed / self.peak
 
+    @property
+    def needed(self) -> int:
+        """Workers that would keep up with the best step."""
+        return math.ceil(self.best.speed / self.reading.speed)
+
     def to_dict(self) -> dict[str, Any]:
         """Numbers, lists and advice, for JSON."""
         read = asdict(self.reading) | {"clips_per_second": self.reading.speed}
         steps = [asdict(step) | {"clips_per_second": step.speed} for step in self.steps]
-        more = {"utilisation": self.utilisation, "advice": advice(self)}
-        return asdict(self) | {"reading": read, "steps": steps} | more
+        more = {"best": self.best.clips, "utilisation": self.utilisation, "needed": self.needed}
+        return asdict(self) | {"reading": read, "steps": steps} | more | {"advice": advice(self)}
 
 
 def bench(run: Run, source: str, *, trial: bool = True, progress: Callable[[str], object] = print) -> Bench:
     """Reads some videos of `source` as `run` would, and makes some steps with their clips; with `trial` a few videos
     are prepared, to see how much faster they are read then. Takes about a minute.
 
+    Of runs on pictures and videos, the videos are measured. On a CPU the process keeps freed memory from then on, as in
+    training.
+
     Raises:
-        ValueError: settings or data that cannot be used; or the run learns labels.
+        ValueError: settings or data that cannot be used, too little memory; or the run learns labels.
+        TrainingError: not even the smallest step fits on the device.
         VideoError: not one of the videos can be read.
     """
     checked(run)
     if hasattr(run.method, "labels"):
-        raise ValueError("only pre-training is measured; take a preset that learns without labels")
-    run = with_shape(run)
+        raise ValueError(
+            "this preset learns labels, and only pre-training is measured; take one as videomae-few-cpu, and the same "
+            "--data... flags: reading is the same"
+        )
+    run = with_shape(replace(run, data=replace(run.data, per="video", images=None)))
     device = pick_device(run.training.device)
     precision = pick_precision(run.training.precision, device)
     items = chosen(find(source), run.training.seed)
-    progress(f"reading {len(items)} videos")
+    dataset = Dataset(items, run.data, run.training.seed)
+    with threads(run.training.threads):
+        method = made(run, device)
+    progress(f"reading {count(len(items), 'video')}")
     with threads(1):  # as a worker has
-        dataset = Dataset(items, replace(run.data, per="video"), run.training.seed)
         dataset.fill_cache()
-        reading = read(dataset)
-        gain = gained(dataset, progress) if trial and not run.data.cache else None
-    part = run.training.batch * run.data.per_video // run.training.accumulate
+        reading, good = read(dataset)
+        gain = gained(dataset, good, progress) if trial and not run.data.cache else None
+        clips = Batches(dataset_of(dataset, good), len(good))[0]
+    assert isinstance(clips, Batch)  # without workers, errors are raised
+    full: list[int] = []
     with threads(run.training.threads):
         if device.type == "cpu":
             keep_memory()
         peak = matmul(device, precision)
-        steps = tuple(stepped(run, dataset, device, precision, progress))
-    flops = 6e9 * plan(run).gmacs["forward"]
+        steps = tuple(stepped(run, method, clips, device, precision, progress, full))
     return Bench(
-        str(device), str(precision).removeprefix("torch."), cores(), pick_workers(run), part, reading, gain, steps,
-        flops, peak, source,
-    )  # fmt: skip
+        str(device),
+        str(precision).removeprefix("torch."),
+        cores(),
+        pick_workers(run),
+        run.training.batch * run.data.per_video // run.training.accumulate,
+        reading,
+        gain,
+        reading.decoded > 1 and run.data.repeats == 1 and method.views == 1,
+        steps,
+        full[0] if full else None,
+        flops(run, method),
+        peak,
+        source,
+    )
 
 
 def chosen(items: Sequence[Item], seed: int) -> list[Item]:
@@ -158,37 +190,56 @@ def chosen(items: Sequence[Item], seed: int) -> list[Item]:
     return [items[place] for place in order.tolist()]
 
 
+def flops(run: Run, method: Method) -> float:
+    """Of a clip in a step: the backward pass has two products for each of the forward pass, where something learns."""
+    gmacs = plan(run).gmacs
+    learnt = sum(
+        gmacs.get(name, 0.0)
+        for name, part in method.named_children()
+        if any(parameter.requires_grad for parameter in part.parameters())
+    )
+    return 2e9 * gmacs["forward"] + 4e9 * learnt
+
+
 # ---------------------------------------------------------------------------- reading
 
 
-def read(dataset: Dataset) -> Reading:
-    """Clips of every video, twice, and a third time to count.
+def read(dataset: Dataset) -> tuple[Reading, list[int]]:
+    """Clips of every video, twice each, and once more to count; and which of them can be read.
 
     Raises:
-        VideoError: not one can be read.
+        VideoError: none.
     """
-    first, again, decoded, sizes, bad = [], [], [], [], []
+    first, again, decoded, sizes, bad, good = [], [], [], [], [], []
     for number in range(len(dataset.items)):
         try:
-            first.append(seconds(partial(loaded, dataset, number, 0)))
-            again.append(seconds(partial(loaded, dataset, number, 1)))
-            clip, _, _ = dataset.clip(number, stream(dataset.seed, "bench", number, 2))
+            new = seconds(partial(loaded, dataset, number, number, 0))
+            known = quickest(partial(loaded, dataset, number, number, 1), 2)
+            clip, _, _ = dataset.clip(number, stream(dataset.seed, "bench", number, 1))
         except (VideoError, OSError) as error:
             bad.append(str(error))
         else:
+            good.append(number)
+            first.append(new)
+            again.append(known)
             decoded.append(clip.decoded)
             sizes.append(clip.frames.shape[1:3])
-    if not again:
+    if not good:
         raise VideoError(f"none of {len(bad)} videos can be read; the first: {bad[0]}")
     height, width = (int(median(size[axis] for size in sizes)) for axis in (0, 1))
-    return Reading(
-        len(again), dataset.data.per_video, median(again), median(first), fmean(decoded), height, width, tuple(bad)
-    )
+    per = dataset.data.per_video
+    return Reading(len(good), per, fmean(again), fmean(first), fmean(decoded), height, width, tuple(bad)), good
 
 
-def loaded(dataset: Dataset, number: int, turn: int) -> None:
-    """The clips of a video, as a worker makes them."""
-    dataset.load(number, stream(dataset.seed, "bench", number, turn))
+def dataset_of(dataset: Dataset, numbers: Sequence[int]) -> Dataset:
+    """Some of the items, read from their files."""
+    items = [dataset.items[number] for number in numbers]
+    return Dataset(items, replace(dataset.data, cache=0), dataset.seed)
+
+
+def loaded(dataset: Dataset, number: int, key: int, turn: int) -> None:
+    """The clips of a video, as a worker makes them: the same for a key and turn."""
+    dataset.load(number, stream(dataset.seed, "bench", key, turn))
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -198,64 +249,132 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def gained(dataset: Dataset, progress: Callable[[str], object]) -> float | None:
+def quickest(act: Callable[[], object], times: int) -> float:
+    """How long it takes when nothing else comes between."""
+    return min(seconds(act) for _ in range(times))
+
+
+def gained(dataset: Dataset, good: Sequence[int], progress: Callable[[str], object]) -> float | None:
     """How many times as fast some of the videos are read once they are prepared; None if they are, or all are long."""
     short = []
-    for number, item in enumerate(dataset.items):
-        if any((folder / PREPARED).exists() for folder in item.path.parents):
+    for number in good:
+        path = dataset.items[number].path
+        if is_picture(path) or any((folder / PREPARED).exists() for folder in path.parents):
             return None
-        try:
-            if item.path.is_file() and probe(item.path).seconds[-1] <= LONGEST:
-                short.append(number)
-        except (VideoError, OSError):
-            continue
+        if path.is_file() and probe(path).seconds[-1] <= LONGEST:
+            short.append(number)
     short = short[:TRIED]
     if not short:
+        progress(f"none is a file of at most {LONGEST:g} s, so none is prepared on trial")
         return None
     progress(f"preparing {len(short)} of them, to see what it brings")
     with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "some.csv"
+        listed, out = Path(folder) / "some.csv", Path(folder) / "prepared"
         write_list(listed, [dataset.items[number] for number in short])
-        prepare(listed, Path(folder) / "prepared", Encoding(), workers=0)
-        made = Dataset(find(str(Path(folder) / "prepared")), dataset.data, dataset.seed)
-        if len(made) < len(short):
+        if prepare(listed, out, Encoding(), workers=0).quarantined:
             return None
-        best = [math.inf, math.inf]
-        for turn in range(REPEATS + 1):  # the first makes the index
-            for side, (one, numbers) in enumerate(((dataset, short), (made, range(len(short))))):
-                spent = sum(seconds(partial(loaded, one, number, turn)) for number in numbers)
-                best[side] = min(best[side], spent if turn else math.inf)
-    return best[0] / best[1]
+        other = Dataset(find(str(out)), dataset.data, dataset.seed)
+        sides = [0.0, 0.0]
+        for key, number in enumerate(short):  # the list keeps its order
+            for turn in range(REPEATS):
+                for side, (one, place) in enumerate(((dataset, number), (other, key))):
+                    loaded(one, place, key, turn)  # its index is made
+                    sides[side] += quickest(partial(loaded, one, place, key, turn), 2)
+    return sides[0] / sides[1]
 
 
 # ---------------------------------------------------------------------------- steps
 
 
-def stepped(
-    run: Run, dataset: Dataset, device: torch.device, precision: torch.dtype, progress: Callable[[str], object]
-) -> Iterator[Step]:
-    """Steps with the clips of one video, of two, of four, until one is as large as the run's, slow, or too large."""
+def made(run: Run, device: torch.device) -> Method:
+    """The module, as training makes it.
+
+    Raises:
+        ValueError: not enough memory for it.
+    """
+    needs, free = plan(with_videos(run, fewest(run))).memory, free_memory()
+    if device.type == "cpu" and free is not None and needs.total > free:
+        raise ValueError(
+            f"the smallest step needs about {gib(needs.total)}, and {gib(free)} are free here; take a smaller "
+            "encoder, or see tubelet plan"
+        )
     torch.manual_seed(run.training.seed)
     method: Method = run.method.build(run.encoder, run.grid(), run.data.channels)
     teach(run, method)
-    method.to(device).train()
+    return method.to(device).train()
+
+
+def fewest(run: Run) -> int:
+    """Videos that make a step: where clips of a video are compared it takes another one to tell them from."""
+    return 2 if hasattr(run.method, "views") else 1
+
+
+def with_videos(run: Run, videos: int) -> Run:
+    """The run with batches of so many."""
+    return replace(run, training=replace(run.training, batch=videos, accumulate=1))
+
+
+def stepped(
+    run: Run,
+    method: Method,
+    clips: Batch,
+    device: torch.device,
+    precision: torch.dtype,
+    progress: Callable[[str], object],
+    full: list[int],
+) -> Iterator[Step]:
+    """Steps with the clips of one video, of two, of four, until one is as large as the run's, slow, or does not fit:
+    how many did not is put into `full`.
+
+    Raises:
+        TrainingError: not even the first fits.
+    """
     optimiser = adamw(method, run.optim)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0  # so that nothing can go astray
     if run.training.compile:
         compiled(method)
-    most, videos = max(run.training.batch // run.training.accumulate, 1), max(method.views // run.data.per_video, 1)
+    parts = run.training.accumulate
+    videos = fewest(run)
+    most = max(run.training.batch // parts, videos)
     while True:
-        one = replace(run, training=replace(run.training, batch=videos, accumulate=1))
-        batch = Batches(dataset, videos)[0]
-        assert isinstance(batch, Batch)  # without workers, errors are raised
-        clips = len(batch.video)
-        progress(f"steps with {count(clips, 'clip')}")
-        with advised(one, device):
-            spent = [timed(method, optimiser, batch, one, device, precision) for _ in range(REPEATS + 1)]
-        yield Step(clips, min(spent[1:]))
-        free, needs = free_memory(), plan(replace(one, training=replace(one.training, batch=2 * videos))).memory
-        if videos >= most or min(spent[1:]) > SLOW or (device.type == "cpu" and free and needs.total > free / 2):
+        one = with_videos(run, videos)
+        batch = repeated(clips, videos)
+        size = len(batch.video)
+        needs, free = plan(one).memory.total, free_memory()
+        progress(f"steps with {count(size, 'clip')}")
+        try:
+            if device.type == "cpu" and free is not None and needs > free:
+                raise MemoryError(f"about {gib(needs)} are needed, {gib(free)} free")
+            spent = [timed(method, optimiser, batch, one, device, precision, parts) for _ in range(REPEATS + 1)]
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if videos == fewest(run):
+                raise TrainingError(
+                    f"out of memory on {device} with {count(size, 'clip')}, the fewest that make a step: try "
+                    f"--encoder.checkpoint, smaller clips (--data.size) or a smaller encoder. ({error})"
+                ) from error
+            full.append(size)
+            return
+        yield Step(size, min(spent[1:]))
+        if videos >= most or min(spent[1:]) > SLOW:
             return
         videos = min(2 * videos, most)
+
+
+def repeated(clips: Batch, videos: int) -> Batch:
+    """A batch of so many videos, the clips of some again and again."""
+    per, have = clips.crops, len(clips.video) // clips.crops
+    which = (torch.arange(videos) % have).repeat_interleave(per) * per + torch.arange(per).repeat(videos)
+
+    def again(tensor: Tensor) -> Tensor:
+        return tensor[which]
+
+    # Channels stay last in memory, as they come.
+    video = again(clips.video.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+    motion = None if clips.motion is None else clips.motion.each(again)
+    return replace(clips, video=video, ids=torch.arange(videos).repeat_interleave(per), motion=motion, labels=None)
 
 
 def timed(
@@ -265,19 +384,19 @@ def timed(
     run: Run,
     device: torch.device,
     precision: torch.dtype,
+    parts: int,
 ) -> float:
-    """Seconds of a step; its learning rate is 0, so that nothing can go astray."""
-    for group in optimiser.param_groups:
-        group["lr"] = 0.0
+    """Seconds of one of `parts` parts of a step, with its share of what is done once a step."""
 
-    def step() -> None:
-        one_step(method, optimiser, batch, 0, run, device, precision)  # its loss is a float: whatever the device, done
+    def once() -> None:
         optimiser.step()
         optimiser.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        method.after_step(0, 1000)
+        if device.type in ("cuda", "mps"):
+            getattr(torch, device.type).synchronize()
 
-    return seconds(step)
+    gradients = seconds(lambda: one_step(method, optimiser, batch, 0, run, device, precision))  # its loss is a float:
+    return gradients + seconds(once) / parts  # whatever the device, it is done
 
 
 def matmul(device: torch.device, precision: torch.dtype) -> float:
@@ -289,7 +408,7 @@ def matmul(device: torch.device, precision: torch.dtype) -> float:
         float((a @ b)[0, 0])
 
     product()
-    return 2 * side**3 / min(seconds(product) for _ in range(2 * REPEATS))
+    return 2 * side**3 / quickest(product, 2 * REPEATS)
 
 
 # ---------------------------------------------------------------------------- words
@@ -297,32 +416,44 @@ def matmul(device: torch.device, precision: torch.dtype) -> float:
 
 def advice(found: Bench) -> list[str]:
     """What would help, the most first."""
-    wanted, each = found.best.speed, found.reading.speed
-    needed, lines = math.ceil(wanted / each), []
-    gain = found.prepared if found.prepared is not None and found.prepared > 1.1 else None
-    if needed <= found.workers:
-        some = f": {needed} of {count(found.workers, 'worker')} would do" if found.workers > 1 else ""
-        lines.append(f"reading keeps up{some}")
+    wanted, each, quoted = found.best.speed, found.reading.speed, shlex.quote(found.source)
+    lines = []
+    if found.workers == 0:
+        share = wanted / (wanted + each)  # reading and step take turns
+        lines.append(f"without workers, reading takes {share:.0%} of the time (--training.workers N reads meanwhile)")
+        slow = share > 0.1
     else:
-        share = found.workers * each / wanted
-        lines.append(
-            f"the step waits for videos: of {wanted:,.1f} clips a second {count(found.workers, 'worker')} can read "
-            f"{found.workers * each:,.1f}, so training goes at {share:.0%} of its speed; {needed} workers would keep "
-            f"up, and there are {count(found.cores, 'core')}"
-        )
-        if gain is not None:
-            enough = math.ceil(wanted / (each * gain))
+        able = found.workers * each
+        slow = able < wanted
+        if not slow:
+            some = f": {found.needed} of {count(found.workers, 'worker')} would do" if found.workers > 1 else ""
+            lines.append(f"reading keeps up with the step{some}")
+        else:
             lines.append(
-                f"tubelet prepare {found.source} OUT: read {gain:.1f} times as fast then (tried on a few of these); "
-                f"{count(enough, 'worker')} would keep up"
+                f"the step waits for videos: it takes {wanted:,.1f} clips a second, "
+                f"{count(found.workers, 'worker')} can read {able:,.1f}; so training goes at {able / wanted:.0%} of "
+                f"its speed; {enough(found, found.needed)}"
             )
-        if found.device != "cpu" and found.workers < min(needed, found.cores):  # or the step has them
-            lines.append(f"--training.workers {min(needed, found.cores)}: cores are free")
-        lines.append("--data.repeats 2: two crops of every clip that is decoded, as VideoMAE V2 and MAE-ST do")
-    if found.best is not found.steps[-1]:
+    if slow:
+        if found.prepared is not None and found.prepared > 1.1:
+            needed = math.ceil(wanted / (each * found.prepared))
+            lines.append(
+                f"tubelet prepare {quoted} OUT: read {found.prepared:.1f} times as fast then, as tried on a few; "
+                f"{enough(found, needed)}"
+            )
+        if 0 < found.workers < found.needed < found.cores:
+            lines.append(f"--training.workers {found.needed}, if memory allows")
+        if found.repeats:
+            lines.append(
+                "--data.repeats 2: two crops of every clip that is decoded, as VideoMAE V2 and MAE-ST have them; an "
+                "epoch, and a batch, then holds twice as many clips"
+            )
+    if found.full is not None:
+        lines.append(f"{found.full} clips at once do not fit on {found.device}: more by --training.accumulate")
+    elif found.best is not found.steps[-1]:
         lines.append(
-            f"{found.best.clips} at once are as fast as {found.steps[-1].clips}: where memory is short, have as few by "
-            "--training.accumulate"
+            f"{found.best.clips} clips at once are as fast as {found.steps[-1].clips}: where memory is short, have as "
+            "few by --training.accumulate"
         )
     elif len(found.steps) > 1 and found.steps[-1].clips == found.part:
         lines.append(
@@ -330,9 +461,16 @@ def advice(found: Bench) -> list[str]:
         )
     if found.reading.unreadable:
         lines.append(
-            f"{count(len(found.reading.unreadable), 'video')} cannot be read: tubelet check {found.source} says which"
+            f"{count(len(found.reading.unreadable), 'video')} cannot be read: tubelet check {quoted} says which"
         )
     return lines
+
+
+def enough(found: Bench, needed: int) -> str:
+    """Whether so many workers can be had."""
+    if needed < found.cores:
+        return f"{count(needed, 'worker')} would keep up"
+    return f"that many workers as would keep up ({needed}) the {count(found.cores, 'core')} here cannot run beside it"
 
 
 def count(number: int, thing: str) -> str:
@@ -349,20 +487,20 @@ def render(found: Bench) -> RenderableType:
         (
             "reading",
             f"{read.speed:,.1f} clips/s by one worker: {1000 * read.seconds:,.1f} ms for {each}, {where}; "
-            f"{1000 * read.first:,.1f} ms when a file is new ({count(read.videos, 'video')})",
+            f"{1000 * read.first:,.1f} ms the first time ({count(read.videos, 'video')})",
         ),
         (
-            "step",
-            f"{best.speed:,.1f} clips/s on {found.device} in {found.precision}; "
-            f"{found.utilisation:.0%} of what large products reach ({found.peak / 1e9:,.0f} GFLOP/s)",
+            "training step",
+            f"{best.speed:,.1f} clips/s on {found.device} in {found.precision}; its products run at "
+            f"{found.utilisation:.0%} of the speed of large ones ({found.peak / 1e9:,.0f} GFLOP/s)",
         ),
-        ("clips at once", "; ".join(f"{step.clips}: {step.speed:,.1f} clips/s" for step in found.steps)),
+        ("by clips at once", "; ".join(f"{step.clips}: {step.speed:,.1f} clips/s" for step in found.steps)),
     ]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, text in rows:
         table.add_row(name, text)
-    for line in advice(found):
-        table.add_row("→", escape(line))
+    for number, line in enumerate(advice(found)):
+        table.add_row("" if number else "advice", escape(line))
     return table

@@ -213,27 +213,30 @@ def counted(module: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, int, i
 # ---------------------------------------------------------------------------- memory
 
 
-def target_bytes(run: Run, grid: Grid, drawn: list[TokenMask]) -> int:
-    """Bytes at once while the target of one clip is made, before anything is kept of the clip.
+def target_bytes(run: Run, grid: Grid, drawn: list[TokenMask]) -> tuple[int, int]:
+    """Bytes at once while the target of one clip is made, before anything is kept of the clip; and those of its
+    weights, which are kept.
 
     HOG has a bin for each orientation of every pixel, which is more than small models keep of a clip.
     """
     target = getattr(run.method, "target", None)
     if target is None:
-        return 0
+        return 0, 0
     batch = unlabelled(grid, run.data.channels, 1)
     with Live([batch.video]) as live:
-        target.wanted(batch, patchify(batch.video, grid.patch), drawn[0].to(batch.video.device))
-    return live.peak
+        wanted = target.wanted(batch, patchify(batch.video, grid.patch), drawn[0].to(batch.video.device))
+    return live.peak, 0 if wanted.weights is None or wanted.weights.ndim < 3 else wanted.weights.nbytes
 
 
-def remembered(run: Run, method: Method, passed: Passage, before: int) -> Memory:
-    """What training keeps on the device; `before` anything is kept of a clip, it takes so many bytes."""
+def remembered(run: Run, method: Method, passed: Passage, target: tuple[int, int]) -> Memory:
+    """What training keeps on the device; `target` are the bytes of a clip's, as `target_bytes` has them."""
+    before, weights_of_values = target
     weights = 4 * size(method) + sum(buffer.nbytes for buffer in method.buffers())
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
-    activations = max(kept(method, passed.calls, passed.predicted, clips, precision, device), before * clips)
+    activations = kept(method, passed.calls, passed.predicted, clips, precision, device) + weights_of_values * clips
+    activations = max(activations, before * clips)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
 
 
