@@ -11,8 +11,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tubelet import bench as module
-from tubelet.bench import Bench, Reading, Step, advice, bench, flops, repeated
+from tubelet.bench import reading, steps
+from tubelet.bench.reading import Reading
+from tubelet.bench.result import Bench, advice, bench
+from tubelet.bench.steps import Step, flops, repeated
 from tubelet.cli import run as tubelet
 from tubelet.config import preset
 from tubelet.data.datasets import Dataset
@@ -55,7 +57,8 @@ def films(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """One repeat of everything."""
-    monkeypatch.setattr(module, "REPEATS", 1)
+    monkeypatch.setattr(steps, "REPEATS", 1)
+    monkeypatch.setattr(reading, "TURNS", 1)
 
 
 def tiny(name="videomae-few-cpu", batch=4, **changes):
@@ -146,14 +149,14 @@ def test_unreadable_videos_are_said_and_none_at_all_is_an_error(films, tmp_path)
 
 
 def test_what_does_not_fit_ends_it(films, monkeypatch):
-    step = module.one_step
+    step = steps.one_step
 
     def small_device(method, optimiser, batch, *rest):
         if len(batch.video) > limit:
             raise torch.OutOfMemoryError("out of memory")
         return step(method, optimiser, batch, *rest)
 
-    monkeypatch.setattr(module, "one_step", small_device)
+    monkeypatch.setattr(steps, "one_step", small_device)
     limit = 2
     found = bench(tiny(), str(films / "made"), trial=False)
     assert [step.clips for step in found.steps] == [1, 2]
@@ -162,7 +165,7 @@ def test_what_does_not_fit_ends_it(films, monkeypatch):
     limit = 0
     with pytest.raises(TrainingError, match=r"out of memory on cpu with 1 clip, the fewest.*--encoder\.checkpoint"):
         bench(tiny(), str(films / "made"), trial=False)
-    monkeypatch.setattr(module, "free_memory", lambda: 2**20)
+    monkeypatch.setattr(steps, "free_memory", lambda: 2**20)
     with pytest.raises(ValueError, match=r"needs about .*, and 1\.0 MiB are free here"):
         bench(tiny(), str(films / "made"), trial=False)
 

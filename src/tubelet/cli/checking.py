@@ -101,7 +101,7 @@ def bench_verb(args: list[str]) -> int:
         """As JSON on stdout."""
 
     a = with_preset(BenchArguments, args, "bench")
-    from tubelet.bench import bench, render
+    from tubelet.bench.result import bench, render
     from tubelet.cli.training import on
     from tubelet.train.log import say
 
