@@ -114,7 +114,7 @@ class Motion:
 class Clip:
     """Frames drawn from one video, in time order."""
 
-    frames: UInt8[Tensor, "t h w c"]
+    frames: UInt8[Tensor, "*k t h w c"]  # k: only where several windows of the frames were asked for
     seconds: Float[Tensor, " t"]  # presentation times
     damaged: int = 0  # packets that the decoder had to skip, or frames that it had to make up
     motion: Motion | None = None  # between these frames, in pixels of theirs; only where it was asked for

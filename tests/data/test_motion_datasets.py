@@ -16,10 +16,11 @@ from tubelet.data import cache, datasets, flow
 from tubelet.data import video as reading
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import PIECE, Frames
-from tubelet.data.datasets import Data, Dataset, clip_of
+from tubelet.data.datasets import Data, Dataset
 from tubelet.data.flow import Flow
 from tubelet.data.items import Note
 from tubelet.data.loader import Failures, batches
+from tubelet.data.parts import clip_of
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, MultiScaleCrop, Place
@@ -102,7 +103,7 @@ def test_motion_is_that_of_the_clip(exact, motion, kept):
 
 def test_nothing_else_changes(exact, monkeypatch):
     """The same draws with motion and without; and without, nobody asks for any."""
-    data = replace(SMALL, crop=MultiScaleCrop(), flip=0.5, repeats=2)
+    data = replace(SMALL, crop=MultiScaleCrop((0.5,)), flip=0.5, repeats=2)  # 32 of 64 lines: nothing is scaled
     asked = []
 
     def spy(*args, vectors=False, **options):
@@ -175,7 +176,7 @@ def test_a_middle_clip_with_its_vectors(exact):
 def test_cache_gives_the_motion_of_the_file(exact, sampler, monkeypatch):
     """Digit by digit: quarters of a pixel fit into half floats."""
     monkeypatch.setattr(cache, "PIECE", 7)
-    data = replace(SMALL, clip=sampler, size=(64, 96), crop=MultiScaleCrop(), flip=0.5)
+    data = replace(SMALL, clip=sampler, size=(32, 48), crop=MultiScaleCrop((0.5,)), flip=0.5)
     cached = Dataset(find(exact), replace(data, cache=64), 3)
     cached.fill_cache()
     expected = contents(batches(Dataset(find(exact), data, 3), 3, 0, 4))

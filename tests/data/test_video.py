@@ -124,8 +124,8 @@ def test_colours_sizes_and_grey(film):
     assert frames_at(path, [5]).frames.shape == (1, 120, 160, 3)
     small = frames_at(path, [0, 5], size=60)
     assert small.frames.shape == (2, 60, 80, 3)
-    expected = films.pictures(path, 60, 80, scale="scale=80:60:flags=bilinear")[[0, 5]]
-    assert np.abs(small.frames.numpy().astype(int) - expected).mean() < 5  # the texture is all edges: chroma differs
+    expected = films.pictures(path, 60, 80, scale="scale=80:60:flags=bilinear,format=yuv420p")[[0, 5]]
+    assert np.abs(small.frames.numpy().astype(int) - expected).mean() < 0.5
     grey = frames_at(path, [0, 5], size=60, gray=True).frames
     expected = films.pictures(path, 60, 80, "gray", scale="scale=80:60:flags=bilinear")[[0, 5]]
     assert np.abs(grey.numpy().astype(int) - expected).max() <= 1

@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 
 from tubelet.cli import run as command
 from tubelet.config import Run, preset, to_json
+from tubelet.data.paint import Brush
 from tubelet.data.sources import Item
 from tubelet.data.video import VideoError, frames_at, probe, write
 from tubelet.evaluate import embed as module
@@ -477,11 +478,8 @@ def test_nothing_readable_is_a_failure(folder, items, tmp_path, capsys):
 
 def test_videos_are_decoded_again_for_nobody(encoder, run, items, tmp_path, monkeypatch):
     """Each frame of overlapping windows is painted once."""
-    from tubelet.data import stream
-
-    painted = []
-    paint = stream.paint
-    monkeypatch.setattr(stream, "paint", lambda *args: (painted.append(1), paint(*args)))
+    painted, paint = [], Brush.paint
+    monkeypatch.setattr(Brush, "paint", lambda *args: (painted.append(1), paint(*args)))
     list(clips_of(items[3], run.data, Embedding(window="8f", stride="1f")))
     assert len(painted) == FRAMES[3]
 

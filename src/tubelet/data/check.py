@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from tubelet.data.datasets import part_of
 from tubelet.data.flow import Flow, usable
 from tubelet.data.images import is_picture
 from tubelet.data.motion import STANDS_IN
+from tubelet.data.parts import part_of
 from tubelet.data.processes import in_processes
 from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item

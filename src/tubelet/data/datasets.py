@@ -7,7 +7,7 @@ the same on any number of workers, after a resume, and when asked for alone.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,13 +23,14 @@ from tubelet.data.items import Item, Note
 from tubelet.data.joint import Images
 from tubelet.data.joint import checked as images_checked
 from tubelet.data.labels import Labels
-from tubelet.data.motion import motion_of, with_flow
-from tubelet.data.sampling import HAIR, Dense, Segments, Spread, clips_of
+from tubelet.data.motion import motion_of, tells_enough, with_flow
+from tubelet.data.parts import chosen, part_of
+from tubelet.data.sampling import Dense, Segments, Spread, clips_of
 from tubelet.data.sources import find
-from tubelet.data.transforms import Crop, MultiScaleCrop, carried, flipped
-from tubelet.data.vectors import Vectors
-from tubelet.data.video import VideoError, frames_at, probe
-from tubelet.types import Clip, Motion, Sampler
+from tubelet.data.transforms import Crop, MultiScaleCrop, Place, Region, Window, carried, evened, flipped
+from tubelet.data.vectors import Vectors, has_vectors
+from tubelet.data.video import Video, VideoError, frames_at, probe
+from tubelet.types import Clip, Motion
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
@@ -214,26 +215,52 @@ class Dataset:
             VideoError: it cannot be read.
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
-        data, motions, notes = self.data, [], []
-        crops = torch.empty(data.per_video, data.clip.frames, *data.size, data.channels, dtype=torch.uint8)
-        for number, crop in enumerate(crops):
-            if number % data.repeats == 0:
-                clip, motion, more = self.clip(item, rng)
-                notes += more
-            frames = data.augment(clip.frames, rng) if data.augment else clip.frames
-            view, region = data.crop.cut(frames, data.size, rng)
-            flip = bool(rng.random() < data.flip)
-            crop.copy_(flipped(view) if flip else view)
-            if motion is not None and data.motion is not None:
-                height, width = frames.shape[1:3]
-                moved = carried(motion, (height, width), region, data.size, data.motion.block, flip)
-                motions.append(moved.each(lambda tensor: tensor[None]))
+        data, views, motions, notes = self.data, [], [], []
+        for _ in range(data.clips):
+            cuts: list[tuple[Window, bool]] = []  # where a crop is, and whether it is mirrored
+            clip, motion, more = self.clip(item, rng, partial(self.windows, rng=rng, cuts=cuts))
+            notes += more
+            frame = (clip.frames.shape[1], clip.frames.shape[2])
+            if cuts and motion is not None:
+                video = probe(self.items[item].path)
+                frame = video.height, video.width
+            for number in range(data.repeats):
+                region: Region
+                if cuts:
+                    view, (region, flip) = clip.frames[number], cuts[number]
+                else:
+                    frames = data.augment(clip.frames, rng) if data.augment else clip.frames
+                    view, region = data.crop.cut(frames, data.size, rng)
+                    flip = bool(rng.random() < data.flip)
+                views.append(flipped(view) if flip else view)
+                if motion is not None and data.motion is not None:
+                    moved = carried(motion, frame, region, data.size, data.motion.block, flip)
+                    motions.append(moved.each(lambda tensor: tensor[None]))
         # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
-        video = crops.permute(0, 4, 1, 2, 3)
-        return video, Motion.batch(motions) if motions else None, list(dict.fromkeys(notes))
+        crops = (torch.stack(views) if len(views) > 1 else views[0][None]).permute(0, 4, 1, 2, 3)
+        return crops, Motion.batch(motions) if motions else None, list(dict.fromkeys(notes))
 
-    def clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, Motion | None, list[Note]]:
-        """A clip of an item in whole frames, its motion if asked for, and what there is to say about the file.
+    def windows(self, video: Video, rng: np.random.Generator, cuts: list[tuple[Window, bool]]) -> list[Window] | None:
+        """The crops of a clip if they can be drawn straight from the decoder's frames; with a mirror or not in `cuts`.
+
+        None if whole frames are needed, or will be for most clips.
+        """
+        data = self.data
+        if data.augment is not None or isinstance(data.crop, Place) or isinstance(data.motion, Flow):
+            return None
+        if data.motion is not None and not has_vectors(video):
+            return None
+        for _ in range(data.repeats):
+            window = evened(data.crop.window(video.height, video.width, data.size, rng))
+            cuts.append((window, bool(rng.random() < data.flip)))
+        return [window for window, _ in cuts]
+
+    def clip(
+        self, item: int, rng: np.random.Generator, windows: Callable[[Video], list[Window] | None] | None = None
+    ) -> tuple[Clip, Motion | None, list[Note]]:
+        """A clip of an item, its motion if asked for, and what there is to say about the file.
+
+        In whole frames; or in those `windows` of them that are wanted, at `data.size`, unless they are in memory.
 
         Raises:
             VideoError: it cannot be read.
@@ -242,19 +269,22 @@ class Dataset:
         one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
         notes: list[Note] = []
         if kept is None:
-            vectors = isinstance(data.motion, Vectors)
-            clip = frames_at(
-                path,
-                lambda video: self.indices(one, video.seconds, rng, notes),
-                gray=data.channels == 1,
-                vectors=vectors,
-            )
+            gray, vectors, size = data.channels == 1, isinstance(data.motion, Vectors), data.size if windows else None
+            asked: list[Int[np.ndarray, " t"]] = []
+
+            def choose(video: Video) -> Int[np.ndarray, " t"]:
+                asked.append(self.indices(one, video.seconds, rng, notes))
+                return asked[0]
+
+            clip = frames_at(path, choose, size=size, gray=gray, vectors=vectors, windows=windows)
         else:
             clip = kept.at(item, self.indices(one, kept.times(item), rng, notes))
-        motion = None
+        motion, moving = None, clip
         if data.motion is not None:
             codec, few = (probe(path).codec, "") if kept is None else (kept.codec(item), kept.lacks(item))
-            motion, more = motion_of(clip, data.motion, data.size, path, codec, few)
+            if clip.frames.ndim == 5 and not tells_enough(clip):  # what stands in for vectors looks at whole frames
+                moving = replace(clip, frames=frames_at(path, asked[0], gray=gray).frames)
+            motion, more = motion_of(moving, data.motion, data.size, path, codec, few)
             notes += more
         if clip.damaged:
             notes.append(Note(f"{path} is damaged: {clip.damaged} packets or frames of the clip", "damaged", str(path)))
@@ -272,63 +302,6 @@ class Dataset:
             text = f"{item.path} is too short for {self.data.clip}: it has {len(part)}; some are repeated"
             notes.append(Note(text, "short", str(item.path)))
         return chosen(item, seconds, self.data.clip, rng)
-
-
-# ---------------------------------------------------------------------------- part of a video
-
-
-def clip_of(
-    item: Item,
-    sampler: Sampler,
-    rng: np.random.Generator | None = None,
-    *,
-    gray: bool = False,
-    vectors: bool = False,
-) -> Clip:
-    """A clip of an item, from its part of the video only; without `rng` the middle one. Options as of `frames_at`.
-
-    Raises:
-        VideoError: the video cannot be read, or ends before the item's part of it begins.
-        ValueError: it is too short, and the sampler says that this is an error.
-    """
-    return frames_at(item.path, lambda video: chosen(item, video.seconds, sampler, rng), gray=gray, vectors=vectors)
-
-
-def chosen(
-    item: Item,
-    seconds: Float[np.ndarray, " total"],
-    sampler: Callable[..., Int[np.ndarray, " t"]],
-    rng: np.random.Generator | None = None,
-) -> Int[np.ndarray, " t"]:
-    """Indices of the frames that a sampler takes from an item's part of its video, whose frames are shown at `seconds`.
-
-    >>> from pathlib import Path
-    >>> chosen(Item(Path("a.mp4"), start=2.0, end=4.0), np.arange(50) / 10, Segments(4)).tolist()
-    [22, 27, 32, 37]
-    """
-    part = part_of(item, seconds)
-    try:
-        return part.start + sampler(seconds[part] - seconds[part.start], rng)
-    except ValueError as error:  # short="error"
-        raise ValueError(f"{item.path}: {error}") from error
-
-
-def part_of(item: Item, seconds: Float[np.ndarray, " total"]) -> slice:
-    """Which frames of its video an item means: those shown from its start until before its end, or all.
-
-    Raises:
-        VideoError: none; the part is empty, or the video ends before it begins.
-    """
-    first = 0 if item.start is None else int(np.searchsorted(seconds, item.start - HAIR))
-    stop = len(seconds) if item.end is None else int(np.searchsorted(seconds, item.end - HAIR))
-    if first < stop:
-        return slice(first, stop)
-    asked = f"{item.start or 0:g} s to {'the end' if item.end is None else f'{item.end:g} s'}"
-    shown = f"{len(seconds)} frames shown at 0 to {seconds[-1]:.6g} s" if len(seconds) else "no frames"
-    raise VideoError(
-        f"{item.path} has nothing from {asked}: it has {shown}. Mend the list: start and end are in seconds, and the "
-        "end comes after the start"
-    )
 
 
 # ---------------------------------------------------------------------------- the order

@@ -36,13 +36,13 @@ def motion_of(
         return clip.motion or replace(how, block=fine)(clip.frames), []
     if (motion := clip.motion) is None:
         raise ValueError("this clip was read without its vectors; use frames_at(..., vectors=True)")
-    if not few and motion.had[1:].float().mean() >= ENOUGH:
+    if not few and known(motion) >= ENOUGH:
         text = (
             "motion vectors of some videos may span more frames than one: their encoder could choose among several. "
             "`tubelet prepare` makes exact ones"
         )
         return motion, [] if motion.exact else [Note(text, "inexact", str(path))]
-    if len(clip.seconds.unique()) == 1:  # one frame, or one repeated
+    if stands_still(clip):
         return motion, []
     said, fallback = few or ("few" if motion.had.any() else "no"), usable(how.fallback)
     if not few and fallback != "none":
@@ -57,6 +57,21 @@ def motion_of(
     does = f"{STANDS_IN[fallback]}{why}; `tubelet prepare` makes some"
     text = f"{path} ({codec}) has {said} motion vectors for a clip: {does}"
     return motion, [Note(text, f"vectors, {fallback}", str(path), codec)]
+
+
+def tells_enough(clip: Clip) -> bool:
+    """Whether the vectors of a clip will do, and nothing has to stand in for them."""
+    return clip.motion is not None and (known(clip.motion) >= ENOUGH or stands_still(clip))
+
+
+def known(motion: Motion) -> float:
+    """The share of the blocks whose way is known."""
+    return float(motion.had[1:].float().mean())
+
+
+def stands_still(clip: Clip) -> bool:
+    """Whether a clip is one frame, or one repeated."""
+    return len(clip.seconds.unique()) == 1
 
 
 def with_flow(items: Sequence[Item], how: Vectors | Flow | None) -> None:

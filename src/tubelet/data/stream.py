@@ -10,12 +10,11 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Int, UInt8
 
 from tubelet.data.images import is_picture
 from tubelet.data.index import Damage, Video, VideoError, checked, orientation, runs_of, warn_damaged
-from tubelet.data.paint import paint
+from tubelet.data.paint import Brush
 from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened
 
 Picture = UInt8[np.ndarray, "h w c"]
@@ -69,7 +68,7 @@ def in_order(
 def painter(size: int | None, gray: bool, of: Path | str = "what comes in") -> Callable[[Any], Picture]:
     """A function that draws decoded frames: as shown, in colours or grey, all as large as the first, whose short side
     becomes `size` pixels."""
-    scaler = VideoReformatter()
+    brush = Brush(of)
     shape: list[int] = []
 
     def painted(frame: Any) -> Picture:
@@ -79,7 +78,7 @@ def painter(size: int | None, gray: bool, of: Path | str = "what comes in") -> C
             scale = 1.0 if size is None else size / min(height, width)
             shape.extend((round(height * scale), round(width * scale), 1 if gray else 3))
         out = np.empty(shape, dtype=np.uint8)
-        paint(scaler, frame, out, of)
+        brush.paint(frame, out)
         return out
 
     return painted

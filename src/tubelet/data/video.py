@@ -20,7 +20,6 @@ from av import logging
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -45,7 +44,8 @@ from tubelet.data.index import (
     stamps_of,
     video_of,
 )
-from tubelet.data.paint import paint
+from tubelet.data.paint import drawn
+from tubelet.data.transforms import Window, resized
 from tubelet.data.vectors import BLOCK, FAR, Steps
 from tubelet.data.writing import write
 from tubelet.types import Clip, Motion
@@ -134,42 +134,59 @@ def frames_at(
     gray: bool = False,
     vectors: bool = False,
     block: int = BLOCK,
+    windows: Callable[[Video], Sequence[Window] | None] | None = None,
 ) -> Clip:
     """The frames at `indices`, in that order, as shown: rotated, RGB (or one channel of grey), [0, 255].
 
     `indices` may be a function of the index: so choosing and decoding open the file once. `size` is the short side or
-    (height, width), in pixels; scaling (swscale's bilinear filter, widened to the shrinking) and colour are one pass.
+    (height, width), in pixels, by swscale's bilinear filter, widened to the shrinking (as antialiasing does).
     Damaged packets are skipped and counted; a frame lost to them is replaced by the nearest earlier one, else later.
 
     With `vectors` the clip has the motion between its frames, from the codec's vectors, on blocks of `block` pixels;
     nothing is known for codecs without. All frames between that others refer to are decoded, also over key frames.
 
+    `windows` says, by the index, which parts of the frames are wanted, each at `size`: `frames` is then "k t h w c",
+    and motion is still that of whole frames. None: whole frames after all, unscaled. Even edges are quickest.
+
     Raises:
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
-        ValueError: no such block.
+        ValueError: no such block, or windows without (height, width).
     """
     if block < 1:
         raise ValueError(f"motion on blocks of {block} pixels cannot be told; expected 1 or more, such as {BLOCK}")
+    if windows is not None and not isinstance(size, tuple):
+        raise ValueError(f"windows of frames need one size as (height, width), such as (224, 224), not {size}")
     path = video.path if isinstance(video, Video) else Path(video)
     if path.is_dir() or images.is_picture(path):
+        image = None
         if path.is_dir():
             video = video if isinstance(video, Video) else probe(path)
-            clip = images.frames_at(video, checked(video, indices(video) if callable(indices) else indices), size, gray)
         else:
             video, image = images.picture(path)
-            asked = checked(video, indices(video) if callable(indices) else indices)
-            clip = images.still(video, image, asked, size, gray)
-        return replace(clip, motion=Motion.unknown(clip.frames.shape[:3], block)) if vectors else clip
+        asked = checked(video, indices(video) if callable(indices) else indices)
+        parts = None if windows is None else windows(video)
+        full = size if windows is None else None
+        clip = (
+            images.frames_at(video, asked, full, gray)
+            if image is None
+            else images.still(video, image, asked, full, gray)
+        )
+        motion = Motion.unknown(clip.frames.shape[:3], block) if vectors else None
+        if parts is not None and isinstance(size, tuple):
+            clip = replace(clip, frames=torch.stack([resized(clip.frames, part, size) for part in parts]))
+        return replace(clip, motion=motion)
     with opened(path) as (container, stream):
         if vectors:  # before anything is decoded: the decoder reads its options once
             stream.codec_context.options = {"flags2": "+export_mvs"}
         known = video if isinstance(video, Video) else remembered(path)
         fresh, video = known is not None, known or _indexed(path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
+        parts = None if windows is None else windows(video)
         damage, steps = Damage(), Steps(video, stream.codec_context, asked) if vectors else None
         decoded = _decoded(video, container, stream, asked, damage, fresh, steps)
-        clip = _filled(video, asked, decoded, damage, size, gray)
-        shown = clip.frames.shape[1], clip.frames.shape[2]
+        full = size if windows is None else None
+        clip = drawn(video, asked, decoded, damage, full if parts is None else size, gray, parts)
+        shown = scaled(video, full)
         return clip if steps is None else replace(clip, motion=steps.motion(shown, block))
 
 
@@ -307,40 +324,7 @@ def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
         yield from frames
 
 
-# ---------------------------------------------------------------------------- 3. pixels
-
-
-def _filled(
-    video: Video,
-    asked: Int[np.ndarray, " t"],
-    decoded: Iterator[tuple[int, Any]],
-    damage: Damage,
-    size: int | tuple[int, int] | None,
-    gray: bool,
-) -> Clip:
-    """The clip, every frame drawn straight into its place; then repeats and replacements."""
-    out = np.empty((len(asked), *scaled(video, size), 1 if gray else 3), dtype=np.uint8)
-    place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
-    scaler, got = VideoReformatter(), set[int]()  # one scaler for all frames: setting up its filters takes as long
-    for index, frame in decoded:
-        paint(scaler, frame, out[place[index]], video.path)
-        got.add(index)
-    if not got:
-        raise VideoError(
-            f"none of the {len(place)} frames asked of {video.path} ({video.codec} in {video.container}, "
-            f"{video.frames} frames) decodes: {damage.packets[0] if damage.packets else 'the decoder gives nothing'}. "
-            "Copy the file anew, or leave it out"
-        )
-    for t, index in enumerate(asked.tolist()):
-        nearest = index if index in got else max((i for i in got if i < index), default=min(got))
-        if place[nearest] != t:
-            out[t] = out[place[nearest]]
-    seconds = torch.from_numpy(video.seconds[asked])
-    lost = max(len(damage.packets), len(damage.frames))
-    return Clip(torch.from_numpy(out), seconds, lost, decoded=damage.decoded)
-
-
-# ---------------------------------------------------------------------------- 4. files
+# ---------------------------------------------------------------------------- 3. files
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from tubelet.config import to_json
 from tubelet.data.cache import cores, free_memory
-from tubelet.data.datasets import Data, clip_of
+from tubelet.data.datasets import Data
 from tubelet.data.flow import Flow
 from tubelet.data.motion import motion_of
+from tubelet.data.parts import clip_of
 from tubelet.data.shards import state_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Place, carried, covering

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tubelet.data.datasets import Data, part_of
+from tubelet.data.datasets import Data
+from tubelet.data.parts import part_of
 from tubelet.data.sources import Item
 from tubelet.data.stream import in_order
 from tubelet.data.video import VideoError, probe

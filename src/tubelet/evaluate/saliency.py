@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from tubelet.data.boxes import Boxes
-from tubelet.data.datasets import part_of
 from tubelet.data.flow import Flow
 from tubelet.data.items import Item
 from tubelet.data.motion import motion_of
+from tubelet.data.parts import part_of
 from tubelet.data.vectors import Vectors
 from tubelet.data.video import frames_at, probe
 from tubelet.types import Motion

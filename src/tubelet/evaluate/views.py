@@ -15,9 +15,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tubelet.data.datasets import Data, part_of
+from tubelet.data.datasets import Data
 from tubelet.data.labels import Labels
 from tubelet.data.loader import unchanged
+from tubelet.data.parts import part_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Place, covering
 from tubelet.data.video import Video, VideoError, frames_at

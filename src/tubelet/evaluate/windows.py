@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data.datasets import Data, part_of
+from tubelet.data.datasets import Data
+from tubelet.data.parts import part_of
 from tubelet.data.sampling import Segments, rate
 from tubelet.data.sources import Item
 from tubelet.data.stream import in_order
