@@ -22,6 +22,9 @@ class Slice(NamedTuple):
     single: bool  # it refers to one picture a side at most: the nearest reference shown before it, or after it
 
 
+UNUSED = Slice(reference=False, single=True)  # of a picture that nobody asked for, and no other refers to
+
+
 class Sequence(NamedTuple):
     """What is kept of a sequence parameter set."""
 
@@ -95,11 +98,16 @@ class Headers:
         else:
             self.slices(data)
 
-    def slices(self, packet: bytes) -> Slice | None:
-        """What the slices of one packet say; None if there are none, or not as the standard has them."""
+    def slices(self, packet: bytes, brief: bool = False) -> Slice | None:
+        """What the slices of one packet say; None if there are none, or not as the standard has them.
+
+        If `brief`, only whether others refer to the picture is needed, which the first byte says.
+        """
         start = self.length
+        if brief and start and packet[start : start + 1] == b"\1" and _size(packet, 0, start) == len(packet) - start:
+            return UNUSED
         alike = self.alike.get(packet[start : start + READ])
-        if start and alike is not None and start + int.from_bytes(packet[:start], "big") == len(packet):
+        if start and alike is not None and _size(packet, 0, start) == len(packet) - start:
             return alike  # one unit, as most are
         found = [part for unit in self._units(packet) if (part := self._unit(unit)) is not None]
         return Slice(found[0].reference, all(part.single for part in found)) if found else None
@@ -115,7 +123,7 @@ class Headers:
             return
         at = 0
         while at + self.length < len(packet):
-            size = int.from_bytes(packet[at : at + self.length], "big")
+            size = _size(packet, at, self.length)
             yield packet[at + self.length : at + self.length + size]
             at += self.length + size
 
@@ -196,6 +204,11 @@ class Headers:
         changed = bits.take(1)  # another order than the usual one; of the second list only known if the first keeps it
         changed = changed or (between and bits.take(1))
         return Slice(reference, not changed and counts[0] == 1 and (not between or counts[1] == 1))
+
+
+def _size(packet: bytes, at: int, length: int) -> int:
+    """The length of a unit, in `length` bytes before it."""
+    return int.from_bytes(packet[at : at + length], "big")
 
 
 def _skip_scaling(bits: Bits, size: int) -> None:

@@ -111,13 +111,33 @@ def _chained(
 ) -> Motion:
     """The same from x, y and 1 of what is known, 0 of the rest: rows 3 my mx. In pixels of what is `shown`."""
     _, _, my, mx = field.shape
-    shown = shown or Shown(my, mx, block, (1.0, 1.0))
-    goal, at = indices[:-1], indices[1:].copy()
-    gap = at - goal
+    own = Shown(my, mx, block, (1.0, 1.0))
+    shown, goal, at = shown or own, indices[:-1], indices[1:]
+    centres = shown.block * (np.indices((shown.rows, shown.columns), dtype=np.float32)[::-1] + np.float32(0.5))
+    # One hop, as nearly all of a clip on a layer: there is nothing to follow, and blocks are where they were.
+    row = np.maximum(np.searchsorted(frames, at, side="right") - 1, 0)
+    near = (frames[row] == at) & (hop[row] == at - goal) & (at > goal) & (at - goal <= far) & (shown == own)
+    rows, rest = field.index_select(0, torch.from_numpy(row)), np.flatnonzero(~near)
+    moved, had = rows[:, :2], rows[:, 2] > 0
+    if len(rest) == len(near):
+        moved, had = _followed(field, hop, goal, at, frames, block, far, shown, centres)
+    elif len(rest):
+        there = torch.from_numpy(rest)
+        moved[there], had[there] = _followed(field, hop, goal[rest], at[rest], frames, block, far, shown, centres)
+    back, has = map(torch.from_numpy, _back(moved.numpy(), had.numpy(), centres, shown.block))
+    to_previous, to_next = _whole(moved, True).movedim(1, 0), _whole(back, False).movedim(1, 0)
+    return Motion(to_previous, to_next, _whole(had, True), _whole(has, False), shown.block, exact)
+
+
+def _followed(
+    field: Tensor, hop: Any, goal: Any, at: Any, frames: Any, block: int, far: float, shown: Shown, centres: Any
+) -> tuple[Tensor, Tensor]:
+    """Where the blocks of each frame `at` were in the frame `goal`, hop by hop; and of which that is known."""
+    _, _, my, mx = field.shape
+    gap, at = at - goal, at.copy()
     paths = torch.zeros(len(gap), 3, shown.rows, shown.columns)  # x, y, and frames on a path that are accounted for
     # Where to look next, from -1 to 1 as grid_sample has it; the least bit further: what is on a border goes on.
     size, scales = (np.array(pair, np.float32).reshape(2, 1, 1) for pair in ((mx * block, my * block), shown.scale))
-    centres = shown.block * (np.indices((shown.rows, shown.columns), dtype=np.float32)[::-1] + np.float32(0.5))
     place = torch.from_numpy(2 * centres / (size * scales) - np.float32(1 - 1e-5)).repeat(len(gap), 1, 1, 1)
     scale = torch.from_numpy(2 / size)
     live = np.flatnonzero((gap > 0) & (gap <= far))
@@ -150,10 +170,7 @@ def _chained(
     had = (2 * passed >= gaps) & (gaps >= 0)
     if not (passed == gaps).all():
         moved *= torch.where(had, gaps / passed.clamp(min=1), 0)[:, None]
-    moved *= torch.from_numpy(scales)
-    back, has = map(torch.from_numpy, _back(moved.numpy(), had.numpy(), centres, shown.block))
-    to_previous, to_next = _whole(moved, True).movedim(1, 0), _whole(back, False).movedim(1, 0)
-    return Motion(to_previous, to_next, _whole(had, True), _whole(has, False), shown.block, exact)
+    return moved * torch.from_numpy(scales), had
 
 
 def _whole(part: Tensor, late: bool) -> Tensor:
@@ -221,7 +238,11 @@ class Steps:
     def heard(self, packets: Iterator[Any]) -> Iterator[Any]:
         """The packets, on their way to the decoder."""
         for packet in packets:
-            self.slices[packet.pts] = None if self.headers is None else self.headers.slices(bytes(packet))
+            if self.headers is not None:
+                wanted = self.places.get(packet.pts) in self.wanted
+                self.slices[packet.pts] = self.headers.slices(bytes(packet), brief=not wanted)
+            else:
+                self.slices[packet.pts] = None
             yield packet
 
     def seen(self, frames: Iterator[Any]) -> Iterator[Any]:
