@@ -13,6 +13,7 @@ from PIL import Image
 
 from tubelet import config
 from tubelet.cli import VERBS, run
+from tubelet.data import sources
 from tubelet.data.check import check
 from tubelet.data.synthetic import make
 from tubelet.methods import PRESETS
@@ -151,11 +152,14 @@ def test_plan_prints_stages_and_json(capsys):
     assert "Tube, ratio 0.75" in capsys.readouterr().out
 
 
-def test_train_look_and_repeat(videos, preset, tmp_path, capsys):
+def test_train_look_and_repeat(videos, preset, tmp_path, capsys, monkeypatch):
+    looked, read = [], sources.read
+    monkeypatch.setattr(sources, "read", lambda source: looked.append(source) or read(source))
     assert run(["pretrain", preset, "--data", str(videos), "--out", "one", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["steps"] == 12
+    assert looked == [str(videos)]  # once: of very many files it takes seconds
     assert "parameters" in err  # the plan comes before the first step
     assert "step 12/12" in err
     folder = tmp_path / "one"

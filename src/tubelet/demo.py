@@ -55,7 +55,7 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
 
     say(f"3  pre-train: VideoMAE, {run.method.mask.ratio:.0%} of every clip hidden")
     show(render(plan(run, len(Dataset(items, run.data)))))
-    train(run, source, out, resume=resume)
+    train(run, source, out, items=items, resume=resume)
 
     say("4  imagine: what it makes of clips with 75, 90 and 95 % hidden")
     test = find(made / "test") if videos is None else []

@@ -14,7 +14,7 @@ from films import moving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.data import cache, datasets
+from tubelet.data import cache, datasets, video
 from tubelet.data.datasets import ATTEMPTS, Data, Dataset
 from tubelet.data.items import Note
 from tubelet.data.loader import Batches, Failures, batches
@@ -23,6 +23,7 @@ from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
 from tubelet.data.transforms import CentreCrop, Crop, MultiScaleCrop, RandomResizedCrop, Window
 from tubelet.data.video import VideoError, frames_at, write
+from tubelet.train.folder import fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
 
@@ -466,3 +467,20 @@ def test_filmed_videos(real):
     assert sorted(batch.ids.tolist()) == list(range(len(dataset)))
     assert [note for note in batch.notes if note.kind == "unreadable"] == []  # type: ignore[attr-defined]
     assert batch.video.float().std(dim=(1, 2, 3, 4)).min() > 3
+
+
+# ---------------------------------------------------------------------------- very many files
+
+
+def test_only_the_files_of_a_batch_are_opened(clips, monkeypatch, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(300):
+        os.link(clips / "a" / "0.mp4", tmp_path / "many" / f"{number}.mp4")
+    read, opened = [], video.opened
+    monkeypatch.setattr(video, "opened", lambda path: read.append(str(path)) or opened(path))
+    dataset = Dataset(find(tmp_path / "many"), SMALL)
+    fingerprint(dataset)
+    assert not read
+    batch = next(batches(dataset, 4, 0, 10))
+    assert sorted(read) == sorted(batch.paths)
+    assert len(set(read)) == 4

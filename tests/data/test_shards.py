@@ -160,6 +160,8 @@ def test_a_changed_shard_is_read_anew(tmp_path):
         os.utime(tmp_path / "s.tar", (turn, turn))
         assert probe(tmp_path / "s.tar" / "a.mp4").frames == 4 + turn
     assert shards.state_of(tmp_path / "s.tar" / "a.mp4") == ((tmp_path / "a.mp4").stat().st_size, 10**9)
+    assert shards.size_of(tmp_path / "s.tar" / "a.mp4") == shards.size_of(tmp_path / "a.mp4") > 0
+    assert shards.size_of(tmp_path / "s.tar" / "none.mp4") is shards.size_of(tmp_path) is None
 
 
 def test_packing_that_was_stopped(clips, sharded, tmp_path, monkeypatch):

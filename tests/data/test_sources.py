@@ -43,6 +43,19 @@ def test_folder_is_searched_and_sorted(tmp_path):
     assert find(str(tmp_path)) == find(tmp_path)
 
 
+def test_order_and_labels_are_those_of_the_parts_of_paths(tmp_path):
+    """Folders among files, and names that sort otherwise as plain text: "/" comes behind "-" and "."."""
+    names = ["a.mp4", "a/2.mp4", "a/b/1.mp4", "a/b.mp4", "a-b/1.mp4", "a b/1.mp4", "B/x.Mp4", "é/1.mp4", "a/b.c/1.mp4"]
+    tree(tmp_path, *names, "a/x.mp4.", "a/no.", "a/b/tar.gz", "a/v1.2")
+    paths = sorted((tmp_path / name for name in names), key=lambda path: path.relative_to(tmp_path).parts)
+    assert find(tmp_path) == [Item(path, None if path.parent == tmp_path else path.parent.name) for path in paths]
+    assert scan(tmp_path)[1] == {"no suffix": 2, ".gz": 1, ".2": 1}
+    frames = tmp_path / "frames"
+    tree(frames, *(f"{folder}/{n}.jpg" for folder in (".", "b", "b/c", "a.x", "a") for n in (1, 2)))
+    inside = [("", None), ("a", None), ("a.x", None), ("b", None), ("b/c", "b")]
+    assert find(frames) == [Item(frames / name, label) for name, label in inside]
+
+
 def test_links_are_followed_once(tmp_path):
     tree(tmp_path, "all/1.mp4")
     os.symlink(tmp_path / "all", tmp_path / "all" / "loop")

@@ -84,10 +84,11 @@ def pretrain(args: list[str]) -> int:
         run = replace(run, encoder=replace(run.encoder, interpolated=before.encoder.interpolated))
     elif a.start.positions == "interpolated":
         run = interpolating(run, run.training.init, run.training.init_heads)
+    items = find(a.data)  # once: of very many files it takes seconds
     if not a.quiet:
-        show(render(plan(run, len(Dataset(find(a.data), run.data, run.training.seed)))))
-    folder = train(run, a.data, out, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
-    reconstruct_run(folder, readable(find(a.data), run.data, 2))
+        show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
+    folder = train(run, a.data, out, items=items, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
+    reconstruct_run(folder, readable(items, run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)
     first, last = ends(lines)

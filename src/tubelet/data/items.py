@@ -3,8 +3,9 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from tubelet.data.images import SUFFIXES as PICTURES
@@ -38,14 +39,15 @@ class Note(str):
         return note
 
 
-def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Paths of the videos below a folder, sorted by name, and how many other files there are of each suffix.
+def scan(folder: Path) -> tuple[list[Item], Counter[str]]:
+    """The videos below a folder, sorted by name and labelled by the folder that each is in unless that is the source
+    itself, and how many other files there are of each suffix.
 
     Where there is no video file at all, folders of images with numbers in their names are the videos; a warning says so
     where the numbers are not those of frames. Hidden files and folders are left out and not counted; links are
-    followed, each real folder once.
+    followed, each real folder once. No file is looked at but for its name.
     """
-    videos: list[Path] = []
+    videos: list[tuple[Path, list[str]]] = []
     folders_of_frames: list[Path] = []
     doubtful: list[Path] = []
     others: Counter[str] = Counter()
@@ -54,23 +56,47 @@ def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
         inside = is_video(files)
         folders_of_frames += [root] * inside
         doubtful += [root] * (inside and not is_even(files))
+        named: list[str] = []
         for name in files:
-            suffix = Path(name).suffix.lower()
+            suffix = suffix_of(name)
             if suffix in SUFFIXES:
-                videos.append(root / name)
+                named.append(name)
             else:
                 others[suffix or "no suffix"] += 1
                 frames[suffix] += inside and is_frame(name)
-    if not videos:
-        videos, others = folders_of_frames, others - frames
-        if doubtful:
-            more = f" (and {len(doubtful) - 1} more)" if len(doubtful) > 1 else ""
-            warnings.warn(
-                f"the images in {doubtful[0]}{more} are read as the frames of one video, though their numbers do not "
-                f"go up in even steps; if they are single pictures, write images:{folder}",
-                stacklevel=3,
-            )
-    return sorted(videos, key=lambda path: path.relative_to(folder).parts), others
+        if named:
+            videos.append((root, named))
+    if videos:
+        return labelled(folder, videos), others
+    if doubtful:
+        more = f" (and {len(doubtful) - 1} more)" if len(doubtful) > 1 else ""
+        warnings.warn(
+            f"the images in {doubtful[0]}{more} are read as the frames of one video, though their numbers do not "
+            f"go up in even steps; if they are single pictures, write images:{folder}",
+            stacklevel=3,
+        )
+    itself = [Item(folder)] if folder in folders_of_frames else []
+    below = [(root.parent, [root.name]) for root in folders_of_frames if root != folder]
+    return itself + labelled(folder, below), others - frames
+
+
+def suffix_of(name: str) -> str:
+    """The ending of a file's name as `Path` has it, in small letters; of hundreds of thousands, a `Path` takes long."""
+    return os.path.splitext(name)[1].lower().rstrip(".")
+
+
+def labelled(folder: Path, found: Iterable[tuple[Path, list[str]]]) -> list[Item]:
+    """What is called so in folders at or below one, sorted by name, each labelled by its folder unless that is the one.
+
+    >>> [item.label for item in labelled(Path("a"), [(Path("a"), ["c.mp4"]), (Path("a/b"), ["2.mp4", "1.mp4"])])]
+    ['b', 'b', None]
+    """
+    named: list[tuple[tuple[str, ...], Path, str | None]] = []
+    for root, names in found:
+        parts, label = root.relative_to(folder).parts, None if root == folder else root.name
+        named += [((*parts, name), root, label) for name in names]
+    named.sort(key=itemgetter(0))
+    return [Item(root / parts[-1], label) for parts, root, label in named]
 
 
 def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -92,18 +118,17 @@ def pictures_in(folder: Path) -> list[Item]:
     Raises:
         ValueError: there is none.
     """
-    paths = [root / name for root, files in walked(folder) for name in files if Path(name).suffix.lower() in PICTURES]
-    if not paths:
+    items = labelled(folder, ((root, [n for n in files if suffix_of(n) in PICTURES]) for root, files in walked(folder)))
+    if not items:
         raise ValueError(f"no pictures in {folder}; expected {', '.join(sorted(PICTURES))} at any depth")
-    paths.sort(key=lambda path: path.relative_to(folder).parts)
-    return [Item(path, None if path.parent == folder else path.parent.name) for path in paths]
+    return items
 
 
 def in_folder(folder: Path) -> list[Item]:
     """Every video below a folder, labelled by the folder it is in unless that is the source itself."""
     videos, others = scan(folder)
     if videos:
-        return [Item(path, None if folder in (path, path.parent) else path.parent.name) for path in videos]
+        return videos
     if not others:
         raise ValueError(f"{folder} is empty; expected videos ({', '.join(sorted(SUFFIXES))}) at any depth")
     there = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(8))

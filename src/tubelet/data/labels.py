@@ -72,16 +72,16 @@ class Labels:
                 the first and counts all.
         """
         self.complete(items)
-        table = torch.zeros(len(items), len(self.names))
+        if self.kind == "values":
+            table = torch.tensor([self.values(item) for item in items]).view(len(items), len(self.names))
+            return (table - self.scale("offset", 0)) / self.scale("unit", 1)
         places = {name: place for place, name in enumerate(self.names)}
         unknown: Counter[str] = Counter()
-        for row, item in zip(table, items):
-            if self.kind == "values":
-                row.copy_((torch.tensor(self.values(item)) - self.scale("offset", 0)) / self.scale("unit", 1))
-                continue
+        found: list[tuple[int, int, float]] = []
+        for row, item in enumerate(items):
             for name, share in self.entries(item):
                 if name in places:
-                    row[places[name]] += share
+                    found.append((row, places[name], share))
                 else:
                     unknown[name] += 1
         if unknown:
@@ -93,7 +93,10 @@ class Labels:
                 f"label {name!r} of {count} videos{more} is not in the class list{hint}; "
                 f"the {len(self.names)} classes: {listed(self.names)}"
             )
-        return table
+        table = torch.zeros(len(items), len(self.names))
+        rows, columns, shares = zip(*found) if found else ((), (), ())
+        where = torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64)
+        return table.index_put_(where, torch.tensor(shares, dtype=torch.float32), accumulate=True)
 
     def read(self, outputs: Float[Tensor, "*b x"]) -> Float[Tensor, "*b x"]:
         """What a network's outputs say: probabilities (of one class: they sum to 1), or values in their own units."""

@@ -47,7 +47,7 @@ def join(wanted: Iterable[Item], videos: Path, source: Path, fold: bool = False)
         ValueError: none was wanted.
     """
     there: dict[str, Path] = {}
-    for path in scan(videos)[0]:
+    for path in (item.path for item in scan(videos)[0]):
         name = path.stem if path.suffix.lower() in SUFFIXES else path.name
         for key in (name, f"{path.parent.name}/{name}"):
             there.setdefault(key.lower() if fold else key, path)

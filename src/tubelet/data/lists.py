@@ -4,8 +4,10 @@ import csv
 import difflib
 import importlib
 import math
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +64,24 @@ def in_list(path: Path, columns: Columns = Columns(), part: str | None = None, r
         ValueError: a list that cannot be read, columns that it does not have, or nothing left.
     """
     root = path.parent if root is None else root
-    rows = list(parquet(path, columns, part) if path.suffix.lower() == ".parquet" else lines(path, columns, part, root))
+    reader = parquet if path.suffix.lower() == ".parquet" else lines
+    rows = list(reader(path, columns, part, root))
     if not rows:
         has = f"no rows for {part}" if part else "a header and no videos under it"
         raise ValueError(f"{path} has {has}")
-    items = [replace(item, path=root / item.path) for _, item in rows]
-    missing = [f"{where}: {row.path}" for (where, row), item in zip(rows, items) if not shards.exists(item.path)]
+    missing = [f"{where}: {written(item.path, root)}" for where, item in rows if not shards.exists(item.path)]
     if missing:
         rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
-            f"{len(missing)} of the {len(items)} videos that {path} names are missing: {'; '.join(missing[:5])}{rest}. "
+            f"{len(missing)} of the {len(rows)} videos that {path} names are missing: {'; '.join(missing[:5])}{rest}. "
             f"Paths are relative to {root}; mend or remove these lines"
         )
-    return items
+    return [item for _, item in rows]
+
+
+def written(path: Path, root: Path) -> Path:
+    """A path as a list has it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterator[tuple[str, Item]]:
@@ -100,10 +107,10 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
         if len(row) <= max(places.values()):
             raise ValueError(f"{where}: {len(row)} columns, fewer than the header has: {line}")
         if part is None or row[places["part"]].lower() in PARTS.get(part, (part,)):
-            yield f"line {number}", item_of({name: row[place] for name, place in places.items()}, where)
+            yield f"line {number}", item_of({name: row[place] for name, place in places.items()}, where, root)
 
 
-def parquet(path: Path, columns: Columns, part: str | None) -> Iterator[tuple[str, Item]]:
+def parquet(path: Path, columns: Columns, part: str | None, root: Path) -> Iterator[tuple[str, Item]]:
     """(row, video) of a Parquet file.
 
     Raises:
@@ -129,7 +136,7 @@ def parquet(path: Path, columns: Columns, part: str | None) -> Iterator[tuple[st
     for number in range(len(taken["path"])):
         row = {name: text_of(values[number]) for name, values in taken.items()}
         if part is None or row["part"].lower() in PARTS.get(part, (part,)):
-            yield f"row {number + 1}", item_of(row, f"{path}, row {number + 1}")
+            yield f"row {number + 1}", item_of(row, f"{path}, row {number + 1}", root)
 
 
 def text_of(value: object) -> str:
@@ -137,7 +144,7 @@ def text_of(value: object) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
-def item_of(row: dict[str, str], where: str) -> Item:
+def item_of(row: dict[str, str], where: str, root: Path) -> Item:
     """The video of a row.
 
     Raises:
@@ -150,7 +157,7 @@ def item_of(row: dict[str, str], where: str) -> Item:
         raise ValueError(
             f"{where}: from {start or 0:g} to {end:g} s there is nothing; the end must come after the start"
         )
-    return Item(Path(row["path"]), row.get("label") or None, start, end, row.get("group") or None)
+    return Item(root / row["path"], row.get("label") or None, start, end, row.get("group") or None)
 
 
 def seconds(text: str, name: str, where: str) -> float | None:
@@ -220,9 +227,10 @@ def best(line: str, folder: Path, where: str) -> Item:
         ValueError: numbers after the path that do not fit what is there.
     """
     ways = readings(line)
-    exists = [way for way in ways if (folder / way[0]).is_file()] or [way for way in ways if (folder / way[0]).is_dir()]
-    looks = [way for way in ways if Path(way[0]).suffix.lower() in KNOWN]
-    name, *rest = (exists or looks or ways)[0]
+    files = (way for way in ways if os.path.isfile(os.path.join(folder, way[0])))
+    folders = (way for way in ways if os.path.isdir(os.path.join(folder, way[0])))
+    looks = (way for way in ways if Path(way[0]).suffix.lower() in KNOWN)
+    name, *rest = next(chain(files, folders, looks, ways))  # the system is asked no more often than it takes
     if len(rest) == 2 and all(map(whole, rest)):  # VideoMAE V2: path, first frame, frames; -1 for a video file
         if (folder / name).is_dir():
             return frames_of(folder, name, int(rest[0]), int(rest[1]), where)
@@ -231,8 +239,8 @@ def best(line: str, folder: Path, where: str) -> Item:
                 f"{where} asks for frames {rest[0]} on, {rest[1]} of them; of a video file only the whole is read "
                 "(0 -1), or a part between seconds: a table with columns path, start and end"
             )
-        return Item(Path(name))
-    return Item(Path(name), (rest[0] or None) if rest else None)
+        return Item(folder / name)
+    return Item(folder / name, (rest[0] or None) if rest else None)
 
 
 def frames_of(folder: Path, name: str, one: int, two: int, where: str) -> Item:
@@ -246,11 +254,11 @@ def frames_of(folder: Path, name: str, one: int, two: int, where: str) -> Item:
     names = images.listed(folder / name)
     numbers = [images.number(image) for image in names]
     if one == len(names):
-        return Item(Path(name), str(two))
+        return Item(folder / name, str(two))
     if one in numbers and 0 < two <= len(names) - numbers.index(one):
         fps, start = images.rate_of(folder / name), numbers.index(one)
         stop = start + two
-        return Item(Path(name), None, start / fps if start else None, stop / fps if stop < len(names) else None)
+        return Item(folder / name, None, start / fps if start else None, stop / fps if stop < len(names) else None)
     raise ValueError(
         f"{where}: {name} has {len(names)} images, {numbers[0]} to {numbers[-1]}; {one} {two} is neither their count "
         "and a label, nor the number of the first and how many to take"

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import posixpath
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,16 @@ def state_of(path: Path) -> tuple[int, int]:
             raise
         return member.bytes, member.modified
     return status.st_size, status.st_mtime_ns
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file, in a shard or not; None where there is a folder, or nothing. The system is asked once."""
+    try:
+        status = path.stat()
+    except OSError:
+        member = member_of(path)
+        return None if member is None else member.bytes
+    return None if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
 def exists(path: Path) -> bool:

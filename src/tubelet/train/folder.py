@@ -14,7 +14,7 @@ import tubelet
 from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
-from tubelet.data.shards import exists, state_of
+from tubelet.data.shards import size_of
 from tubelet.train.checkpoint import atomically, void
 from tubelet.train.log import metrics
 
@@ -88,11 +88,10 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for item in dataset.items:
-        folder, there = item.path.is_dir(), exists(item.path)  # a link to nowhere will be noted
-        size = state_of(item.path)[0] if there and not folder else "missing"
+        size = size_of(item.path)
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
         label = "" if dataset.labels is None else f" {item.label}"
-        digest.update(f"{item.path.name} {size}{part}{label}\n".encode())
+        digest.update(f"{item.path.name} {'missing' if size is None else size}{part}{label}\n".encode())
     found = {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
     return found | ({} if dataset.pictures is None else {"pictures": fingerprint(dataset.pictures)})
 
