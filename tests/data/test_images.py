@@ -1,5 +1,6 @@
 """Folders of images as videos, against PIL and numpy; and the same pictures as a video file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tubelet.data.datasets import Data, Dataset
 from tubelet.data.images import natural
 from tubelet.data.sampling import Dense
 from tubelet.data.sources import Item, find
-from tubelet.data.transforms import CentreCrop
+from tubelet.data.transforms import MultiScaleCrop
 from tubelet.data.video import VideoError, frames_at, frames_when, probe, write
 
 FRAMES = moving(12, 3, 48, 64)
@@ -128,9 +129,9 @@ def test_batches_and_check_as_from_a_file(tmp_path):
     saved(tmp_path / "clips" / "wave" / "one", frames_at(tmp_path / "clip.mp4", range(30)).frames.numpy())
     (item,) = find(tmp_path / "clips")
     assert item.label == "wave"
-    data = Data(Dense(4, stride=3), size=(32, 48), crop=CentreCrop())
+    data = Data(Dense(4, stride=3), size=(32, 32), crop=MultiScaleCrop((2 / 3,)))  # nothing is scaled
     from_images, from_file = Dataset([item], data, 4), Dataset([Item(tmp_path / "clip.mp4")], data, 4)
-    kept = Dataset([item], Data(Dense(4, stride=3), size=(32, 48), crop=CentreCrop(), cache=48), 4)
+    kept = Dataset([item], replace(data, cache=48), 4)
     kept.fill_cache()
     for position in range(3):
         assert torch.equal(from_images[position].video, from_file[position].video)
