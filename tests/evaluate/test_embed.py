@@ -484,6 +484,24 @@ def test_videos_are_decoded_again_for_nobody(encoder, run, items, tmp_path, monk
     assert len(painted) == FRAMES[3]
 
 
+@pytest.mark.parametrize(("window", "clips"), [(None, 4), ("8f", 2 + 3 + 4 + 2)])
+def test_each_video_is_opened_once_and_batches_are_full(encoder, run, items, tmp_path, monkeypatch, window, clips):
+    """Windows are opened once more, where the index is not known yet: they are planned before a frame is decoded."""
+    from tubelet.data import index, stream, video
+
+    opened, sizes, again = [], [], video.opened
+    for reader in (video, stream):
+        monkeypatch.setattr(reader, "opened", lambda path: opened.append(Path(path)) or again(path))
+    monkeypatch.setattr(
+        module, "embedded", lambda network, some, *how: sizes.append(len(some)) or embedded(network, some, *how)
+    )
+    monkeypatch.setattr(index, "_memory", type(index._memory)())
+    embed(encoder, items, run.data, tmp_path / "f.npy", Embedding(window=window), batch=3)
+    assert sizes == [3] * (clips // 3) + [clips % 3] * (clips % 3 > 0)
+    readable = [item.path for item in items if item is not items[2]]
+    assert sorted(opened) == sorted([item.path for item in items] + (readable if window else []))
+
+
 def test_an_unreadable_video_raises_when_asked_for_alone(run, items):
     with pytest.raises(VideoError, match="does not open"):
         middle(items[2], run.data)

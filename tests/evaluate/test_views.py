@@ -1,11 +1,13 @@
 """Views are those of the papers, decoded once; a test of a rigged network says exactly what is true."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from rigged import COLOURS, DATA, PATCH, colour_of, film, plain, viewer
+from torch.utils.data import DataLoader
 
 from tubelet.data import video as reader
 from tubelet.data.labels import Labels
@@ -63,15 +65,58 @@ def test_views_of_a_part_of_a_video(moving):
         views_of(Item(moving, None, 9.0, 10.0), DATA, Views())
 
 
-def test_each_video_is_opened_once(items, monkeypatch):
-    opened = []
-    once = reader.opened
-    monkeypatch.setattr(reader, "opened", lambda path: opened.append(path) or once(path))
-    calls = []
-    decode = module.frames_at
-    monkeypatch.setattr(module, "frames_at", lambda path, *a, **k: calls.append(path) or decode(path, *a, **k))
-    multi_view(viewer(), items[:3], Views(5, 3))
-    assert opened == calls == [item.path for item in items[:3]]
+@pytest.mark.parametrize("clip", [Dense(4, stride=2), Segments(4)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_video_is_opened_once_and_each_frame_of_its_views_decoded_once(
+    items, moving, tmp_path, monkeypatch, clip, workers
+):
+    log = tmp_path / "log"  # a file: workers are other processes
+    opened, decode = reader.opened, module.frames_at
+
+    def noted(line: object) -> None:
+        with open(log, "a") as file:
+            file.write(f"{line}\n")
+
+    def decoded(path, choose, **how):
+        asked = []
+        found = decode(path, lambda video: asked.extend(choose(video)) or asked, **how)
+        noted(f"asked {path} {','.join(map(str, asked))} {found.decoded <= probe(path).frames}")
+        return found
+
+    monkeypatch.setattr(reader, "opened", lambda path: noted(f"opened {path}") or opened(path))
+    monkeypatch.setattr(module, "frames_at", decoded)
+    if workers:  # by fork they have what is put in place here
+        monkeypatch.setattr(module, "DataLoader", partial(DataLoader, multiprocessing_context="fork"))
+    some = [Item(moving, "red"), *items[:2]]
+    multi_view(viewer(replace(DATA, clip=clip)), some, Views(5, 3), workers=workers)
+    expected = []
+    for item in some:
+        views = time_views(clip, probe(item.path).seconds, 5)
+        frames = ",".join(map(str, sorted(set(np.concatenate(views).tolist()))))
+        expected += [f"opened {item.path}", f"asked {item.path} {frames} True"]
+    assert log.read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize(("views", "batch"), [("5x3", 16), ("2x3", 4), ("1x1", 2), ("2x3", 32)])
+def test_batches_are_full_and_span_videos(items, tmp_path, views, batch):
+    """Of six videos, of which one cannot be read: all batches but the last have just so many clips."""
+    (tmp_path / "bad.mp4").write_text("no video")
+    some = [*items[:2], Item(tmp_path / "bad.mp4", "red"), *items[2:5]]
+    sizes = []
+
+    def network(patches):
+        sizes.append(len(patches))
+        return colour_of(patches)
+
+    views = Views.parse(views)
+    found = multi_view(Viewer(network, DATA, PATCH, batch=batch), some, views)
+    total = 5 * views.times * views.places
+    assert sizes == [batch] * (total // batch) + [total % batch] * (total % batch > 0)
+    alone = multi_view(Viewer(colour_of, DATA, PATCH, batch=1), some, views)
+    assert [row.item for row in found.rows] == list(range(6))
+    for one, other in zip(found.rows, alone.rows):
+        assert (one.path, one.error) == (other.path, other.error)
+        assert one.outputs == (other.outputs and pytest.approx(other.outputs, abs=1e-6))
 
 
 def test_a_known_accuracy_is_reported_exactly(items):

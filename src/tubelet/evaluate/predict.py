@@ -47,7 +47,7 @@ class Segment:
 def predict(viewer: Viewer, windows: Iterable[Window], where: str) -> Iterator[Prediction]:
     """What the network says about each window, as they come: what a test of one view says about the same frames."""
     for window in windows:
-        outputs = viewer(window.frames.permute(3, 0, 1, 2)[None], where)
+        (outputs,) = viewer([(window.frames.permute(3, 0, 1, 2)[None], where)])
         yield Prediction(window.start, window.end, tuple(outputs.tolist()), window.short)
 
 

@@ -1,12 +1,15 @@
 """The multi-view test: every video seen in several places of time and picture, and what the views say averaged.
 
-Each video is decoded once for all its views, by itself, so what is found about one never depends on the others: an
-unreadable one changes its own row only, and any number of processes finds the same.
+Each video is opened once, each frame of its views decoded and scaled once. The network gets full batches, which may
+span videos: what is found about one depends on the others by the rounding of sums at most, an unreadable one changes
+its own row only, and any number of processes finds the same.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -79,7 +82,7 @@ class Viewer:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
     """Where the network is."""
     batch: int = 16
-    """Clips that go through it at once; only those of one video do."""
+    """Clips that go through it at once; views of several videos do."""
 
     @property
     def labels(self) -> Labels:
@@ -92,15 +95,37 @@ class Viewer:
             raise ValueError("these weights do not say what their outputs mean; fine-tune first: tubelet finetune")
         return self.data.labels
 
-    @torch.no_grad()
-    def __call__(self, clips: UInt8[Tensor, "v c t h w"], where: str) -> Float[Tensor, " x"]:
-        """What all views of one video say together: probabilities, or values.
+    def __call__(self, videos: Iterable[tuple[UInt8[Tensor, "v c t h w"], str]]) -> Iterator[Float[Tensor, " x"]]:
+        """What all views of each video say together: probabilities, or values; of (views, path) in their order.
 
         Raises:
             ValueError: not finite, or not one output per class.
         """
-        parts = [self.network(inputs(few.to(self.device), self.patch)) for few in clips.split(self.batch)]
-        scores = torch.cat(parts).cpu().double()  # so that many classes sum to 1
+        shown: deque[tuple[str, int]] = deque()
+
+        def clips() -> Iterator[UInt8[Tensor, "1 c t h w"]]:
+            for views, where in videos:
+                shown.append((where, len(views)))
+                yield from views.split(1)
+
+        scores: list[Float[Tensor, " x"]] = []
+        for score in self.scores(clips()):
+            scores.append(score)
+            where, count = shown[0]
+            if len(scores) == count:
+                yield self.together(torch.stack(scores), where)
+                shown.popleft()
+                scores.clear()
+
+    def scores(self, clips: Iterator[UInt8[Tensor, "1 c t h w"]]) -> Iterator[Float[Tensor, " x"]]:
+        """What the network says about each clip: all its batches are full, but for the last."""
+        while few := list(islice(clips, self.batch)):
+            with torch.no_grad():
+                found = self.network(inputs(torch.cat(few).to(self.device), self.patch))
+            yield from found.cpu().double()  # so that many classes sum to 1
+
+    def together(self, scores: Float[Tensor, "v x"], where: str) -> Float[Tensor, " x"]:
+        """The views of one video, averaged."""
         if scores.shape[1] != len(self.labels.names):
             raise ValueError(f"the network has {scores.shape[1]} outputs for {len(self.labels.names)} classes")
         if not scores.isfinite().all():
@@ -110,10 +135,18 @@ class Viewer:
         return self.labels.read(scores).mean(0)
 
 
-def crops_of(frames: UInt8[Tensor, "t h w c"], data: Data, places: int) -> UInt8[Tensor, "s t y x c"]:
-    """The crops of a test, scaled once."""
+def crops_of(
+    frames: UInt8[Tensor, "n h w c"], times: Sequence[Int[np.ndarray, " t"]], data: Data, places: int
+) -> UInt8[Tensor, "v t y x c"]:
+    """The views of a video, times first: all frames are scaled once, and each crop copied once."""
     scaled = covering(frames, data.size)
-    return torch.stack([Place(index, places)(scaled, data.size) for index in range(places)])
+    views = torch.empty(len(times), places, len(times[0]), *data.size, scaled.shape[-1], dtype=torch.uint8)
+    for place in range(places):
+        top, left, height, width = Place(place, places).window(scaled.shape[1], scaled.shape[2], data.size)
+        cut = scaled[:, top : top + height, left : left + width]
+        for turn, time in enumerate(times):
+            torch.index_select(cut, 0, torch.from_numpy(time), out=views[turn, place])
+    return views.flatten(0, 1)
 
 
 def views_of(item: Item, data: Data, views: Views) -> tuple[UInt8[Tensor, "v c t h w"], list[str]]:
@@ -140,10 +173,9 @@ def views_of(item: Item, data: Data, views: Views) -> tuple[UInt8[Tensor, "v c t
     clip = frames_at(item.path, choose, gray=data.channels == 1)
     if clip.damaged:
         notes.append(f"{item.path} is damaged: {clip.damaged} packets or frames of the views")
-    crops = crops_of(clip.frames, data, views.places)
     order = np.unique(np.concatenate(times))
-    picked = [crops[:, torch.from_numpy(np.searchsorted(order, view))] for view in times]
-    return torch.cat(picked).permute(0, 4, 1, 2, 3), notes
+    crops = crops_of(clip.frames, [np.searchsorted(order, view) for view in times], data, views.places)
+    return crops.permute(0, 4, 1, 2, 3), notes
 
 
 class ViewedItems:
@@ -192,14 +224,24 @@ def multi_view(
         collate_fn=unchanged,
         generator=torch.Generator(),
     )
-    rows = []
-    for done, (place, clips, notes) in enumerate(loader, 1):
+    rows: list[Row] = []
+    waiting: deque[tuple[int, list[str]]] = deque()
+
+    def add(place: int, outputs: list[float] | None, error: str | None, notes: Sequence[str]) -> None:
         item = items[place]
-        found = None if clips is None else viewer(clips, str(item.path)).tolist()
-        error = "; ".join(notes) if clips is None else None
-        rows.append(
-            Row(place, str(item.path), item.start, item.end, item.label, found, error, () if error else tuple(notes))
-        )
+        rows.append(Row(place, str(item.path), item.start, item.end, item.label, outputs, error, tuple(notes)))
         if progress is not None and whoami()[0] == 0:
-            progress(min(done * whoami()[1], len(items)), len(items))
+            progress(min(len(rows) * whoami()[1], len(items)), len(items))
+
+    def readable() -> Iterator[tuple[UInt8[Tensor, "v c t h w"], str]]:
+        for place, clips, notes in loader:
+            if clips is None:
+                add(place, None, "; ".join(notes), ())
+            else:
+                waiting.append((place, notes))
+                yield clips, str(items[place].path)
+
+    for outputs in viewer(readable()):
+        place, notes = waiting.popleft()
+        add(place, outputs.tolist(), None, notes)
     return Results(labels, sorted(gathered(rows), key=lambda row: row.item), str(views), viewer.average)

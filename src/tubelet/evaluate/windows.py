@@ -24,6 +24,7 @@ from tubelet.data.stream import in_order
 from tubelet.data.video import probe
 
 Prepare = Callable[[UInt8[Tensor, "t h w c"]], UInt8[Tensor, "t y x c"]]
+TOGETHER = 4  # frames that are decoded, then cropped: one by one, decoder and scaler drive each other out of the caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def windows(
 
     `window` is in seconds (default: what a clip spans; for clips of the whole video, the whole video), `stride` too
     (default: the window). `start` and `end` leave the rest of the video out. `prepare` (a crop) is applied to each
-    frame once, before it is kept: with it, memory is that of one window of crops.
+    frame once, before it is kept: with it, memory is that of one window of crops, and of a few whole frames.
 
     Raises:
         VideoError: the file cannot be read, or has nothing from `start` to `end`.
@@ -77,9 +78,13 @@ def windows(
     source = in_order(video, np.concatenate(taken), gray=data.channels == 1)
     held: dict[int, UInt8[Tensor, "h w c"]] = {}
     for span, indices, later in zip(places, taken, [*places[1:], None]):
-        while int(indices.max()) not in held:  # frames come in order: then all of the window are there
-            index, frame = next(source)
-            held[index] = prepared(frame, prepare)
+        last = int(indices.max())
+        fresh = (
+            iter(()) if last in held else until(last, source)
+        )  # frames come in order: then all of the window are there
+        while some := dict(islice(fresh, TOGETHER)):
+            pictures = torch.from_numpy(np.stack(list(some.values())))
+            held.update(zip(some, pictures if prepare is None else prepare(pictures)))
         clip = torch.stack([held[index] for index in indices.tolist()])
         yield Window(span.start, span.end, clip, data.clip.is_short(seconds[span.first : span.stop]))
         if later is not None:
@@ -127,6 +132,16 @@ def windows_of_stream(
         indices = chosen(data, seconds, "the stream")
         clip = torch.stack([inside[index][1] for index in indices.tolist()])
         yield Window(span.start, span.end, clip, data.clip.is_short(seconds))
+
+
+def until(
+    last: int, source: Iterator[tuple[int, UInt8[np.ndarray, "h w c"]]]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w c"]]]:
+    """What comes up to frame `last`; `source` can be asked on."""
+    for index, frame in source:
+        yield index, frame
+        if index == last:
+            return
 
 
 def spans(seconds: Iterable[float], interval: float, window: float, stride: float | None) -> Iterator[Span]:
