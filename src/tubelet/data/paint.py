@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def drawn(
         luma, chroma = (
             np.empty((*lead, *edges), np.uint8) for edges in ((height, width), (2, height // 2, width // 2))
         )
-        weights = np.empty((*lead, 3, 4), np.float32)
-        out = [luma, chroma, weights]
+        colours = np.empty((*lead, 3, 4), np.float32)
+        out = [luma, chroma, colours]
     else:
         out = [np.empty((*lead, height, width, 1 if gray else 3), np.uint8)]
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
@@ -76,7 +77,7 @@ def drawn(
         for k, brush in enumerate(brushes):
             spot = k, place[index]
             if yuv:
-                weights[spot] = brush.planes(frame, luma[spot], chroma[spot])
+                colours[spot] = brush.planes(frame, luma[spot], chroma[spot])
             else:
                 brush.paint(frame, out[0][spot])
         got.add(index)
@@ -155,14 +156,14 @@ class Brush:
             self.paint(frame, coloured)
             part, turns = _uncoloured(coloured, self.colour), (False, False, False)
         try:
-            weights = weights_of(part)
+            colours = weights_of(part)
             height, width = luma.shape[::-1] if turns[0] else luma.shape
             part = self.fitted(part, height, width)
         except (FFmpegError, ValueError) as error:
             raise VideoError(f"{self.of} cannot be drawn: {refused(part, error)}") from error
         for plane, out in zip(part.planes, (luma, *chroma)):
             _lay(plane, out[..., None], turns)
-        return weights
+        return colours
 
     def own(self, frame: Any, turns: Turns) -> Any | None:
         """The window of a frame, still as it is stored; None where it can be cut out of a painted frame only."""
@@ -189,19 +190,28 @@ def weights_of(frame: Any) -> Float[np.ndarray, "3 4"]:
 
     Raises:
         ValueError: a colour matrix that FFmpeg's scaler does not know either.
+    """
+    return weights(frame.colorspace, frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG)
+
+
+@cache
+def weights(matrix: int, full: bool) -> Float[np.ndarray, "3 4"]:
+    """The same for a colour matrix, by its number in H.273, in full or limited range.
+
+    Raises:
+        ValueError: no such matrix.
 
     Source: H.273 (8.3): brightness is kr R + (1 - kr - kb) G + kb B; Cb and Cr are what blue and red have more than it,
     in units of 2 (1 - kb) and 2 (1 - kr). In limited range brightness has 16 to 235 and the others 16 to 240.
     """
-    if (shares := MATRICES.get(frame.colorspace)) is None:
-        raise ValueError(f"its colour matrix has number {frame.colorspace}, which stands for nothing")
+    if (shares := MATRICES.get(matrix)) is None:
+        raise ValueError(f"its colour matrix has number {matrix}, which stands for nothing")
     kr, kb = shares
-    full = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
     black, grey, colours = (0, 1, 1) if full else (16, 255 / 219, 255 / 224)
     blue, red = 2 * (1 - kb) * colours, 2 * (1 - kr) * colours
-    weights = np.array([[grey, 0, red], [grey, -blue * kb, -red * kr], [grey, blue, 0]])
-    weights[1, 1:] /= 1 - kr - kb
-    return np.column_stack([weights, -weights @ (black, 128, 128)]).astype(np.float32)
+    linear = np.array([[grey, 0, red], [grey, -blue * kb, -red * kr], [grey, blue, 0]])
+    linear[1, 1:] /= 1 - kr - kb
+    return np.column_stack([linear, -linear @ (black, 128, 128)]).astype(np.float32)
 
 
 def uncoloured(frames: UInt8[Tensor, "t h w 3"]) -> Yuv:
