@@ -29,6 +29,7 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
+from tubelet.train import loop
 from tubelet.train.log import metrics
 from tubelet.train.loop import batch_bytes, train
 from tubelet.types import Yuv
@@ -279,6 +280,25 @@ def test_the_loader_is_told_to_pin(film, monkeypatch):
     for pinned in (True, False):
         list(batches(dataset, 1, 0, 1, pinned=pinned))
     assert told == [True, False]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_runs_pin_for_cuda_only(film, tmp_path, monkeypatch, device):
+    """Up to the point where batches are asked for; nothing is put on the GPU, which need not be there."""
+
+    class AskedFor(Exception):
+        pass
+
+    def asked(*args, pinned, **others):
+        raise AskedFor(pinned)
+
+    monkeypatch.setattr(loop, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    monkeypatch.setattr(loop, "batches", asked)
+    run = tiny(Data(Dense(4), size=(32, 32)))
+    with pytest.raises(AskedFor) as told:
+        train(run, film("h264.mp4"), tmp_path / "run", quiet=True)
+    assert told.value.args == (device == "cuda",)
 
 
 def test_pictures_among_videos_travel_too(film, tmp_path):

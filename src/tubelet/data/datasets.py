@@ -68,7 +68,7 @@ class Data:
     images: Images | None = None
     """Pictures that some steps show in place of videos (pre-training); an epoch counts the videos only."""
     yuv: bool = False
-    """Clips travel to the device as YUV 4:2:0, half the bytes, and become RGB there: less to do for workers."""
+    """Clips travel to the device as YUV 4:2:0, half the bytes, and become RGB there (GPUs)."""
 
     @property
     def per_video(self) -> int:
