@@ -215,7 +215,7 @@ def shown_by(method: Method, run: Run, videos: Sequence[Path], seed: int) -> tup
     names, method = [video.name for video in videos], method.eval()
     if method.views > 1:
         items = [Item(video) for video in videos]
-        batch = next(iter(batches(Dataset(items, replace(run.data, cache=0), seed), len(items), 0, 1)))
+        batch = next(iter(batches(Dataset(items, replace(run.data, cache=0, yuv=False), seed), len(items), 0, 1)))
         names = [Path(path).name for path in batch.paths]
         rows, note = method.rows(batch, Draws(seed, 0, range(len(batch.video))))
         return [Strip({name: clips[i] for name, clips in rows.items()}, names[i]) for i in range(len(videos))], note

@@ -87,10 +87,6 @@ class Motion:
         """The same on `device`."""
         return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def __getitem__(self, clips: slice) -> "Motion":
-        """Some clips of a batch."""
-        return self.each(lambda tensor: tensor[clips])
-
     @classmethod
     def unknown(cls, shape: Sequence[int], block: int = 8, clips: int | None = None) -> "Motion":
         """Nothing is known: on the CPU, for clips of `shape` (frames, height, width); `clips` is axis b."""
@@ -111,6 +107,47 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class Yuv:
+    """Clips as codecs store them (4:2:0): how bright each pixel is, and two values of colour for two by two pixels.
+
+    That is half the bytes of RGB. What they stand for differs by file, so the way to RGB comes with every frame.
+    """
+
+    luma: UInt8[Tensor, "*k t h w"]
+    chroma: UInt8[Tensor, "*k t 2 h/2 w/2"]  # Cb, Cr
+    weights: Float[Tensor, "*k t 3 4"]  # from (Y, Cb, Cr, 1) to (R, G, B), all in [0, 255]
+
+    def each(self, act: Callable[[Tensor], Tensor]) -> "Yuv":
+        """The same after `act` on each of its tensors."""
+        return Yuv(act(self.luma), act(self.chroma), act(self.weights))
+
+    def __getitem__(self, clip: int) -> "Yuv":
+        """One clip of several."""
+        return self.each(lambda tensor: tensor[clip])
+
+    def flipped(self) -> "Yuv":
+        """The clips as in a mirror."""
+        return replace(self, luma=self.luma.flip(-1), chroma=self.chroma.flip(-1))
+
+    def rgb(self) -> UInt8[Tensor, "*k t h w 3"]:
+        """The clips in colours, rounded to [0, 255]; each colour fills two by two pixels, as in FFmpeg's quick way."""
+        coloured = torch.empty(*self.luma.shape, 3, dtype=torch.uint8, device=self.luma.device)
+        blue, red = self.chroma.unbind(-3)
+        for channel, weights in enumerate(self.weights.unbind(-2)):
+            by_luma, by_blue, by_red, shift = weights[..., None, None].unbind(-3)
+            colour = by_blue * blue + by_red * red + shift
+            values = by_luma * self.luma + colour.repeat_interleave(2, -2).repeat_interleave(2, -1)
+            coloured[..., channel] = values.round_().clamp_(0, 255)
+        return coloured
+
+    @classmethod
+    def batch(cls, parts: Sequence["Yuv"], joined: Callable[[list[Tensor]], Tensor] = torch.cat) -> "Yuv":
+        """Several, one after the other, or as `joined` puts them together."""
+        fields = [joined([getattr(part, name) for part in parts]) for name in ("luma", "chroma", "weights")]
+        return cls(*fields)
+
+
+@dataclass(frozen=True)
 class Clip:
     """Frames drawn from one video, in time order."""
 
@@ -119,6 +156,7 @@ class Clip:
     damaged: int = 0  # packets that the decoder had to skip, or frames that it had to make up
     motion: Motion | None = None  # between these frames, in pixels of theirs; only where it was asked for
     decoded: int = 0  # frames of the file that were decoded for it: with those between, and on the way from a key frame
+    yuv: Yuv | None = None  # in place of `frames`, which are on the meta device then: their shape and nothing else
 
 
 @dataclass(frozen=True)
@@ -132,25 +170,30 @@ class Batch:
     notes: tuple[str, ...] = ()  # what the reader had to do: short videos repeated, damaged packets, files replaced
     labels: Float[Tensor, "b x"] | None = None  # one-hot, shares, several hot, or values
     motion: Motion | None = None  # with the leading axis b
+    yuv: Yuv | None = None  # in place of `video`, which is on the meta device until `to`: its shape and nothing else
+
+    def each(self, act: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same after `act` on each of its tensors."""
+        labels = None if self.labels is None else act(self.labels)
+        motion = None if self.motion is None else self.motion.each(act)
+        yuv = None if self.yuv is None else self.yuv.each(act)
+        return replace(self, video=act(self.video), ids=act(self.ids), labels=labels, motion=motion, yuv=yuv)
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU fetches from while the step before is worked on; torch's loader calls it."""
+        return self.each(lambda tensor: tensor if tensor.is_meta else tensor.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        motion = None if self.motion is None else self.motion.to(device)
-        video = self.video.to(device, non_blocking=True)
-        return replace(self, video=video, ids=self.ids.to(device), labels=labels, motion=motion)
+        """The same batch on `device`, in RGB."""
+        there = self.each(lambda tensor: tensor if tensor.is_meta else tensor.to(device, non_blocking=True))
+        if there.yuv is None:
+            return there
+        return replace(there, video=there.yuv.rgb().permute(0, 4, 1, 2, 3), yuv=None)  # channels last in memory
 
     def clips(self, start: int, stop: int) -> "Batch":
         """Clips `start` to `stop`, on video borders: one part of a batch that is accumulated."""
-        k = self.crops
-        return Batch(
-            self.video[start:stop],
-            self.ids[start:stop],
-            k,
-            self.paths[start // k : stop // k],
-            labels=None if self.labels is None else self.labels[start:stop],
-            motion=None if self.motion is None else self.motion[start:stop],
-        )
+        part = self.each(lambda tensor: tensor[start:stop])
+        return replace(part, paths=self.paths[start // self.crops : stop // self.crops], notes=())
 
 
 # ---------------------------------------------------------------------------- 3. what is hidden

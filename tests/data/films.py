@@ -14,6 +14,7 @@ H264 = "-c:v libx264 -preset veryfast -pix_fmt yuv420p"
 VPX = "-deadline good -cpu-used 5 -auto-alt-ref 1 -lag-in-frames 16 -g 30 -pix_fmt yuv420p"
 H265 = "-c:v libx265 -preset veryfast -pix_fmt yuv420p -x265-params log-level=error:keyint=24:min-keyint=24:scenecut=0"
 OPEN = f"{H264} -g 24 -bf 5 -x264-params open-gop=1:b-pyramid=normal:b-adapt=0:scenecut=0"
+COLOURS = "-frames:v 24 -colorspace"
 DROP = "-vf select='not(eq(mod(n\\,7)\\,3))' -fps_mode vfr"
 
 # File name: what ffmpeg is told, with {source} (the moving square) or another file of this list to read from.
@@ -49,6 +50,9 @@ KINDS = {
     "varying.avi": f"-i source.mp4 -c:v mpeg4 -bf 0 {DROP}",  # empty chunks
     "odd.mp4": "-i source.mp4 -vf crop=159:119 -c:v libx264 -pix_fmt yuv444p -frames:v 24",
     "odd.webm": "-i source.mp4 -vf crop=159:119 -c:v libvpx-vp9 -deadline realtime -pix_fmt yuv420p -frames:v 24",
+    "bt601.mp4": f"-i source.mp4 -vf scale=out_color_matrix=bt601:out_range=tv {H264} {COLOURS} smpte170m",
+    "bt709.mp4": f"-i source.mp4 -vf scale=out_color_matrix=bt709:out_range=tv {H264} {COLOURS} bt709",
+    "full.mp4": f"-i source.mp4 -vf scale=out_color_matrix=bt601:out_range=pc {H264[:-7]}yuvj420p {COLOURS} smpte170m",
     "one.mp4": f"-i source.mp4 {H264} -frames:v 1",
     "turned_90.mp4": "-display_rotation 90 -i h264.mp4 -c copy",
     "turned_180.mp4": "-display_rotation 180 -i h264.mp4 -c copy",

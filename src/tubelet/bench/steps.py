@@ -131,7 +131,9 @@ def repeated(clips: Batch, videos: int) -> Batch:
     # Channels stay last in memory, as they come.
     video = again(clips.video.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
     motion = None if clips.motion is None else clips.motion.each(again)
-    return replace(clips, video=video, ids=torch.arange(videos).repeat_interleave(per), motion=motion, labels=None)
+    yuv = None if clips.yuv is None else clips.yuv.each(again)
+    ids = torch.arange(videos).repeat_interleave(per)
+    return replace(clips, video=video, ids=ids, motion=motion, yuv=yuv, labels=None)
 
 
 def timed(

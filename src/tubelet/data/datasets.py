@@ -24,13 +24,14 @@ from tubelet.data.joint import Images
 from tubelet.data.joint import checked as images_checked
 from tubelet.data.labels import Labels
 from tubelet.data.motion import motion_of, tells_enough, with_flow
+from tubelet.data.paint import uncoloured
 from tubelet.data.parts import chosen, part_of
 from tubelet.data.sampling import Dense, Segments, Spread, clips_of
 from tubelet.data.sources import find
 from tubelet.data.transforms import Crop, MultiScaleCrop, Place, Region, Window, carried, evened, flipped
 from tubelet.data.vectors import Vectors, has_vectors
 from tubelet.data.video import Video, VideoError, frames_at, probe
-from tubelet.types import Clip, Motion
+from tubelet.types import Clip, Motion, Yuv
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
@@ -66,6 +67,8 @@ class Data:
     """Where the motion of the clips comes from, for masks that it guides: the codec or optical flow; none: nowhere."""
     images: Images | None = None
     """Pictures that some steps show in place of videos (pre-training); an epoch counts the videos only."""
+    yuv: bool = False
+    """Clips travel to the device as YUV 4:2:0, half the bytes, and become RGB there (GPUs)."""
 
     @property
     def per_video(self) -> int:
@@ -85,6 +88,7 @@ class Sample(NamedTuple):
     item: int
     notes: list[Note]
     motion: Motion | None = None  # with the leading axis k
+    yuv: Yuv | None = None  # in place of `video`, as in `Batch`
 
 
 # ---------------------------------------------------------------------------- one video
@@ -181,8 +185,8 @@ class Dataset:
             try:
                 if item in self.given_up:
                     raise VideoError(f"{path} {self.given_up[item]}")
-                video, motion, more = self.load(item, stream(self.seed, "clip", epoch, place))
-                return Sample(video, item, notes + more, motion)
+                sample = self.load(item, stream(self.seed, "clip", epoch, place))
+                return sample._replace(notes=notes + sample.notes)
             except (VideoError, OSError) as error:
                 notes.append(Note(f"{error} (another video is shown instead of {path})", "unreadable", path))
             except Exception as error:
@@ -206,7 +210,7 @@ class Dataset:
         others = stream(self.seed, "swap", epoch, place).permutation(len(self.items))
         yield from others[others != item][:ATTEMPTS].tolist()
 
-    def load(self, item: int, rng: np.random.Generator) -> tuple[UInt8[Tensor, "k c t h w"], Motion | None, list[Note]]:
+    def load(self, item: int, rng: np.random.Generator) -> Sample:
         """Crops of clips of an item, their motion if asked for, and what there is to say about the file.
 
         First the crops of the first clip, then those of the next.
@@ -215,7 +219,8 @@ class Dataset:
             VideoError: it cannot be read.
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
-        data, views, motions, notes = self.data, [], [], []
+        data, notes = self.data, list[Note]()
+        views, stored, motions = list[Tensor](), list[Yuv](), list[Motion]()
         for _ in range(data.clips):
             cuts: list[tuple[Window, bool]] = []  # where a crop is, and whether it is mirrored
             clip, motion, more = self.clip(item, rng, partial(self.windows, rng=rng, cuts=cuts))
@@ -232,13 +237,20 @@ class Dataset:
                     frames = data.augment(clip.frames, rng) if data.augment else clip.frames
                     view, region = data.crop.cut(frames, data.size, rng)
                     flip = bool(rng.random() < data.flip)
+                if data.yuv:
+                    yuv = uncoloured(view) if clip.yuv is None else clip.yuv[number]
+                    stored.append(yuv.flipped() if flip else yuv)
+                    view = view.to("meta")
                 views.append(flipped(view) if flip else view)
                 if motion is not None and data.motion is not None:
                     moved = carried(motion, frame, region, data.size, data.motion.block, flip)
                     motions.append(moved.each(lambda tensor: tensor[None]))
         # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
         crops = (torch.stack(views) if len(views) > 1 else views[0][None]).permute(0, 4, 1, 2, 3)
-        return crops, Motion.batch(motions) if motions else None, list(dict.fromkeys(notes))
+        moving = Motion.batch(motions) if motions else None
+        return Sample(
+            crops, item, list(dict.fromkeys(notes)), moving, Yuv.batch(stored, torch.stack) if stored else None
+        )
 
     def windows(self, video: Video, rng: np.random.Generator, cuts: list[tuple[Window, bool]]) -> list[Window] | None:
         """The crops of a clip if they can be drawn straight from the decoder's frames; with a mirror or not in `cuts`.
@@ -276,7 +288,8 @@ class Dataset:
                 asked.append(self.indices(one, video.seconds, rng, notes))
                 return asked[0]
 
-            clip = frames_at(path, choose, size=size, gray=gray, vectors=vectors, windows=windows)
+            yuv = data.yuv and windows is not None
+            clip = frames_at(path, choose, size=size, gray=gray, vectors=vectors, windows=windows, yuv=yuv)
         else:
             clip = kept.at(item, self.indices(one, kept.times(item), rng, notes))
         motion, moving = None, clip
@@ -346,6 +359,8 @@ def checked(data: Data) -> None:
     ):
         if not fits:
             raise ValueError(f"--data.{name} {value} cannot be used; expected {expected}")
+    if data.yuv:
+        yuv_checked(data)
     if data.images is not None:
         images_checked(data.images)
         if data.labels is not None or data.motion is not None:
@@ -358,3 +373,26 @@ def checked(data: Data) -> None:
             "data.augment moves what the frames show and not the motion that is read beside them; use one of "
             "data.augment and data.motion, and set the other to None"
         )
+
+
+def yuv_checked(data: Data) -> None:
+    """Looks for what does not go together with clips that travel as YUV 4:2:0.
+
+    Raises:
+        ValueError: names the setting, and what to do.
+    """
+    if any(edge % 2 for edge in data.size):
+        even = " ".join(str(edge + edge % 2) for edge in data.size)
+        raise ValueError(
+            f"--data.size {data.size} cannot be used with --data.yuv, which has one colour for two by two pixels; use "
+            f"--data.size {even}"
+        )
+    for name, used, why in (
+        ("channels 1", data.channels == 1, "has no colours to send"),
+        (f"cache {data.cache}", data.cache, "keeps frames in RGB"),
+        ("augment", data.augment, "changes RGB"),
+        (f"crop {data.crop}", isinstance(data.crop, Place), "scales whole frames first"),
+        (f"motion {data.motion}", isinstance(data.motion, Flow), "is made from whole frames in RGB"),
+    ):
+        if used:
+            raise ValueError(f"--data.yuv cannot be used with data.{name}, which {why}; leave one of the two out")

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from tubelet.data.datasets import Dataset, Sample
 from tubelet.data.items import Note
 from tubelet.data.motion import STANDS_IN
 from tubelet.data.video import VideoError
-from tubelet.types import Batch, Motion
+from tubelet.types import Batch, Motion, Yuv
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ def batches(
     world: int = 1,
     prefetch: int = 2,
     patience: float = 0,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `steps`, in order; step s has positions s * batch to (s + 1) * batch.
 
@@ -40,6 +42,9 @@ def batches(
 
     `batch` counts videos over all of `world` processes, of which this one, `rank`, gets its share. Each worker process
     makes whole batches, at most `prefetch` ahead; 0 workers read in this process. Fill the cache before.
+
+    A worker puts the clips of a batch together in shared memory, and this process maps it: nothing is copied between
+    the two. With `pinned`, for steps on CUDA, a thread here copies them once more, to memory that the GPU reads itself.
 
     A video that a worker does not come to the end of in `patience` seconds (a network that is gone, a file that sends
     the decoder round in circles) is given up: the workers are ended, others take their place, and from then on another
@@ -64,6 +69,7 @@ def batches(
             worker_init_fn=source.begin if workers else None,
             generator=torch.Generator(),  # or it would take from the global one, and change the run
             timeout=patience / 4 if workers else 0,  # how often is looked for what stands still
+            pin_memory=pinned,
         )
 
     return read(source, loader, start, patience)
@@ -115,6 +121,11 @@ def unchanged(result: T) -> T:
     return result
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape, one after the other along their first axis; put straight into shared memory in a worker."""
+    return default_collate(list(parts)).flatten(0, 1)
+
+
 class Batches:
     """Batches by step, made wherever they are asked for."""
 
@@ -152,17 +163,22 @@ class Batches:
         ids = torch.tensor(items).repeat_interleave(crops)
         labels = dataset.labels
         motions = [sample.motion for sample in samples if sample.motion is not None]
-        video = torch.cat([sample.video for sample in samples])
-        if images is not None and dataset is self.pictures:  # channels stay last in memory
-            video = video.permute(0, 2, 3, 4, 1).repeat_interleave(images.frames, 1).permute(0, 4, 1, 2, 3)
+        stored = [sample.yuv for sample in samples if sample.yuv is not None]
+        yuv = Yuv.batch(stored, joined) if stored else None
+        clips = [sample.video.permute(0, 2, 3, 4, 1) for sample in samples]  # channels stay last in memory
+        video = torch.cat(clips) if stored else joined(clips)
+        if images is not None and dataset is self.pictures:
+            video = video.repeat_interleave(images.frames, 1)
+            yuv = yuv and yuv.each(lambda tensor: tensor.repeat_interleave(images.frames, 1))
         return Batch(
-            video,
+            video.permute(0, 4, 1, 2, 3),
             ids,
             crops,
             tuple(str(dataset.items[item].path) for item in items),
             tuple(note for sample in samples for note in sample.notes),
             None if labels is None else labels[ids],
             Motion.batch(motions) if motions else None,
+            yuv,
         )
 
     def sample(self, step: int, position: int) -> Sample:

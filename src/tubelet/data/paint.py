@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
-from av.video.reformatter import VideoReformatter
-from jaxtyping import Int, UInt8
+from av.video.reformatter import ColorRange, VideoReformatter
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from tubelet.data.index import Damage, Video, VideoError, orientation, scaled
 from tubelet.data.transforms import Window, resized
-from tubelet.types import Clip
+from tubelet.types import Clip, Yuv
 
 RARE = {
     8: "YCgCo",
@@ -31,8 +33,16 @@ RARE = {
 """Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
 
 
+BT601 = 0.299, 0.114
+MATRICES = {0: BT601, 1: (0.2126, 0.0722), 2: BT601, 4: (0.3, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087)}
+MATRICES |= {9: (0.2627, 0.0593)}
+"""Shares of red and blue in brightness, by the colour matrix's number in H.273 (table 4); 0 and 2 name none, and are
+taken for BT.601 as FFmpeg takes them."""
+
 QUARTERED = ("yuv420p", "yuvj420p")
 """Pixel formats with a value of each colour for two by two pixels: those of nearly all videos."""
+
+Turns = tuple[bool, bool, bool]  # as `orientation` tells them
 
 
 def drawn(
@@ -43,20 +53,33 @@ def drawn(
     size: int | tuple[int, int] | None,
     gray: bool,
     windows: Sequence[Window] | None = None,
+    yuv: bool = False,
 ) -> Clip:
     """The clip, every frame drawn straight into its place; then repeats and replacements. With `windows`, those parts
-    of the frames, each at `size`: "k t h w c".
+    of the frames, each at `size`: "k t h w c"; with `yuv` they are not coloured.
 
     Raises:
         VideoError: none of the frames decodes, or one cannot be drawn.
     """
     parts: Sequence[Window | None] = [None] if windows is None else windows
-    out = np.empty((len(parts), len(asked), *scaled(video, size), 1 if gray else 3), dtype=np.uint8)
+    (height, width), lead = scaled(video, size), (len(parts), len(asked))
+    if yuv:
+        luma, chroma = (
+            np.empty((*lead, *edges), np.uint8) for edges in ((height, width), (2, height // 2, width // 2))
+        )
+        colours = np.empty((*lead, 3, 4), np.float32)
+        out = [luma, chroma, colours]
+    else:
+        out = [np.empty((*lead, height, width, 1 if gray else 3), np.uint8)]
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
     brushes, got = [Brush(video.path, part, (video.height, video.width)) for part in parts], set[int]()
     for index, frame in decoded:
-        for brush, clip in zip(brushes, out):
-            brush.paint(frame, clip[place[index]])
+        for k, brush in enumerate(brushes):
+            spot = k, place[index]
+            if yuv:
+                colours[spot] = brush.planes(frame, luma[spot], chroma[spot])
+            else:
+                brush.paint(frame, out[0][spot])
         got.add(index)
     if not got:
         raise VideoError(
@@ -67,10 +90,14 @@ def drawn(
     for t, index in enumerate(asked.tolist()):
         nearest = index if index in got else max((i for i in got if i < index), default=min(got))
         if place[nearest] != t:
-            out[:, t] = out[:, place[nearest]]
+            for array in out:
+                array[:, t] = array[:, place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
     lost = max(len(damage.packets), len(damage.frames))
-    return Clip(torch.from_numpy(out[0] if windows is None else out), seconds, lost, decoded=damage.decoded)
+    if yuv:
+        shape = torch.empty(*lead, height, width, 3, dtype=torch.uint8, device="meta")
+        return Clip(shape, seconds, lost, decoded=damage.decoded, yuv=Yuv(*map(torch.from_numpy, out)))
+    return Clip(torch.from_numpy(out[0][0] if windows is None else out[0]), seconds, lost, decoded=damage.decoded)
 
 
 class Brush:
@@ -93,36 +120,129 @@ class Brush:
         Raises:
             VideoError: FFmpeg's scaler does not know its colours.
         """
-        turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+        turns = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
         height, width, channels = out.shape
-        if turned:
-            height, width = width, height
-        kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
-        frame = _whole(frame) if frame.interlaced_frame else frame
-        quartered = frame.format.name in QUARTERED
-        if self.window is not None and self.frame is not None:
-            stored = (frame.width, frame.height) if turned else (frame.height, frame.width)
-            window = _stored(self.window, self.frame, turned, upside_down, mirrored)
-            if not quartered or stored != self.frame or any(edge % 2 for edge in window):
-                whole = np.empty((*self.frame, channels), dtype=np.uint8)
-                Brush(self.of).paint(frame, whole)
-                out[:] = resized(torch.from_numpy(whole)[None], self.window, out.shape[:2])[0].numpy()
-                return
-            frame = _cut(frame, window)
-        try:
-            if quartered and channels == 3 and (frame.height, frame.width) != (height, width):
-                if self.window is None and frame.height % 2 == frame.width % 2 == 0:
-                    frame = _cut(frame, Window(0, 0, frame.height, frame.width))  # scaled as parts of it are
-                frame = self.size.reformat(frame, width, height, frame.format, threads=1)
-            plane: Any = self.colour.reformat(frame, width, height, kind, dst_color_range=limits, threads=1).planes[0]
-        except FFmpegError as error:
-            raise VideoError(f"{self.of} cannot be drawn: {refused(frame, error)}") from error
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
-        if not (turned or upside_down or mirrored):
-            out.reshape(height, width * channels)[:] = rows
+        part = self.own(frame, turns)
+        if part is None:
+            assert self.frame is not None
+            assert self.window is not None
+            whole = np.empty((*self.frame, channels), dtype=np.uint8)
+            Brush(self.of).paint(frame, whole)
+            out[:] = resized(torch.from_numpy(whole)[None], self.window, out.shape[:2])[0].numpy()
             return
-        pixels = rows.reshape(height, width, channels).transpose((1, 0, 2) if turned else (0, 1, 2))
-        out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        height, width = (width, height) if turns[0] else (height, width)
+        kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
+        try:
+            part = self.fitted(part, height, width) if channels == 3 else part
+            plane = self.colour.reformat(part, width, height, kind, dst_color_range=limits, threads=1).planes[0]
+        except FFmpegError as error:
+            raise VideoError(f"{self.of} cannot be drawn: {refused(part, error)}") from error
+        _lay(plane, out, turns)
+
+    def planes(
+        self, frame: Any, luma: UInt8[np.ndarray, "h w"], chroma: UInt8[np.ndarray, "2 h/2 w/2"]
+    ) -> Float[np.ndarray, "3 4"]:
+        """As `paint`, but not coloured; gives the weights that would colour it.
+
+        What does not come as YUV 4:2:0, or not in this window, is painted and turned back.
+
+        Raises:
+            VideoError: as `paint`.
+        """
+        turns = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+        part = self.own(frame, turns)
+        if part is None:
+            coloured = np.empty((*luma.shape, 3), dtype=np.uint8)
+            self.paint(frame, coloured)
+            part, turns = _uncoloured(coloured, self.colour), (False, False, False)
+        try:
+            colours = weights_of(part)
+            height, width = luma.shape[::-1] if turns[0] else luma.shape
+            part = self.fitted(part, height, width)
+        except (FFmpegError, ValueError) as error:
+            raise VideoError(f"{self.of} cannot be drawn: {refused(part, error)}") from error
+        for plane, out in zip(part.planes, (luma, *chroma)):
+            _lay(plane, out[..., None], turns)
+        return colours
+
+    def own(self, frame: Any, turns: Turns) -> Any | None:
+        """The window of a frame, still as it is stored; None where it can be cut out of a painted frame only."""
+        frame = _whole(frame) if frame.interlaced_frame else frame
+        if self.window is None or self.frame is None:
+            return frame
+        stored = (frame.width, frame.height) if turns[0] else (frame.height, frame.width)
+        window = _stored(self.window, self.frame, *turns)
+        if frame.format.name not in QUARTERED or stored != self.frame or any(edge % 2 for edge in window):
+            return None
+        return _cut(frame, window)
+
+    def fitted(self, part: Any, height: int, width: int) -> Any:
+        """YUV 4:2:0 at a size, as stored; other formats as they are."""
+        if part.format.name not in QUARTERED or (part.height, part.width) == (height, width):
+            return part
+        if self.window is None and part.height % 2 == part.width % 2 == 0:
+            part = _cut(part, Window(0, 0, part.height, part.width))  # scaled as parts of it are
+        return self.size.reformat(part, width, height, part.format, threads=1)
+
+
+def weights_of(frame: Any) -> Float[np.ndarray, "3 4"]:
+    """What turns (Y, Cb, Cr, 1) of a frame into (R, G, B), all in [0, 255].
+
+    Raises:
+        ValueError: a colour matrix that FFmpeg's scaler does not know either.
+    """
+    return weights(frame.colorspace, frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG)
+
+
+@cache
+def weights(matrix: int, full: bool) -> Float[np.ndarray, "3 4"]:
+    """The same for a colour matrix, by its number in H.273, in full or limited range.
+
+    Raises:
+        ValueError: no such matrix.
+
+    Source: H.273 (8.3): brightness is kr R + (1 - kr - kb) G + kb B; Cb and Cr are what blue and red have more than it,
+    in units of 2 (1 - kb) and 2 (1 - kr). In limited range brightness has 16 to 235 and the others 16 to 240.
+    """
+    if (shares := MATRICES.get(matrix)) is None:
+        raise ValueError(f"its colour matrix has number {matrix}, which stands for nothing")
+    kr, kb = shares
+    black, grey, colours = (0, 1, 1) if full else (16, 255 / 219, 255 / 224)
+    blue, red = 2 * (1 - kb) * colours, 2 * (1 - kr) * colours
+    linear = np.array([[grey, 0, red], [grey, -blue * kb, -red * kr], [grey, blue, 0]])
+    linear[1, 1:] /= 1 - kr - kb
+    return np.column_stack([linear, -linear @ (black, 128, 128)]).astype(np.float32)
+
+
+def uncoloured(frames: UInt8[Tensor, "t h w 3"]) -> Yuv:
+    """Frames with even edges as pictures are stored: BT.601, in full range. Colours lose half their sharpness."""
+    scaler = VideoReformatter()
+    parts = []
+    for picture in frames.numpy():
+        frame = _uncoloured(np.ascontiguousarray(picture), scaler)
+        luma = np.empty(picture.shape[:2], np.uint8)
+        chroma = np.empty((2, luma.shape[0] // 2, luma.shape[1] // 2), np.uint8)
+        for plane, out in zip(frame.planes, (luma, *chroma)):
+            _lay(plane, out[..., None], (False, False, False))
+        parts.append(Yuv(*map(torch.from_numpy, (luma[None], chroma[None], weights_of(frame)[None]))))
+    return Yuv.batch(parts)
+
+
+def _uncoloured(picture: UInt8[np.ndarray, "h w 3"], scaler: VideoReformatter) -> Any:
+    return scaler.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuvj420p", threads=1)
+
+
+def _lay(plane: Any, out: UInt8[np.ndarray, "h w c"], turns: Turns) -> None:
+    """Copies a plane of a frame to its place, turned as players turn it."""
+    turned, upside_down, mirrored = turns
+    height, width, channels = out.shape
+    height, width = (width, height) if turned else (height, width)
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, : width * channels]
+    if not any(turns):
+        out.reshape(height, width * channels)[:] = rows
+        return
+    pixels = rows.reshape(height, width, channels).transpose((1, 0, 2) if turned else (0, 1, 2))
+    out[:] = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
 def _stored(window: Window, frame: tuple[int, int], turned: bool, upside_down: bool, mirrored: bool) -> Window:
@@ -155,7 +275,7 @@ def _whole(frame: Any) -> Any:
     return frame
 
 
-def refused(frame: Any, error: FFmpegError) -> str:
+def refused(frame: Any, error: FFmpegError | ValueError) -> str:
     """Why a frame cannot be scaled, and what to do: FFmpeg says no more of its colours than that it is not able to."""
     if (matrix := RARE.get(getattr(frame, "colorspace", 2))) is None:
         return str(error)

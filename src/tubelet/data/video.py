@@ -135,6 +135,7 @@ def frames_at(
     vectors: bool = False,
     block: int = BLOCK,
     windows: Callable[[Video], Sequence[Window] | None] | None = None,
+    yuv: bool = False,
 ) -> Clip:
     """The frames at `indices`, in that order, as shown: rotated, RGB (or one channel of grey), [0, 255].
 
@@ -148,14 +149,18 @@ def frames_at(
     `windows` says, by the index, which parts of the frames are wanted, each at `size`: `frames` is then "k t h w c",
     and motion is still that of whole frames. None: whole frames after all, unscaled. Even edges are quickest.
 
+    With `yuv` those windows stay YUV 4:2:0, as `Clip.yuv`, except for images, which come in colours all the same.
+
     Raises:
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
-        ValueError: no such block, or windows without (height, width).
+        ValueError: no such block, or windows without (height, width), or YUV without windows of even edges.
     """
     if block < 1:
         raise ValueError(f"motion on blocks of {block} pixels cannot be told; expected 1 or more, such as {BLOCK}")
     if windows is not None and not isinstance(size, tuple):
         raise ValueError(f"windows of frames need one size as (height, width), such as (224, 224), not {size}")
+    if yuv and (windows is None or gray or not isinstance(size, tuple) or size[0] % 2 or size[1] % 2):
+        raise ValueError(f"YUV 4:2:0 needs windows of frames in colour, and an even height and width, not {size}")
     path = video.path if isinstance(video, Video) else Path(video)
     if path.is_dir() or images.is_picture(path):
         image = None
@@ -185,7 +190,9 @@ def frames_at(
         damage, steps = Damage(), Steps(video, stream.codec_context, asked) if vectors else None
         decoded = _decoded(video, container, stream, asked, damage, fresh, steps)
         full = size if windows is None else None
-        clip = drawn(video, asked, decoded, damage, full if parts is None else size, gray, parts)
+        clip = drawn(
+            video, asked, decoded, damage, full if parts is None else size, gray, parts, yuv and parts is not None
+        )
         shown = scaled(video, full)
         return clip if steps is None else replace(clip, motion=steps.motion(shown, block))
 

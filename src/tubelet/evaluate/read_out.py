@@ -55,7 +55,7 @@ class ReadOut:
         model = Classifier(copy.deepcopy(encoder), len(classes)).train()
         groups = [(model.encoder, self.lr), (model.head, self.head_lr)]
         optimiser = torch.optim.AdamW([{"params": m.parameters(), "peak": p} for m, p in groups], weight_decay=0.05)
-        dataset = Dataset(fit, replace(data, images=None), seed)
+        dataset = Dataset(fit, replace(data, images=None, yuv=False), seed)
         dataset.fill_cache()
         number = torch.tensor([classes.index(str(item.label)) for item in fit])
         see: Callable[[Tensor], Tensor] = frozen if still else lambda video: video

@@ -99,7 +99,13 @@ def train(
             compiled(method)
         dataset.fill_cache(Counter("reading videos into memory", quiet))
         stream = batches(
-            dataset, run.training.batch, start, plan.steps, pick_workers(run), patience=run.training.patience
+            dataset,
+            run.training.batch,
+            start,
+            plan.steps,
+            pick_workers(run),
+            patience=run.training.patience,
+            pinned=device.type == "cuda",
         )
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
         failures = Failures(dataset.files)
@@ -339,8 +345,8 @@ def pick_workers(run: Run) -> int:
 
 def batch_bytes(run: Run) -> int:
     """Main memory of a batch of clips, uint8."""
-    clips = run.training.batch * run.data.per_video
-    return clips * run.data.channels * run.data.clip.frames * math.prod(run.data.size)
+    clips, pixels = run.training.batch * run.data.per_video, run.data.clip.frames * math.prod(run.data.size)
+    return clips * pixels * run.data.channels // (2 if run.data.yuv else 1)
 
 
 @contextmanager
