@@ -1,0 +1,317 @@
+"""Indices on disk: the same as from the packets, for files wherever they go, and never for others."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+from dataclasses import fields
+from pathlib import Path
+
+import films
+import numpy as np
+import pytest
+import torch
+
+from tubelet.data import index, kept, video
+from tubelet.data.check import check
+from tubelet.data.kept import INDEX, known
+from tubelet.data.prepare import Encoding, prepare
+from tubelet.data.sources import find
+from tubelet.data.video import Video, frames_at, probe, write
+from tubelet.data.writing import DiskError
+
+KINDS = {
+    "plain.mp4": "-c:v libx264 -bf 3 -g 12 -pix_fmt yuv420p",
+    "varying.mkv": "-vf select='not(eq(mod(n\\,7)\\,3))' -fps_mode vfr -c:v libx264 -pix_fmt yuv420p",
+    "old.avi": "-c:v mpeg4 -q:v 2 -g 15 -bf 0",
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Five videos in a folder and one in it: constant and varying rate, turned, one frame."""
+    folder = tmp_path_factory.mktemp("source")
+    write(folder / "base.mp4", films.moving(70), 30)
+    (folder / "in").mkdir()
+    commands = {f"in/{name}": f"-i base.mp4 {told}" for name, told in KINDS.items()}
+    commands |= {
+        "turned.mp4": "-display_rotation 90 -i base.mp4 -c copy",
+        "one.mp4": "-i base.mp4 -frames:v 1 -c:v libx264 -pix_fmt yuv420p",
+    }
+    for name, told in commands.items():
+        subprocess.run([films.FFMPEG, "-v", "fatal", *told.split(), name], cwd=folder, check=True)
+    (folder / "base.mp4").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["plain", "layered"])
+def prepared(source, request, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    prepare(source, out, Encoding(layered=request.param), workers=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sharded(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sharded") / "out"
+    prepare(source, out, shard_bytes=4000, workers=0)
+    return out
+
+
+def from_disk(path: Path) -> Video | None:
+    """The index that a process has of a file that it has not read."""
+    index._memory.clear()
+    return known(path)
+
+
+def same(one: Video | None, other: Video) -> bool:
+    """Whether two indices are one, field by field, as they would be used."""
+    if one is None:
+        return False
+    for field in fields(Video):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(b, np.ndarray):
+            assert a.dtype == b.dtype, field.name
+            assert not a.flags.writeable
+            if not np.array_equal(a, b):
+                return False
+        elif type(a) is not type(b) or a != b:
+            return False
+    return True
+
+
+# ---------------------------------------------------------------------------- the same
+
+
+def test_what_is_on_disk_is_what_the_packets_say(prepared):
+    found = [item.path for item in find(prepared)]
+    assert len(found) == 5
+    for path in found:
+        assert same(from_disk(path), probe(path, anew=True)), path
+    assert probe(prepared / "in" / "varying.mp4").variable
+    assert probe(prepared / "turned.mp4").height == 64  # of 48x64
+    assert probe(prepared / "one.mp4").frames == 1
+
+
+def test_members_of_shards_are_known(sharded):
+    found = [item.path for item in find(sharded)]
+    assert len({path.parents[len(path.parts) - len(sharded.parts) - 2] for path in found}) >= 2
+    for path in found:
+        assert same(from_disk(path), probe(path, anew=True)), path
+
+
+def test_a_fresh_process_reads_no_packet_beyond_what_the_clip_needs(prepared, tmp_path):
+    """32 to 47 from the key frame 32 on; on the layer of four every fourth is decoded, all are read."""
+    script = """
+import sys
+from tubelet.data import video
+count, honest = 0, video.demuxed
+def demuxed(container, stream):
+    global count
+    for packet in honest(container, stream):
+        count += 1
+        yield packet
+video.demuxed = demuxed
+print(video.frames_at(sys.argv[1], lambda film: range(35, 48)).frames.double().mean().item(), count)
+"""
+    path, counts = prepared / "plain.mp4", []
+    path = prepared / "in" / "plain.mp4"
+    shutil.copy(path, tmp_path / "alone.mp4")
+    means = []
+    for each in (path, tmp_path / "alone.mp4"):
+        done = subprocess.run([sys.executable, "-c", script, each], capture_output=True, text=True, check=True)
+        mean, count = done.stdout.split()
+        means.append(mean)
+        counts.append(int(count))
+    assert counts[0] == 16 if "plain" in os.environ["PYTEST_CURRENT_TEST"] else 16 <= counts[0] <= 20
+    assert counts[1] >= 70 + 16  # all of them first
+    assert means[0] == means[1]
+
+
+def test_an_index_depends_on_nothing_behind_the_tables(prepared, tmp_path):
+    """What a digest of the tables rests on."""
+    path = prepared / "in" / "varying.mp4"
+    data = bytearray(path.read_bytes())
+    sound = probe(path)
+    half = len(data) // 2
+    data[half:] = bytes(len(data) - half)
+    assert half > data.index(b"mdat") + 200
+    (tmp_path / "varying.mp4").write_bytes(data)
+    broken = probe(tmp_path / "varying.mp4", anew=True)
+    assert all(np.array_equal(getattr(broken, name), getattr(sound, name)) for name in ("seconds", *kept.ARRAYS))
+
+
+# ---------------------------------------------------------------------------- files that go elsewhere
+
+
+def test_copied_renamed_and_packed_files_keep_their_index(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy", copy_function=shutil.copyfile)  # as cp does: times are new
+    out = tmp_path / "copy"
+    (out / "in" / "plain.mp4").rename(out / "other.mp4")
+    with tarfile.open(out / "all.tar", "w") as tar:
+        tar.add(out / "in" / "varying.mp4", "deep/v.mp4")
+    for path, origin in {
+        out / "other.mp4": prepared / "in" / "plain.mp4",
+        out / "turned.mp4": prepared / "turned.mp4",
+        out / "all.tar" / "deep" / "v.mp4": prepared / "in" / "varying.mp4",
+    }.items():
+        found, truth = from_disk(path), probe(origin, anew=True)
+        assert found is not None
+        assert found.path == path
+        assert np.array_equal(found.stamps, truth.stamps)
+        assert torch.equal(frames_at(path, [0, 33]).frames, frames_at(origin, [0, 33]).frames)
+
+
+def padded(data: bytes, size: int) -> bytes:
+    """An MP4 file made longer by an empty box at its end."""
+    return data + struct.pack(">I4s", size - len(data), b"free") + bytes(size - len(data) - 8)
+
+
+def test_another_file_of_the_same_name_size_and_time_is_read(source, tmp_path):
+    out = tmp_path / "out"
+    prepare(source, out, workers=0)
+    one, other = out / "in" / "plain.mp4", out / "in" / "varying.mp4"
+    stand, size = one.stat(), max(one.stat().st_size, other.stat().st_size) + 100
+    for path, content in {one: padded(other.read_bytes(), size), other: padded(one.read_bytes(), size)}.items():
+        path.write_bytes(content)
+        os.utime(path, ns=(stand.st_atime_ns, stand.st_mtime_ns))
+    assert from_disk(one) is from_disk(other) is None
+    assert probe(one).frames == 60
+    assert probe(other).frames == 70
+    one.write_bytes(b"\0\0\0\x18ftypisom and no more")
+    assert from_disk(one) is None
+    one.unlink()
+    assert from_disk(one) is None
+    shutil.copy(source / "in" / "plain.mp4", out / "turned.mp4")  # its tables are behind its pictures
+    assert from_disk(out / "turned.mp4") is None
+    assert probe(out / "turned.mp4").frames == 70
+
+
+def test_a_file_that_was_cut_off_is_read(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    path = tmp_path / "copy" / "in" / "plain.mp4"
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    assert from_disk(path) is None
+    assert probe(path).frames < 70
+
+
+# ---------------------------------------------------------------------------- a file of indices that is not as it was
+
+
+def test_whatever_byte_is_damaged_an_index_is_right_or_not_there(prepared, tmp_path):
+    truth = probe(prepared / "in" / "varying.mp4", anew=True)
+    sound, place = (prepared / INDEX).read_bytes(), tmp_path / INDEX
+    place.write_bytes(sound)
+    path = Path(shutil.copy(truth.path, tmp_path))
+
+    def right() -> bool:
+        found = from_disk(path)
+        return found is not None and np.array_equal(found.seconds, truth.seconds)
+
+    lost = 0
+    for at in range(len(sound)):
+        for flip in (1, 128):
+            data = bytearray(sound)
+            data[at] ^= flip
+            place.write_bytes(data)
+            found = from_disk(path)
+            lost += found is None
+            assert found is None or all(
+                np.array_equal(getattr(found, name), getattr(truth, name)) for name in ("seconds", *kept.ARRAYS)
+            )
+    assert 0 < lost < 2 * len(sound)
+    place.write_bytes(sound)
+    assert right()
+    for size in range(0, len(sound), 7):
+        place.write_bytes(sound[:size])
+        found = from_disk(path)
+        assert found is None or np.array_equal(found.seconds, truth.seconds)
+    for form in (0, kept.FORMAT + 1):
+        place.write_bytes(kept.HEADER.pack(kept.MAGIC, form, 5) + sound[kept.HEADER.size :])
+        assert from_disk(path) is None
+    place.unlink()
+    assert from_disk(path) is None
+    place.mkdir()
+    assert from_disk(path) is None
+    assert probe(path).frames == truth.frames
+    place.rmdir()
+    place.write_bytes(sound)
+    kept.nearest.cache_clear()
+    assert right()
+
+
+def test_nothing_is_written_by_reading(prepared):
+    def standing() -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_mtime_ns) for path in [prepared, *prepared.rglob("*")])
+
+    before = standing()
+    index._memory.clear()
+    frames_at(prepared / "in" / "plain.mp4", [3])
+    assert standing() == before
+
+
+def test_a_check_looks_at_the_files_themselves(prepared, monkeypatch):
+    read, honest = [], video.demuxed
+    monkeypatch.setattr(video, "demuxed", lambda *args: read.append(args) or honest(*args))
+    index._memory.clear()
+    assert check(find(prepared), "demux", workers=0).problems == ()
+    assert len(read) >= 5
+
+
+# ---------------------------------------------------------------------------- work that is stopped, shared, repeated
+
+
+def indexed(out: Path) -> int:
+    """How many videos of a prepared folder are on disk; none is that is not in its list."""
+    count = kept.HEADER.unpack((out / INDEX).read_bytes()[: kept.HEADER.size])[2]
+    found = [item.path for item in find(out) if from_disk(item.path) is not None]
+    assert len(found) == count
+    return count
+
+
+@pytest.mark.parametrize("size", [None, 30_000], ids=["files", "shards"])
+def test_work_that_was_stopped_and_shared_gives_all_indices(clips, tmp_path, size):
+    out = tmp_path / "out"
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(clips, out, shard_bytes=size, part=(0, 2), workers=0, progress=stop)
+    prepare(clips, out, shard_bytes=size, part=(1, 2), workers=0)
+    assert not (out / INDEX).exists()
+    prepare(clips, out, shard_bytes=size, part=(0, 2), workers=0)
+    assert indexed(out) == 7
+    (out / INDEX).unlink()
+    assert prepare(clips, out, shard_bytes=size, workers=0).new == 0
+    assert indexed(out) == 7
+
+
+def test_the_file_follows_the_list(clips, bad, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, film in {"0.mp4": clips / "a" / "0.mp4", "1.mp4": bad["flipped"], "2.mp4": clips / "a" / "2.mp4"}.items():
+        shutil.copy(film, folder / name)
+    prepare(folder, out, workers=0)
+    assert indexed(out) == 2
+    prepare(folder, out, workers=0, lost=0.9, retry=True)
+    assert indexed(out) == 3
+    shutil.copy(clips / "b" / "3.mp4", folder / "0.mp4")
+    (folder / "2.mp4").unlink()
+    prepare(folder, out, workers=0, lost=0.9)
+    assert indexed(out) == 2
+    assert probe(out / "0.mp4").frames == 32
+
+
+def test_where_the_disk_refuses_nothing_half_stays(clips, tmp_path, monkeypatch):
+    def full(path: Path, records: list[bytes]) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept, "write", full)
+    with pytest.raises(DiskError, match=r"the lists in .* cannot be written: No space left"):
+        prepare(clips / "a", tmp_path / "out", workers=0)
+    assert not [path for path in (tmp_path / "out").iterdir() if "index" in path.name]
