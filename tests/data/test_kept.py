@@ -205,28 +205,26 @@ def test_whatever_byte_is_damaged_an_index_is_right_or_not_there(prepared, tmp_p
     place.write_bytes(sound)
     path = Path(shutil.copy(truth.path, tmp_path))
 
-    def right() -> bool:
-        found = from_disk(path)
-        return found is not None and np.array_equal(found.seconds, truth.seconds)
+    def right(found: Video | None) -> bool:
+        return found is not None and all(
+            np.array_equal(getattr(found, name), getattr(truth, name)) for name in ("seconds", *kept.ARRAYS)
+        )
 
     lost = 0
     for at in range(len(sound)):
-        for flip in (1, 128):
-            data = bytearray(sound)
-            data[at] ^= flip
-            place.write_bytes(data)
-            found = from_disk(path)
-            lost += found is None
-            assert found is None or all(
-                np.array_equal(getattr(found, name), getattr(truth, name)) for name in ("seconds", *kept.ARRAYS)
-            )
-    assert 0 < lost < 2 * len(sound)
+        data = bytearray(sound)
+        data[at] ^= 1 << at % 8
+        place.write_bytes(data)
+        found = from_disk(path)
+        lost += found is None
+        assert found is None or right(found)
+    assert 0 < lost < len(sound)
     place.write_bytes(sound)
-    assert right()
+    assert right(from_disk(path))
     for size in range(0, len(sound), 7):
         place.write_bytes(sound[:size])
         found = from_disk(path)
-        assert found is None or np.array_equal(found.seconds, truth.seconds)
+        assert found is None or right(found)
     for form in (0, kept.FORMAT + 1):
         place.write_bytes(kept.HEADER.pack(kept.MAGIC, form, 5) + sound[kept.HEADER.size :])
         assert from_disk(path) is None
@@ -237,8 +235,7 @@ def test_whatever_byte_is_damaged_an_index_is_right_or_not_there(prepared, tmp_p
     assert probe(path).frames == truth.frames
     place.rmdir()
     place.write_bytes(sound)
-    kept.nearest.cache_clear()
-    assert right()
+    assert right(from_disk(path))
 
 
 def test_nothing_is_written_by_reading(prepared):

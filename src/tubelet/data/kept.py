@@ -1,9 +1,10 @@
 """Indices of prepared videos, kept in one file beside their list: no worker reads a video to its end to know it.
 
-The index of an MP4 depends on nothing but its tables, which `prepare` puts before the pictures, and on where the file
-ends. A digest of the tables and the size is what a record is found by. So a record is right wherever a file is copied,
-renamed or packed to, and wrong for every other file, also one of the same name, size and time. Whatever is missing,
-damaged or of another format counts for nothing: then the video is read, as without.
+What FFmpeg says of an MP4's packets stands in its tables, which `prepare` puts before the pictures. A record is found
+by a digest of the tables and of the file's size. So it is right wherever a file is copied, renamed or packed to, and is
+no other file's, also if that has the same name, size and time. A digest does not cover the pictures: damage to them is
+met, and counted, when they are decoded. Whatever is missing, damaged or of another format counts for nothing: then the
+video is read, as without.
 
 The file has a header, then for every record, sorted by digest, its digest, first byte and bytes; then the records: the
 digest once more, and compressed by zlib, which notices damage, a line of JSON and the differences of the index's whole
