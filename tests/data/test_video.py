@@ -338,6 +338,34 @@ def test_the_index_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     assert len(index._memory) == 1
 
 
+def test_memory_holds_so_many_frames_whatever_was_cleared_or_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_MEMORY_FRAMES", 100)
+    index._memory.clear()
+    for number in range(5):
+        (tmp_path / str(number)).touch()
+    write(tmp_path / "film.mp4", films.moving_square(30, 48, 64), 10)
+    film = probe(tmp_path / "film.mp4")
+    for _ in range(4):  # the same three again and again
+        for number in range(3):
+            index.remember(tmp_path / str(number), film)
+        assert [name[0][-1] for name in index._memory][-3:] == ["0", "1", "2"]
+    index.remember(tmp_path / "3", film)
+    index._memory.clear()
+    for number in range(5):
+        index.remember(tmp_path / str(number), film)
+    assert [name[0][-1] for name in index._memory] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264_open.mkv", "hevc.mp4", "mpeg2.mkv", "mpeg4.mp4"])
+def test_nothing_is_read_before_the_key_frame_that_a_frame_needs(film, name, monkeypatch):
+    known, read, honest = probe(film(name)), [], video.demuxed
+    monkeypatch.setattr(video, "demuxed", lambda *asked: (read.append(packet) or packet for packet in honest(*asked)))
+    first = int(known.starts[known.starts[:, 1] >= 32][0, 0])
+    frames_at(known, [first])
+    assert len(read) == 1
+    assert read[0].is_keyframe
+
+
 # ---------------------------------------------------------------------------- writing
 
 

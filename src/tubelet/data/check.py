@@ -158,7 +158,7 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
         if level == "open":
             row = replace(row, **headers(item.path))
             return replace(row, vectors=tells(row.codec))
-        video = probe(item.path)
+        video = probe(item.path, anew=True)
         row = replace(
             row,
             codec=video.codec,

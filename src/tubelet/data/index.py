@@ -168,7 +168,8 @@ def _starts(packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool)
     earliest = np.append(np.minimum.accumulate(frames[::-1])[::-1], len(packets.pts))
     right = (at > 0) & (earliest[places] >= at)
     places, at = np.append(0, places[right]), np.append(0, at[right])
-    times = np.where(packets.dts[at] == NONE, packets.pts[at], packets.dts[at])
+    # FFmpeg goes to the last key frame that is shown by then: told a time of decoding, to the one before.
+    times = packets.pts[at] if stamp == "pts" else np.where(packets.dts[at] == NONE, packets.pts[at], packets.dts[at])
     return np.stack([places, at, times, stamps[at]], axis=1)[np.argsort(places, kind="stable")]
 
 
@@ -176,6 +177,7 @@ def _starts(packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool)
 
 _memory: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
 _MEMORY_FRAMES = 2**21  # about 50 MB: seven thousand ten-second videos, or twenty hours
+_held = 0  # frames of those in it; counting them anew for every file would take longer than to know a prepared one
 _lock = threading.Lock()
 
 
@@ -189,10 +191,14 @@ def remembered(path: Path) -> Video | None:
 
 def remember(path: Path, video: Video) -> Video:
     """The same index, kept in this process while it is among those used last."""
+    global _held
     with _lock, suppress(OSError):
-        _memory[_name(path)] = video
-        while len(_memory) > 1 and sum(len(v.seconds) for v in _memory.values()) > _MEMORY_FRAMES:
-            _memory.popitem(last=False)
+        if (before := _memory.pop(name := _name(path), None)) is not None:
+            _held -= before.frames
+        _held = video.frames + (_held if _memory else 0)
+        _memory[name] = video
+        while len(_memory) > 1 and _held > _MEMORY_FRAMES:
+            _held -= _memory.popitem(last=False)[1].frames
     return video
 
 

@@ -46,6 +46,7 @@ class Row:
     offset: int = 0  # bytes before it in its shard
     sha256: str = ""
     modified: int = 0  # when the source was changed, in nanoseconds
+    index: str = ""  # of the new file, as `kept.packed` writes it, in base64; empty: none is kept
 
 
 class Notebook:

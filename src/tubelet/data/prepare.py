@@ -9,6 +9,7 @@ import csv
 import hashlib
 import math
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
+from tubelet.data import kept
 from tubelet.data.check import headers
 from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES, Damage, Video, VideoError
@@ -203,21 +205,22 @@ def jobs_of(items: Sequence[Item], root: Path, sharded: bool) -> list[Job]:
 
 
 def listed(out: Path, items: Sequence[Item], rows: Sequence[Row]) -> None:
-    """Writes the list that `find` reads, the report, and the quarantine list.
+    """Writes the list that `find` reads, the report, the quarantine list, and the file of indices.
 
     Raises:
         DiskError: the disk is full, or refuses.
     """
     places = {row.source: out / row.path for row in rows if not row.problem}
-    kept = [replace(item, path=places[source]) for item in items if (source := os.path.abspath(item.path)) in places]
+    left = [replace(item, path=places[source]) for item in items if (source := os.path.abspath(item.path)) in places]
     good, names = [row for row in rows if not row.problem], [field.name for field in fields(Row)]
-    parts = {name: out / f".{name}.{os.getpid()}" for name in (REPORT, QUARANTINE, LIST)}
+    parts = {name: out / f".{name}.{os.getpid()}" for name in (REPORT, QUARANTINE, kept.INDEX, LIST)}
     try:
         for part in parts.values():
             part.unlink(missing_ok=True)
-        table(parts[REPORT], [name for name in names if name != "problem"], good)
+        table(parts[REPORT], [name for name in names if name not in ("problem", "index")], good)
         table(parts[QUARANTINE], ["source", "problem", "bytes_before"], [row for row in rows if row.problem])
-        write_list(parts[LIST], kept)
+        kept.write(parts[kept.INDEX], [b64decode(row.index) for row in good if row.index])
+        write_list(parts[LIST], left)
         for name, part in parts.items():
             part.replace(out / name)
     except OSError as error:
@@ -261,8 +264,10 @@ def remade(job: Job, book: tuple[Path, Path], sharded: bool, how: Encoding, lost
             raise VideoError(
                 f"{len(damage.frames)} of {video.frames} frames are lost to damage: copy it anew, or allow for more"
             )
-        if (count := probe(part).frames) != made.frames:
-            raise DiskError(f"{part} has {count} frames, not the {made.frames} that were written: is the disk full?")
+        if (found := probe(part, anew=True)).frames != made.frames:
+            raise DiskError(
+                f"{part} has {found.frames} frames, not the {made.frames} that were written: is the disk full?"
+            )
         psnr = made.psnr and round(made.psnr, 2)
         row = replace(row, frames=made.frames, height=made.height, width=made.width, psnr=psnr)
         moving = share_moving(part, made.frames, how)
@@ -271,7 +276,8 @@ def remade(job: Job, book: tuple[Path, Path], sharded: bool, how: Encoding, lost
             row = replace(row, note=note, damaged=damaged)
         with part.open("rb") as file:
             mark = hashlib.file_digest(file, "sha256").hexdigest()
-        row = replace(row, seconds=video.duration, moving=moving, sha256=mark, bytes=part.stat().st_size)
+        index = b64encode(kept.packed(found) or b"").decode()
+        row = replace(row, seconds=video.duration, moving=moving, sha256=mark, bytes=part.stat().st_size, index=index)
         placed(part, target)
     except DiskError:
         raise

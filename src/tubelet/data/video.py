@@ -37,13 +37,13 @@ from tubelet.data.index import (
     nearest_of,
     orientation,
     remember,
-    remembered,
     runs_of,
     scaled,
     shown_at,
     stamps_of,
     video_of,
 )
+from tubelet.data.kept import known
 from tubelet.data.paint import drawn
 from tubelet.data.transforms import Window, resized
 from tubelet.data.vectors import BLOCK, FAR, Steps
@@ -55,9 +55,9 @@ __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe
 # ---------------------------------------------------------------------------- 1. the index
 
 
-def probe(path: Path | str) -> Video:
+def probe(path: Path | str, *, anew: bool = False) -> Video:
     """The index of a video file, folder of images or picture; free while size and time of it stay as they were when
-    last asked, but for pictures, which are decoded.
+    last asked, but for pictures, which are decoded. Of prepared files it is kept on disk; `anew`: look nevertheless.
 
     Packets are listed, not decoded, wherever a packet is known to be a frame; the rest (MPEG streams, AVI with
     B-frames, pieces cut out of a stream) is decoded once. Of several video streams, FFmpeg's best is taken.
@@ -69,7 +69,7 @@ def probe(path: Path | str) -> Video:
     path = Path(path)
     if images.is_picture(path):  # not remembered: there may be millions
         return images.picture(path)[0]
-    if (video := remembered(path)) is not None:
+    if not anew and (video := known(path)) is not None:
         return video
     if path.is_dir():
         return remember(path, images.probe(path))
@@ -183,8 +183,8 @@ def frames_at(
     with opened(path) as (container, stream):
         if vectors:  # before anything is decoded: the decoder reads its options once
             stream.codec_context.options = {"flags2": "+export_mvs"}
-        known = video if isinstance(video, Video) else remembered(path)
-        fresh, video = known is not None, known or _indexed(path, container, stream)
+        found = video if isinstance(video, Video) else known(path)
+        fresh, video = found is not None, found or _indexed(path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
         parts = None if windows is None else windows(video)
         damage, steps = Damage(), Steps(video, stream.codec_context, asked) if vectors else None

@@ -1,0 +1,166 @@
+"""Indices of prepared videos, kept in one file beside their list: no worker reads a video to its end to know it.
+
+What FFmpeg says of an MP4's packets stands in its tables, which `prepare` puts before the pictures. A record is found
+by a digest of the tables and of the file's size. So it is right wherever a file is copied, renamed or packed to, and is
+no other file's, also if that has the same name, size and time. A digest does not cover the pictures: damage to them is
+met, and counted, when they are decoded. Whatever is missing, damaged or of another format counts for nothing: then the
+video is read, as without.
+
+The file has a header, then for every record, sorted by digest, its digest, first byte and bytes; then the records: the
+digest once more, and compressed by zlib, which notices damage, a line of JSON and the differences of the index's whole
+numbers. Only what is asked for is read, and nothing stays open. It is not mapped to memory: pages of a file that is cut
+off meanwhile would end the process.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from tubelet.data.index import Video, remember, remembered
+from tubelet.data.shards import content
+
+INDEX = "prepared.index"
+FORMAT = 1
+HEADER = struct.Struct("<8sII")  # `MAGIC`, format, records
+MAGIC = b"tubelet\n"
+DIGEST = 16  # bytes
+ENTRY = struct.Struct(f"<{DIGEST}sQI")  # digest, bytes before the record, bytes of it
+BEFORE = (b"ftyp", b"moov", b"free")  # boxes of an MP4 that may come before its pictures
+SCALARS = ("codec", "container", "width", "height", "rotation", "fps", "variable", "stamp")
+ARRAYS = ("keys", "stamps", "starts")
+TROUBLE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, struct.error, zlib.error)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def known(path: Path) -> Video | None:
+    """The index of a file: remembered, or kept in the folder that it was prepared into."""
+    if (video := remembered(path)) is not None:
+        return video
+    if (place := nearest(os.path.dirname(os.path.abspath(path)))) is not None:
+        with suppress(*TROUBLE):
+            if (video := looked_up(place, path)) is not None:
+                return remember(path, video)
+    return None
+
+
+@lru_cache(maxsize=2**16)
+def nearest(folder: str) -> str | None:
+    """The file of indices in a folder, or in the nearest one above that has any."""
+    path, above = os.path.join(folder, INDEX), os.path.dirname(folder)
+    if os.path.isfile(path):
+        return path
+    return None if above == folder else nearest(above)
+
+
+def looked_up(place: str, path: Path) -> Video | None:
+    """The index of a video if it is in this file.
+
+    Raises:
+        Any of `TROUBLE`: the file or the video cannot be read, or the file is damaged.
+    """
+    if (digest := digest_of(path)) is None:
+        return None
+    with open(place, "rb", buffering=0) as file:
+
+        def entry(number: int) -> tuple[bytes, int, int]:
+            return ENTRY.unpack(os.pread(file.fileno(), ENTRY.size, HEADER.size + number * ENTRY.size))
+
+        magic, form, count = HEADER.unpack(os.pread(file.fileno(), HEADER.size, 0))
+        if (magic, form) != (MAGIC, FORMAT):
+            return None
+        number = bisect_left(range(count), digest, key=lambda number: entry(number)[0])
+        if number == count:
+            return None
+        _, begin, size = entry(number)
+        record = os.pread(file.fileno(), size, begin)
+    return unpacked(path, record[DIGEST:]) if record[:DIGEST] == digest else None
+
+
+def digest_of(path: Path) -> bytes | None:
+    """Digest of an MP4's size and of all that comes before its pictures; None if its tables do not, or it is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with content(path) as (file, left):
+        found, tables = hashlib.blake2b(left.to_bytes(8, "little"), digest_size=DIGEST), False
+        while len(box := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", box)
+            if kind == b"mdat":
+                return found.digest() if tables else None
+            if kind not in BEFORE or not 8 <= size <= left:
+                break
+            found.update(box + file.read(size - 8))
+            tables, left = tables or kind == b"moov", left - size
+    return None
+
+
+def unpacked(path: Path, record: bytes) -> Video:
+    """The index that a record holds, without its digest.
+
+    Raises:
+        Any of `TROUBLE`: it is damaged.
+    """
+    line, _, data = zlib.decompress(record).partition(b"\n")
+    about = json.loads(line)
+    ends = np.cumsum([about.pop(name) for name in ARRAYS])
+    parts = np.split(np.frombuffer(data, "<i8").astype(np.int64, copy=False), ends[:-1])
+    keys, stamps = (part.cumsum() for part in parts[:2])
+    starts = parts[2].reshape(-1, 4).cumsum(0)
+    seconds = timed(stamps, about.pop("rate"))
+    for array in (seconds, keys, stamps, starts):
+        array.setflags(write=False)
+    return Video(path=path, seconds=seconds, keys=keys, stamps=stamps, starts=starts, **about)
+
+
+def timed(stamps: np.ndarray, rate: int) -> np.ndarray:
+    """When frames are shown that have such stamps, `rate` a second."""
+    return (stamps - stamps[0]) * (1 / rate)
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def packed(video: Video) -> bytes | None:
+    """The record of a video; None if it cannot be kept: its times are not those of its packets, or it is no such MP4.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    ticks = int(video.stamps[-1] - video.stamps[0])
+    rate = round(ticks / video.seconds[-1]) if ticks else 1
+    if (digest := digest_of(video.path)) is None or not np.array_equal(timed(video.stamps, rate), video.seconds):
+        return None
+    arrays = [np.diff(getattr(video, name), axis=0, prepend=0).ravel() for name in ARRAYS]
+    about = {name: getattr(video, name) for name in SCALARS} | {"rate": rate}
+    about |= {name: len(array) for name, array in zip(ARRAYS, arrays)}
+    data = json.dumps(about).encode() + b"\n" + np.concatenate(arrays).astype("<i8").tobytes()
+    return digest + zlib.compress(data, 9)
+
+
+def write(path: Path, records: Iterable[bytes]) -> None:
+    """A file of records.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
+    kept = sorted({record[:DIGEST]: record for record in records}.items())
+    begin = HEADER.size + ENTRY.size * len(kept)
+    with path.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, FORMAT, len(kept)))
+        for digest, record in kept:
+            file.write(ENTRY.pack(digest, begin, len(record)))
+            begin += len(record)
+        file.writelines(record for _, record in kept)
+    nearest.cache_clear()  # where there was none, there may be one now
