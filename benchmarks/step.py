@@ -128,13 +128,14 @@ def write(size: str, path: Path) -> None:
     torch.save(translated(transformers_model(size).state_dict(), Report(Path("theirs"))), path)
 
 
-def work(size: str, side: str, batch: int) -> float:
-    """Multiplications and additions of a side's step."""
+def work(size: str, decode: RunningCell | None) -> float:
+    """Multiplications and additions for one clip of a step."""
     from tubelet.bench.steps import flops
+    from tubelet.plan import on_meta
 
     run = preset(f"videomae-k400-{size}")
-    run = replace(run, method=replace(run.method, decode=RunningCell() if SIDES[side] is Dual else None))
-    return batch * flops(run, run.method.build(run.encoder, run.grid(), 3))
+    run = replace(run, method=replace(run.method, decode=decode))
+    return flops(run, on_meta(run.method, run.encoder, run.grid(), 3))
 
 
 def child(size: str, precision: str, side: str, weights: str, batch: int, device: torch.device) -> None:
@@ -199,10 +200,11 @@ def main() -> None:
             weights = Path(folder) / "weights.pt"
             write(size, weights)
             by = {precision: measure(size, precision, weights, args, device) for precision in PRECISIONS}
+        every, half = work(size, None), work(size, RunningCell())
         for precision, (sides, peak) in by.items():
             ours, memory = sides["tubelet"]
             for name, (times, gib) in sides.items():
-                share = work(size, name, args.batch) / min(times) / peak
+                share = (half if SIDES[name] is Dual else every) * args.batch / min(times) / peak
                 rows.append({
                     "size": size, "precision": precision, "side": name, "batch": args.batch,
                     "seconds_min": round(min(times), 4), "seconds_median": round(float(np.median(times)), 4),
