@@ -98,14 +98,9 @@ def train(
         if run.training.compile:
             compiled(method)
         dataset.fill_cache(Counter("reading videos into memory", quiet))
+        patience, pinned = run.training.patience, device.type == "cuda"
         stream = batches(
-            dataset,
-            run.training.batch,
-            start,
-            plan.steps,
-            pick_workers(run),
-            patience=run.training.patience,
-            pinned=device.type == "cuda",
+            dataset, run.training.batch, start, plan.steps, pick_workers(run), patience=patience, pinned=pinned
         )
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
         failures = Failures(dataset.files)
@@ -241,11 +236,7 @@ def one_step(
 
 
 def in_precision(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """For the forward pass of a step.
-
-    On CPUs without a cache of the weights' copies: each is used once and made again in the backward pass, so that they
-    are never all there at once.
-    """
+    """For the forward pass. On CPUs copies of weights are not kept for the backward pass: they never are all there."""
     half = precision == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=device.type != "cpu")
 
