@@ -8,8 +8,8 @@ One core, one decoding thread; the time of the processor. Sides take turns; the 
 original   720p with key frames 250 apart: as filmed where the file is that, else made by the ffmpeg command line
            (libx264, crf 20), which the row says
 prepared   by `tubelet prepare`; layered: by `tubelet prepare --layered 4`, on its layer: starts at every fourth frame
-tubelet    whole frames by `frames_at`, its index remembered; new: its index made anew, as for the first clip of a file.
-           crop: a square of 0.83 of the short side at 224x224, as training sees it (`Dataset.load`)
+tubelet    whole frames by `frames_at`, its index remembered; new: not in memory, as for a worker's first clip of a file.
+           crop: a square of 0.83 of the short side at 224x224, as training sees it (`Dataset.load`); yuv: not coloured
 peers      decord2, torchcodec (its quicker mode of the two) and a plain PyAV loop, opened anew for every clip, as
            loaders do; see loader.py
 bare       libavcodec by PyAV on the frames that are needed, file opened and sought too, nothing converted: the limit
@@ -74,14 +74,14 @@ def prepared(source: Path, folder: Path, layered: int) -> Path:
     return next(out.rglob("*.mp4"))
 
 
-def ours(path: Path, wanted: Indices, *, new: bool = False, crop: bool = False, vectors: bool = False) -> None:
+def ours(path: Path, wanted: Indices, *, new: bool = False, crop: bool = False, **options: bool) -> None:
     """A clip by `frames_at`."""
     if new:
         _memory.clear()
     if crop:
-        frames_at(path, lambda video: wanted, size=(SHORT, SHORT), windows=square, vectors=vectors)
+        frames_at(path, lambda video: wanted, size=(SHORT, SHORT), windows=square, **options)
     else:
-        frames_at(path, lambda video: wanted, size=SHORT, vectors=vectors)
+        frames_at(path, lambda video: wanted, size=SHORT, **options)
 
 
 def square(video: Video) -> list[Window]:
@@ -152,6 +152,7 @@ def row_of(source: Path, work: Path, count: int, repeats: int) -> dict[str, Any]
             f"{name}, tubelet": partial(ours, path),
             f"{name}, tubelet, new": partial(ours, path, new=True),
             f"{name}, crop": partial(ours, path, crop=True),
+            f"{name}, crop, yuv": partial(ours, path, crop=True, yuv=True),
             f"{name}, crop, vectors": partial(ours, path, crop=True, vectors=True),
             f"{name}, bare": partial(bare, path),
         }
@@ -175,6 +176,8 @@ RATIOS = {
     "times decord: prepared": ("prepared, decord", "prepared, tubelet"),
     "of the bare decoder: prepared, crop": ("prepared, crop", "prepared, bare"),
     "of the bare decoder: layer, crop": ("layer, crop", "layer, bare"),
+    "of the bare decoder: prepared, crop, yuv": ("prepared, crop, yuv", "prepared, bare"),
+    "of the bare decoder: layer, crop, yuv": ("layer, crop, yuv", "layer, bare"),
     "of the bare decoder: prepared, whole": ("prepared, tubelet", "prepared, bare"),
     "of the bare decoder: layer, whole": ("layer, tubelet", "layer, bare"),
     "vectors / none: prepared": ("prepared, crop, vectors", "prepared, crop"),
