@@ -8,7 +8,7 @@ One core, one decoding thread; the time of the processor. Sides take turns; the 
 original   720p with key frames 250 apart: as filmed where the file is that, else made by the ffmpeg command line
            (libx264, crf 20), which the row says
 prepared   by `tubelet prepare`; layered: by `tubelet prepare --layered 4`, on its layer: starts at every fourth frame
-tubelet    whole frames by `frames_at`, its index remembered; new: not in memory, as for a worker's first clip of a file.
+tubelet    whole frames by `frames_at`, its index remembered; new: not in memory, as for the first clip of a file
            crop: a square of 0.83 of the short side at 224x224, as training sees it (`Dataset.load`); yuv: not coloured
 peers      decord2, torchcodec (its quicker mode of the two) and a plain PyAV loop, opened anew for every clip, as
            loaders do; see loader.py
