@@ -65,29 +65,20 @@ def kept(
     real = 2 if precision == torch.bfloat16 else 4
     now = most = 0
     for module, called, tokens, asked in calls:
-        called *= clips // method.views
+        called = clips // method.views * called
         needs = kept_by(module, called, tokens, precision, device, asked)
         if not isinstance(module, Block | CrossBlock):
             now += needs
             continue
         width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
-        mlp = 4 * width + real * hidden * (2 if device == "cpu" else 1)
-        # Its MLP has gone when attention is put back: two gradients of the weights, if they are written out.
-        attention = 2 * written_out(module, tokens, precision, device, asked) - real * hidden
-        most = max(most, now + needs + called * tokens * max(mlp, attention))
+        inside = called * tokens * (4 * width + real * hidden * (2 if device == "cpu" else 1))
+        most = max(most, now + needs + inside)
         now += called * tokens * 4 * width if module in recomputed else needs
     # The squared error's backward pass holds the prediction and its gradient, the target, and some clips in float32;
     # that of other losses prediction, target, and the gradients of error and prediction.
     some = 4 * min(max(AT_ONCE, predicted), predicted * clips)
     loss = (2 * real + 4) * predicted * clips + some if hasattr(method, "target") else 4 * 4 * predicted * clips
     return max(now + loss, most)
-
-
-def written_out(module: Block | CrossBlock, tokens: int, precision: torch.dtype, device: str, asked: int) -> int:
-    """Bytes of a token's attention weights, where they are there (`nn.attention.attend`); else none."""
-    if device != "cpu" or precision != torch.bfloat16 or tokens > SHORT:
-        return 0
-    return module.attn.heads * 2 * (asked if isinstance(module, CrossBlock) else tokens)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:
@@ -117,7 +108,7 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
             norms = 4 * width
         if isinstance(module, DividedBlock):  # as if each of its two attentions were over all tokens
             norms, times = 2 * norms, 2
-        attention = written_out(module, tokens, precision, device, asked) or 4 * heads
+        attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
         products = real * 4 * width  # queries, keys, values, the input of proj
         products += (times - 1) * real * 5 * width  # the same of the other attention, and what joins it
         if module.attn.k_bias is not None:  # rotary positions: queries and keys once more, turned
@@ -125,7 +116,7 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
         return clips * tokens * (norms + times * attention + products + mlp) + copies
     if isinstance(module, CrossBlock):
         source = module.norm_memory.weight.numel()
-        attention = written_out(module, tokens, precision, device, asked) or 4 * heads
+        attention = heads * (real * asked if half and device == "cpu" and tokens <= SHORT else 4)
         products = real * 3 * width  # the input of q, its output, proj's
         memory = asked * (4 * source + 8 + real * (source + 2 * width))  # its norm; the input of kv, keys, values
         return clips * (tokens * (4 * width + 8 + attention + products + mlp) + memory) + copies
