@@ -35,7 +35,7 @@ from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.targets import MEAN, STD
 from tubelet.train.folder import machine
-from tubelet.train.loop import in_precision, keep_memory, pick_device
+from tubelet.train.loop import keep_memory, pick_device
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
@@ -91,7 +91,7 @@ class Ours:
 
     def step(self, video: torch.Tensor, hidden: torch.Tensor, precision: torch.dtype) -> float:
         batch = Batch(video, torch.arange(len(video))).to(self.device)
-        with in_precision(self.device, precision):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             result = self.model(batch, Draws(0, 0, range(len(video))))
         loss = result.sum / result.count
         loss.backward()

@@ -21,7 +21,7 @@ from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
 from tubelet.targets import HOG, Pixels, Together
-from tubelet.train.loop import in_precision, pick_precision
+from tubelet.train.loop import pick_precision
 from tubelet.types import Batch, Draws, Motion
 
 TINY = Encoder(width=48, depth=2, heads=3, hidden=192)
@@ -128,7 +128,7 @@ def peak_bytes(run: Run) -> int:
     batch = Batch(video, torch.arange(clips), motion=Motion.unknown(video.shape[2:], clips=clips))
 
     def part() -> None:
-        with in_precision(torch.device("cpu"), getattr(torch, run.training.precision)):
+        with torch.autocast("cpu", enabled=run.training.precision == "bfloat16"):
             loss = method(batch, Draws(0, 0, range(clips)))
         (loss.sum / loss.count).backward()
 
@@ -195,7 +195,7 @@ def test_every_block_of_the_decoder_takes_as_much_memory():
 
 def test_recomputing_blocks_saves_memory_and_changes_no_multiply_adds():
     plain, saving = (plan(a_run(Encoder(384, 6, 6, 1536, checkpoint=on))) for on in (False, True))
-    assert saving.memory.activations < 0.75 * plain.memory.activations
+    assert saving.memory.activations < 0.7 * plain.memory.activations
     assert saving.gmacs == plain.gmacs
 
 

@@ -57,28 +57,28 @@ def kept(
     with the clips, the tokens of each that it was given, and those that it asked; `predicted` are the values that the
     decoder put out.
 
-    The most is there when the backward pass begins, with the loss's own tensors, or when it comes to a block, with the
-    gradients inside, and on CPUs the GELU's output again; what comes later has gone by then. A recomputed block keeps
-    its input only, until all it has is there again.
+    A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
+    after what comes later has gone.
     """
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
     real = 2 if precision == torch.bfloat16 else 4
-    now = most = 0
+    before = after = largest = 0
     for module, called, tokens, asked in calls:
-        called = clips // method.views * called
-        needs = kept_by(module, called, tokens, precision, device, asked)
-        if not isinstance(module, Block | CrossBlock):
-            now += needs
-            continue
-        width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
-        inside = called * tokens * (4 * width + real * hidden * (2 if device == "cpu" else 1))
-        most = max(most, now + needs + inside)
-        now += called * tokens * 4 * width if module in recomputed else needs
+        needs = kept_by(module, clips // method.views * called, tokens, precision, device, asked)
+        if isinstance(module, Block) and module in recomputed:
+            width, hidden = module.norm1.weight.numel(), module.mlp.fc1.out_features
+            before += clips * tokens * 4 * width
+            gradients = clips * tokens * (4 * width + real * hidden)  # of its MLP's output and hidden channels
+            largest = max(largest, needs + gradients)
+        elif largest:
+            after += needs
+        else:
+            before += needs
     # The squared error's backward pass holds the prediction and its gradient, the target, and some clips in float32;
     # that of other losses prediction, target, and the gradients of error and prediction.
     some = 4 * min(max(AT_ONCE, predicted), predicted * clips)
     loss = (2 * real + 4) * predicted * clips + some if hasattr(method, "target") else 4 * 4 * predicted * clips
-    return max(now + loss, most)
+    return before + max(after + loss, largest)
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:
@@ -86,40 +86,29 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
 
     Every product keeps what it reads, in the arithmetic of the run; a norm keeps its input and two statistics in
     float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
-    query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too. On CPUs
-    a block computes again what its MLP reads, and joint attention's projection (`nn.attention.again`): they keep the
-    input of the norm, and of the GELU, only.
+    query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too.
     """
     half = precision == torch.bfloat16
     real = 2 if half else 4
-    again: set[nn.Module] = set()
-    if device == "cpu" and isinstance(module, Block | CrossBlock):
-        again = {module.mlp.fc1, module.mlp.fc2}
-        if isinstance(module, Block) and not isinstance(module, DividedBlock):
-            again.add(module.attn.qkv)
-    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear) and layer not in again]
-    copies = sum(2 * layer.weight.numel() for layer in linear) if half else 0
-    if isinstance(module, Block | CrossBlock):
-        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
-        mlp = 4 * width + real * hidden if again else 4 * width + 8 + real * (width + 2 * hidden)
+    copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
     if isinstance(module, Block):
-        norms, times = 4 * width + 8 + real * width, 1  # and the input of qkv
-        if module.attn.qkv in again:
-            norms = 4 * width
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
+        norms, times = 2 * (4 * width + 8), 1
         if isinstance(module, DividedBlock):  # as if each of its two attentions were over all tokens
-            norms, times = 2 * norms, 2
+            norms, times = 3 * (4 * width + 8), 2
         attention = heads * (real * tokens if half and device == "cpu" and tokens <= SHORT else 4)
-        products = real * 4 * width  # queries, keys, values, the input of proj
-        products += (times - 1) * real * 5 * width  # the same of the other attention, and what joins it
+        products = real * (6 * width + 2 * hidden)  # qkv's input and three outputs, proj's, fc1's; GELU's and fc2's
+        products += (times - 1) * real * 6 * width  # the same of the other attention, and what joins it
         if module.attn.k_bias is not None:  # rotary positions: queries and keys once more, turned
             products += real * 2 * width
-        return clips * tokens * (norms + times * attention + products + mlp) + copies
+        return clips * tokens * (norms + times * attention + products) + copies
     if isinstance(module, CrossBlock):
+        width, hidden, heads = module.norm1.weight.numel(), module.mlp.fc1.out_features, module.attn.heads
         source = module.norm_memory.weight.numel()
         attention = heads * (real * asked if half and device == "cpu" and tokens <= SHORT else 4)
-        products = real * 3 * width  # the input of q, its output, proj's
+        products = real * (4 * width + 2 * hidden)  # the input of q, its output, proj's, fc1's; GELU's and fc2's
         memory = asked * (4 * source + 8 + real * (source + 2 * width))  # its norm; the input of kv, keys, values
-        return clips * (tokens * (4 * width + 8 + attention + products + mlp) + memory) + copies
+        return clips * (tokens * (2 * (4 * width + 8) + attention + products) + memory) + copies
     if isinstance(module, nn.LayerNorm):
         return clips * tokens * (4 * module.weight.numel() + 8)
     assert isinstance(module, nn.Linear)

@@ -1,29 +1,14 @@
 """The transformer block that encoder and decoders share."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tubelet.nn.rotary import turned
 
 SHORT = 512  # tokens; longest sequence for which `attend` writes the products out
 EPS = 1e-6  # of every LayerNorm in the MAE family; PyTorch's own default is 1e-5
-
-
-def again(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What `part`, which ends with a linear layer, makes of `x`: only `x` is kept for the backward pass.
-
-    That computes the rest again, up to what the linear layer reads: a norm or a GELU, and in bfloat16 the copy of the
-    layer's weights. On CPUs it is a third of what a step keeps for a few per cent of its time (docs/log.md). Elsewhere
-    everything is kept as usual, and by a compiler, which sees to that itself.
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return part(x)
-    return checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
 
 
 class Attention(nn.Module):
@@ -52,21 +37,15 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         allowed: Bool[Tensor, "_ 1 n n"] | None = None,
         turn: Float[Tensor, "2 _ 1 n c"] | None = None,
-        norm: nn.Module | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Attention over `norm(x)`, if there is one: the block gives it here so that what it puts out is not kept."""
         b, n, d = x.shape
-        mixed = self.projected(x) if norm is None else again(lambda x: self.projected(norm(x)), x)
-        parts = mixed.view(b, n, 3, self.heads, d // self.heads).unbind(2)
+        keys = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+        bias = torch.cat([self.q_bias, keys, self.v_bias])
+        parts = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)  # after the cut: its gradient is then put together in place
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
         return self.proj(attend(q, k, v, allowed).transpose(1, 2).reshape(b, n, d))
-
-    def projected(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n f"]:
-        """Queries, keys and values, side by side."""
-        keys = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
-        return F.linear(x, self.qkv.weight, torch.cat([self.q_bias, keys, self.v_bias]))
 
 
 def attend(
@@ -98,10 +77,8 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "b n d"], norm: nn.Module) -> Float[Tensor, "b n d"]:
-        """Of `norm(x)`, which is not kept."""
-        hidden = again(lambda x: self.fc1(norm(x)), x)
-        return again(lambda hidden: self.fc2(F.gelu(hidden)), hidden)
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -121,8 +98,8 @@ class Block(nn.Module):
         allowed: Bool[Tensor, "_ 1 n n"] | None = None,
         turn: Float[Tensor, "2 _ 1 n c"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        x = x + self.dropped(self.attn(x, allowed, turn, self.norm1))
-        return x + self.dropped(self.mlp(x, self.norm2))
+        x = x + self.dropped(self.attn(self.norm1(x), allowed, turn))
+        return x + self.dropped(self.mlp(self.norm2(x)))
 
     def dropped(self, branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Stochastic depth while training: of some clips nothing, of the others more, so that the mean stays.

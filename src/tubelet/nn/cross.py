@@ -95,7 +95,7 @@ class CrossBlock(nn.Module):
         allowed: Bool[Tensor, "_ 1 p v"] | None = None,
     ) -> Float[Tensor, "b p e"]:
         x = x + self.attn(self.norm1(x), self.norm_memory(memory), allowed)
-        return x + self.mlp(x, self.norm2)
+        return x + self.mlp(self.norm2(x))
 
 
 class CrossMaskDecoder(nn.Module):

@@ -74,7 +74,7 @@ class DividedBlock(Block):
         assert where is not None  # the encoder knows
         x = x + self.join(self.dropped(where.over_time(self.attn0, self.norm0(x))))
         x = x + self.dropped(where.over_space(self.attn, self.norm1(x)))
-        return x + self.dropped(self.mlp(x, self.norm2))
+        return x + self.dropped(self.mlp(self.norm2(x)))
 
 
 def still_at_first(blocks: Iterable[nn.Module]) -> None:

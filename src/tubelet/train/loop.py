@@ -216,7 +216,7 @@ def one_step(
     for part in range(run.training.accumulate):
         places = range(part * clips, (part + 1) * clips)
         piece = batch.clips(places.start, places.stop).to(device)
-        with in_precision(device, precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             result = method(piece, Draws(run.training.seed, step, places))
         if expected is None:
             expected = result.count * run.training.accumulate
@@ -233,12 +233,6 @@ def one_step(
         norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip)
     means = {name: float(value) / run.training.accumulate for name, value in told.items()}
     return float(total / count), float(norm), means
-
-
-def in_precision(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """For the forward pass. On CPUs copies of weights are not kept for the backward pass: they never are all there."""
-    half = precision == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=device.type != "cpu")
 
 
 def guard(loss: float, norm: float, step: int, lr: float, batch: Batch) -> None:
