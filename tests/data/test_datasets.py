@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tubelet.data import cache, datasets, video
 from tubelet.data.datasets import ATTEMPTS, Data, Dataset
 from tubelet.data.items import Note
-from tubelet.data.loader import Batches, Failures, batches
+from tubelet.data.loader import Batches, Failures, batches, read
 from tubelet.data.parts import clip_of, part_of
 from tubelet.data.sampling import Dense, Segments
 from tubelet.data.sources import Item, find
@@ -288,6 +289,23 @@ def test_a_video_that_items_share_is_kept_once(clips):
 
 
 # ---------------------------------------------------------------------------- bad files
+
+
+def test_a_pinning_thread_that_died_does_not_keep_a_run_waiting(clips):
+    """Torch says "timed out" again and again; another loader goes on."""
+
+    class Stuck:
+        _pin_memory_thread = threading.Thread()  # never begun: not alive
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise RuntimeError("DataLoader timed out after 75 seconds")
+
+    loaders = [Stuck(), ["a", "b"]]
+    found = read(Batches(Dataset(find(clips), SMALL), 2, workers=1), lambda step: loaders.pop(0), 0, 300)
+    assert list(found) == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", ["zero", "text", "truncated", "audio", "gone"])

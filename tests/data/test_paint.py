@@ -11,6 +11,7 @@ from PIL import Image
 from tubelet.data import paint
 from tubelet.data.datasets import Data, Dataset
 from tubelet.data.items import Item
+from tubelet.data.paint import Brush
 from tubelet.data.sampling import Dense
 from tubelet.data.transforms import CentreCrop, MultiScaleCrop, RandomResizedCrop, Window, resized
 from tubelet.data.vectors import Vectors
@@ -90,6 +91,14 @@ def test_a_frame_of_another_size_is_scaled_before_it_is_cut(film, whole, monkeyp
     frames = frames_at(video, [7], size=(60, 40), windows=lambda video: [window]).frames
     assert len(whole) == 1
     assert torch.equal(frames[0, 0], frames_at(video, [7], size=(60, 80)).frames[0, :, 40:])
+
+
+def test_whole_frames_are_painted_once_for_all_windows(film, monkeypatch):
+    painted, paint_ = [], Brush.paint
+    monkeypatch.setattr(Brush, "paint", lambda brush, *args: (painted.append(brush.window), paint_(brush, *args))[1])
+    windows = [WINDOW, Window(0, 0, 40, 40), Window(3, 3, 50, 50)]
+    frames_at(film("odd.mp4"), [1, 4], size=SIZE, windows=lambda video: windows)
+    assert [painted.count(window) for window in (None, *windows)] == [2, 2, 2, 2]
 
 
 def test_several_windows_come_from_one_decode(film):

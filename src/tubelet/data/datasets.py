@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tubelet.data.augment import RandAugment
 from tubelet.data.cache import Frames
-from tubelet.data.flow import Flow
+from tubelet.data.flow import Flow, usable
 from tubelet.data.images import is_picture
 from tubelet.data.items import Item, Note
 from tubelet.data.joint import Images
@@ -295,7 +295,8 @@ class Dataset:
         motion, moving = None, clip
         if data.motion is not None:
             codec, few = (probe(path).codec, "") if kept is None else (kept.codec(item), kept.lacks(item))
-            if clip.frames.ndim == 5 and not tells_enough(clip):  # what stands in for vectors looks at whole frames
+            stands_in = isinstance(data.motion, Vectors) and usable(data.motion.fallback) != "none"
+            if clip.frames.ndim == 5 and stands_in and not tells_enough(clip):  # what stands in looks at whole frames
                 moving = replace(clip, frames=frames_at(path, asked[0], gray=gray).frames)
             motion, more = motion_of(moving, data.motion, data.size, path, codec, few)
             notes += more

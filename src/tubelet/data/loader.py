@@ -91,7 +91,7 @@ def read(source: "Batches", loader: Callable[[int], DataLoader[Batch]], step: in
                     break
                 except RuntimeError as error:
                     if "timed out" in str(error):
-                        if source.stands_still(step, patience):
+                        if source.stands_still(step, patience) or not pinning(results):
                             break
                         continue
                     if "exited unexpectedly" not in str(error):
@@ -114,6 +114,12 @@ def untouched_sigchld() -> Iterator[None]:
     before = signal.getsignal(signal.SIGCHLD)
     yield
     signal.signal(signal.SIGCHLD, before)
+
+
+def pinning(results: object) -> bool:
+    """Whether the thread that pins batches, if there is one, lives: torch looks only where it waits without a limit."""
+    thread = getattr(results, "_pin_memory_thread", None)
+    return thread is None or thread.is_alive()
 
 
 def unchanged(result: T) -> T:
@@ -166,10 +172,10 @@ class Batches:
         stored = [sample.yuv for sample in samples if sample.yuv is not None]
         yuv = Yuv.batch(stored, joined) if stored else None
         clips = [sample.video.permute(0, 2, 3, 4, 1) for sample in samples]  # channels stay last in memory
-        video = torch.cat(clips) if stored else joined(clips)
         if images is not None and dataset is self.pictures:
-            video = video.repeat_interleave(images.frames, 1)
+            clips = [clip.repeat_interleave(images.frames, 1) for clip in clips]
             yuv = yuv and yuv.each(lambda tensor: tensor.repeat_interleave(images.frames, 1))
+        video = torch.cat(clips) if stored else joined(clips)
         return Batch(
             video.permute(0, 4, 1, 2, 3),
             ids,

@@ -31,6 +31,7 @@ RARE = {
     17: "YCgCo-Ro",
 }
 """Colour matrices that FFmpeg's scaler does not know, by the numbers of H.273 (table 4)."""
+ADVICE = "Convert the file first (ffmpeg -i IN -vf zscale=matrix=709 -c:v ffv1 OUT.mkv), or leave it out"
 
 
 BT601 = 0.299, 0.114
@@ -72,7 +73,8 @@ def drawn(
     else:
         out = [np.empty((*lead, height, width, 1 if gray else 3), np.uint8)]
     place = {int(i): t for t, i in reversed(list(enumerate(asked)))}  # where an index is asked for first
-    brushes, got = [Brush(video.path, part, (video.height, video.width)) for part in parts], set[int]()
+    whole = Whole(video.path, (video.height, video.width), 1 if gray else 3)
+    brushes, got = [Brush(video.path, part, whole) for part in parts], set[int]()
     for index, frame in decoded:
         for k, brush in enumerate(brushes):
             spot = k, place[index]
@@ -106,9 +108,9 @@ class Brush:
     Keeps FFmpeg's scalers: setting up their filters takes as long as using them.
     """
 
-    def __init__(self, of: Path | str, window: Window | None = None, frame: tuple[int, int] | None = None) -> None:
-        """`window` is in frames as shown, of `frame` (height, width) pixels, to which others are scaled."""
-        self.of, self.window, self.frame = of, window, frame
+    def __init__(self, of: Path | str, window: Window | None = None, whole: "Whole | None" = None) -> None:
+        """`window` is in frames as shown, as large as those of `whole`, to which others are scaled."""
+        self.of, self.window, self.whole = of, window, whole
         self.size, self.colour = VideoReformatter(), VideoReformatter()
 
     def paint(self, frame: Any, out: UInt8[np.ndarray, "h w c"]) -> None:
@@ -124,11 +126,9 @@ class Brush:
         height, width, channels = out.shape
         part = self.own(frame, turns)
         if part is None:
-            assert self.frame is not None
+            assert self.whole is not None
             assert self.window is not None
-            whole = np.empty((*self.frame, channels), dtype=np.uint8)
-            Brush(self.of).paint(frame, whole)
-            out[:] = resized(torch.from_numpy(whole)[None], self.window, out.shape[:2])[0].numpy()
+            out[:] = resized(self.whole.painted(frame), self.window, out.shape[:2])[0].numpy()
             return
         height, width = (width, height) if turns[0] else (height, width)
         kind, limits = ("gray", "JPEG") if channels == 1 else ("rgb24", None)  # swscale may leave grey in 16 to 235
@@ -167,12 +167,11 @@ class Brush:
 
     def own(self, frame: Any, turns: Turns) -> Any | None:
         """The window of a frame, still as it is stored; None where it can be cut out of a painted frame only."""
-        frame = _whole(frame) if frame.interlaced_frame else frame
-        if self.window is None or self.frame is None:
-            return frame
-        stored = (frame.width, frame.height) if turns[0] else (frame.height, frame.width)
-        window = _stored(self.window, self.frame, *turns)
-        if frame.format.name not in QUARTERED or stored != self.frame or any(edge % 2 for edge in window):
+        if self.window is None or self.whole is None:
+            return _whole(frame) if frame.interlaced_frame else frame
+        shown = (frame.width, frame.height) if turns[0] else (frame.height, frame.width)
+        window = _stored(self.window, self.whole.size, *turns)
+        if frame.format.name not in QUARTERED or shown != self.whole.size or any(edge % 2 for edge in window):
             return None
         return _cut(frame, window)
 
@@ -183,6 +182,22 @@ class Brush:
         if self.window is None and part.height % 2 == part.width % 2 == 0:
             part = _cut(part, Window(0, 0, part.height, part.width))  # scaled as parts of it are
         return self.size.reformat(part, width, height, part.format, threads=1)
+
+
+class Whole:
+    """Whole frames in colours, or grey, for windows that cannot be cut out of the decoder's: each painted once."""
+
+    def __init__(self, of: Path | str, size: tuple[int, int], channels: int) -> None:
+        self.brush, self.size, self.channels = Brush(of), size, channels
+        self.last: tuple[Any, Tensor] | None = None
+
+    def painted(self, frame: Any) -> UInt8[Tensor, "1 h w c"]:
+        """A frame at `size` (height, width)."""
+        if self.last is None or self.last[0] is not frame:
+            picture = np.empty((*self.size, self.channels), dtype=np.uint8)
+            self.brush.paint(frame, picture)
+            self.last = frame, torch.from_numpy(picture)[None]
+        return self.last[1]
 
 
 def weights_of(frame: Any) -> Float[np.ndarray, "3 4"]:
@@ -205,7 +220,7 @@ def weights(matrix: int, full: bool) -> Float[np.ndarray, "3 4"]:
     in units of 2 (1 - kb) and 2 (1 - kr). In limited range brightness has 16 to 235 and the others 16 to 240.
     """
     if (shares := MATRICES.get(matrix)) is None:
-        raise ValueError(f"its colour matrix has number {matrix}, which stands for nothing")
+        raise ValueError(f"its colour matrix has number {matrix}, which stands for nothing. {ADVICE}")
     kr, kb = shares
     black, grey, colours = (0, 1, 1) if full else (16, 255 / 219, 255 / 224)
     blue, red = 2 * (1 - kb) * colours, 2 * (1 - kr) * colours
@@ -279,7 +294,4 @@ def refused(frame: Any, error: FFmpegError | ValueError) -> str:
     """Why a frame cannot be scaled, and what to do: FFmpeg says no more of its colours than that it is not able to."""
     if (matrix := RARE.get(getattr(frame, "colorspace", 2))) is None:
         return str(error)
-    return (
-        f"its colour matrix is {matrix}, which FFmpeg's scaler does not know. Convert the file first (ffmpeg -i IN "
-        "-vf zscale=matrix=709 -c:v ffv1 OUT.mkv), or leave it out"
-    )
+    return f"its colour matrix is {matrix}, which FFmpeg's scaler does not know. {ADVICE}"

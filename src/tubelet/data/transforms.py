@@ -1,5 +1,7 @@
 """Where a clip is cut out of its video, and its way to the size of the network; its motion goes the same way.
 
+Crops of files are drawn by `paint.py`, which takes their windows from here, moved to even pixels (`evened`).
+
 Every crop is one window for the whole clip, drawn once, from numpy's generator. Nothing here changes colours.
 """
 

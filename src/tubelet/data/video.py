@@ -1,7 +1,7 @@
 """Frames out of video files; out of images too, which `images.py` reads. Encoding is in `writing.py`.
 
 An index (`probe`) says when every frame is shown; `frames_at` and `frames_when` decode just what is asked for, exactly,
-and past damage. Which frames make a clip is decided in `sampling.py`, cropping in `transforms.py`.
+and past damage. Which frames make a clip is decided in `sampling.py`, crops in `transforms.py`.
 
 One decoding thread and no state beyond a cache of indices: all of it works in fork, spawn and forkserver workers.
 """
@@ -149,7 +149,7 @@ def frames_at(
     `windows` says, by the index, which parts of the frames are wanted, each at `size`: `frames` is then "k t h w c",
     and motion is still that of whole frames. None: whole frames after all, unscaled. Even edges are quickest.
 
-    With `yuv` those windows stay YUV 4:2:0, as `Clip.yuv`, except for images, which come in colours all the same.
+    With `yuv` those windows stay YUV 4:2:0, as `Clip.yuv`; images and whole frames come in colours all the same.
 
     Raises:
         VideoError: as `probe`; or an index outside the video; or not one of the frames can be decoded.
@@ -160,7 +160,8 @@ def frames_at(
     if windows is not None and not isinstance(size, tuple):
         raise ValueError(f"windows of frames need one size as (height, width), such as (224, 224), not {size}")
     if yuv and (windows is None or gray or not isinstance(size, tuple) or size[0] % 2 or size[1] % 2):
-        raise ValueError(f"YUV 4:2:0 needs windows of frames in colour, and an even height and width, not {size}")
+        said = f"size {size}, gray {gray}, and {'no ' * (windows is None)}windows"
+        raise ValueError(f"YUV 4:2:0 needs windows of frames in colour, and an even height and width, not {said}")
     path = video.path if isinstance(video, Video) else Path(video)
     if path.is_dir() or images.is_picture(path):
         image = None

@@ -79,9 +79,8 @@ def windows(
     held: dict[int, UInt8[Tensor, "h w c"]] = {}
     for span, indices, later in zip(places, taken, [*places[1:], None]):
         last = int(indices.max())
-        fresh = (
-            iter(()) if last in held else until(last, source)
-        )  # frames come in order: then all of the window are there
+        # Frames come in order: if the last is there, all of the window are.
+        fresh = iter(()) if last in held else until(last, source)
         while some := dict(islice(fresh, TOGETHER)):
             pictures = torch.from_numpy(np.stack(list(some.values())))
             held.update(zip(some, pictures if prepare is None else prepare(pictures)))
