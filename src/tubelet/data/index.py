@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from jaxtyping import Float, Int
 
 from tubelet.data.sampling import rate, varies
@@ -278,11 +279,18 @@ def scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
     return round(video.height * scale), round(video.width * scale)
 
 
-def orientation(matrix: Any) -> tuple[bool, bool, bool]:
-    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it.
+def side_data(frame: Any, kind: str) -> Any:
+    """What a decoded frame carries besides its pixels, or None.
 
-    `matrix` is FFmpeg's display matrix, 9 whole numbers; or None.
+    `frame.side_data` would make frame and list hold each other: the pixels would stay until Python's next full search
+    for such rings, and a worker would grow by megabytes a minute.
     """
+    return SideDataContainer(frame).get(kind)
+
+
+def orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it."""
+    matrix = side_data(frame, "DISPLAYMATRIX")  # 9 whole numbers
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)

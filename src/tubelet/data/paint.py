@@ -10,7 +10,6 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -122,7 +121,7 @@ class Brush:
         Raises:
             VideoError: FFmpeg's scaler does not know its colours.
         """
-        turns = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+        turns = orientation(frame)
         height, width, channels = out.shape
         part = self.own(frame, turns)
         if part is None:
@@ -149,7 +148,7 @@ class Brush:
         Raises:
             VideoError: as `paint`.
         """
-        turns = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+        turns = orientation(frame)
         part = self.own(frame, turns)
         if part is None:
             coloured = np.empty((*luma.shape, 3), dtype=np.uint8)

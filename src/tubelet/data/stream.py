@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from jaxtyping import Int, UInt8
 
 from tubelet.data.images import is_picture
@@ -73,7 +72,7 @@ def painter(size: int | None, gray: bool, of: Path | str = "what comes in") -> C
 
     def painted(frame: Any) -> Picture:
         if not shape:
-            turned, _, _ = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+            turned, _, _ = orientation(frame)
             height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
             scale = 1.0 if size is None else size / min(height, width)
             shape.extend((round(height * scale), round(width * scale), 1 if gray else 3))

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tubelet.data.h264 import Headers, Slice
-from tubelet.data.index import Video, orientation
+from tubelet.data.index import Video, orientation, side_data
 from tubelet.types import Motion
 
 BLOCK = 8  # pixels; the smallest that FFmpeg tells of
@@ -261,12 +261,12 @@ class Steps:
     def _told(self, frame: Any) -> bytes | None:
         """FFmpeg's list of one frame; a copy, so that the frame can go."""
         if not self.rows:
-            self.turns = orientation(frame.side_data.get("DISPLAYMATRIX"))
+            self.turns = orientation(frame)
         if self.shy and int(frame.pict_type) == B_FRAME:
             return None
         if self.headers is not None and self.headers.shifted:
             return None  # counted from the corner of the coded picture, which is not shown
-        told = frame.side_data.get("MOTION_VECTORS")
+        told = side_data(frame, "MOTION_VECTORS")
         if told is None or frame.is_corrupt or (frame.height, frame.width) != self.size:
             return None
         self.exact &= not frame.interlaced_frame

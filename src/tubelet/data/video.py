@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from av import logging
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -111,7 +110,7 @@ def _indexed(path: Path, container: Any, stream: Any) -> Video:
             run = decoded_from(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
             if (frame := next(run, None)) is not None:
                 run.close()
-                turned, _, _ = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+                turned, _, _ = orientation(frame)
                 size = (frame.height, frame.width) if turned else (frame.width, frame.height)
                 video = replace(video, width=size[0], height=size[1], rotation=frame.rotation % 360)
                 return remember(path, video)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -262,7 +261,7 @@ def drawer(height: int, width: int) -> Callable[[Any], Any]:
     def drawn(frame: Any) -> Any:
         if isinstance(frame, np.ndarray):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        turned, upside_down, mirrored = orientation(frame.side_data.get(Type.DISPLAYMATRIX))
+        turned, upside_down, mirrored = orientation(frame)
         stored = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
         stored += f":colorspace={frame.colorspace:d}:range={frame.color_range:d}"  # untold, it would convert them, too
         key = (stored, turned, upside_down, mirrored)
