@@ -62,6 +62,7 @@ except ImportError:
 TASKS = {"5x3": Data(clip=Dense(16, stride=4)), "2x3": Data(clip=Segments(16))}
 LENGTH, BATCH, LABELS = 64, 16, Labels("class", tuple("abcdefghij"))
 Clip = np.ndarray  # "t y x c"
+Items = dict[str, list[Callable[[], Clip]]]
 
 
 def best_of_core(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -86,9 +87,7 @@ def by_tubelet(path: Path, view: np.ndarray, place: Place) -> Clip:
     return place(frames_at(path, view).frames, (224, 224)).numpy()
 
 
-def peers(
-    video: Video, views: list[np.ndarray], places: list[Place], data: Data
-) -> dict[str, list[Callable[[], Clip]]]:
+def peers(video: Video, views: list[np.ndarray], places: list[Place], data: Data) -> Items:
     """Items of each peer, in the order of `views_of`."""
     released = np.arange(0, video.frames, 4) if isinstance(data.clip, Dense) else np.unique(np.concatenate(views))
     path, pairs = video.path, [(view, place) for view in views for place in places]
@@ -109,7 +108,7 @@ def every(items: list[Callable[[], Clip]]) -> list[Clip]:
     return anew(lambda: [item() for item in items])
 
 
-def left_out(items: dict[str, list[Callable[[], Clip]]]) -> str:
+def left_out(items: Items) -> str:
     """Takes decord's items away if it cannot be a peer, and says why; OpenCV scales without antialiasing, so levels of
     the same frame differ by more than by the rounding of colours, and less than those of another frame."""
     verdict = "same" if decord else "not installed"
@@ -147,13 +146,17 @@ def row_of(
 # What is asked.
 
 
-def reading(path: Path, repeats: int) -> Iterator[dict[str, Any]]:
+def tasks(path: Path) -> Iterator[tuple[str, Data, Views, Video, list[np.ndarray], Items, str]]:
+    """Of a file: name, data, views, index, frames of each view in time, items of the peers, what is said of decord."""
     for text, data in TASKS.items():
         views, video = Views.parse(text), probe(path)
         times = time_views(data.clip, video.seconds, views.times)
-        places = [Place(index, views.places) for index in range(views.places)]
-        items = peers(video, times, places, data)
-        verdict = left_out(items)
+        items = peers(video, times, [Place(index, views.places) for index in range(views.places)], data)
+        yield text, data, views, video, times, items, left_out(items)
+
+
+def reading(path: Path, repeats: int) -> Iterator[dict[str, Any]]:
+    for text, data, views, video, times, items, verdict in tasks(path):
         ours, _ = views_of(Item(path), data, views)
         assert np.array_equal(items["tubelet, a view"][-1](), ours[-1].permute(1, 2, 3, 0).numpy())
         sides = {"tubelet": partial(anew, partial(views_of, Item(path), data, views))}
@@ -165,12 +168,7 @@ def reading(path: Path, repeats: int) -> Iterator[dict[str, Any]]:
 def testing(path: Path, repeats: int) -> Iterator[dict[str, Any]]:
     torch.manual_seed(0)
     network = Classifier(SIZES["ti"].build(Grid.of(16, 224, 224, SIZES["ti"].patch), 3), len(LABELS.names)).eval()
-    for text, data in TASKS.items():
-        views, video = Views.parse(text), probe(path)
-        times = time_views(data.clip, video.seconds, views.times)
-        places = [Place(index, views.places) for index in range(views.places)]
-        items = peers(video, times, places, data)
-        verdict = left_out(items)
+    for text, data, views, video, _, items, verdict in tasks(path):
         looked = Viewer(network, Data(data.clip, labels=LABELS), SIZES["ti"].patch, batch=BATCH)
 
         @torch.no_grad()

@@ -1,10 +1,12 @@
 """What reading and a step cost, in counts that no other load on the machine changes: frames, multiply-adds, bytes."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from av import VideoFrame
 from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.activations import Live
@@ -14,9 +16,10 @@ from tubelet.data.items import Item
 from tubelet.data.loader import Batches
 from tubelet.data.prepare import prepare
 from tubelet.data.sampling import Dense
+from tubelet.data.stream import in_order
 from tubelet.data.synthetic import make
-from tubelet.data.transforms import CentreCrop
-from tubelet.data.video import frames_at
+from tubelet.data.transforms import CentreCrop, Window
+from tubelet.data.video import frames_at, probe
 from tubelet.data.writing import Encoding
 from tubelet.masks.random_masks import Tube
 from tubelet.methods.masked import Masked
@@ -67,6 +70,36 @@ def test_beside_the_layer_only_frames_that_are_asked_for_are_decoded_beyond_it(p
     """Eight frames one beside the layer, and the layer from the key frame to behind the last of them."""
     clip = frames_at(prepared[4], 33 + 4 * np.arange(8))
     assert clip.decoded <= 8 + 9
+
+
+def drained(made):
+    for _ in made:
+        pass
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path, out: probe(path, anew=True),
+        lambda path, out: frames_at(path, [3, 9]),
+        lambda path, out: frames_at(path, [3, 9], size=(32, 32), windows=lambda _: [Window(0, 0, 40, 40)] * 2),
+        lambda path, out: frames_at(path, [3, 9], size=(32, 32), windows=lambda _: [Window(0, 0, 40, 40)], yuv=True),
+        lambda path, out: frames_at(path, [3, 9], gray=True, vectors=True),
+        lambda path, out: drained(in_order(probe(path), np.arange(9))),
+        lambda path, out: prepare(path, out, Encoding(short_side=32), workers=0),
+    ],
+    ids=["index", "frames", "windows", "yuv", "vectors", "in order", "prepare"],
+)
+def test_decoded_frames_go_when_they_are_done_with(prepared, read, tmp_path):
+    """Not when Python next looks for rings of things that hold each other: pixels of hundreds of clips pile up until
+    then, and between them what stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        read(prepared[1], tmp_path / "out")
+        assert not [thing for thing in gc.get_objects() if type(thing) is VideoFrame]
+    finally:
+        gc.enable()
 
 
 def one(run=RUN):

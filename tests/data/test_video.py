@@ -338,6 +338,22 @@ def test_the_index_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     assert len(index._memory) == 1
 
 
+def test_a_file_that_is_replaced_while_it_is_indexed_is_not_taken_for_the_old_one(tmp_path, monkeypatch):
+    path, other = tmp_path / "film.mp4", tmp_path / "other.mp4"
+    write(path, films.moving_square(20, 48, 64), 10)
+    write(other, films.moving_square(30, 48, 64), 10)
+    honest = video.video_of
+
+    def slow(*told):
+        if other.exists():
+            other.replace(path)
+        return honest(*told)
+
+    monkeypatch.setattr(video, "video_of", slow)
+    assert probe(path).frames == 20
+    assert probe(path).frames == 30
+
+
 def test_memory_holds_so_many_frames_whatever_was_cleared_or_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_MEMORY_FRAMES", 100)
     index._memory.clear()
@@ -347,12 +363,12 @@ def test_memory_holds_so_many_frames_whatever_was_cleared_or_replaced(tmp_path, 
     film = probe(tmp_path / "film.mp4")
     for _ in range(4):  # the same three again and again
         for number in range(3):
-            index.remember(tmp_path / str(number), film)
+            index.remember(index.name_of(tmp_path / str(number)), film)
         assert [name[0][-1] for name in index._memory][-3:] == ["0", "1", "2"]
-    index.remember(tmp_path / "3", film)
+    index.remember(index.name_of(tmp_path / "3"), film)
     index._memory.clear()
     for number in range(5):
-        index.remember(tmp_path / str(number), film)
+        index.remember(index.name_of(tmp_path / str(number)), film)
     assert [name[0][-1] for name in index._memory] == ["2", "3", "4"]
 
 

@@ -176,35 +176,45 @@ def _starts(packets: Packets, stamp: str, stamps: Any, frames: Any, keyed: bool)
 
 # ---------------------------------------------------------------------------- memory
 
-_memory: OrderedDict[tuple[str, int, int], Video] = OrderedDict()
+Name = tuple[str, int, int]
+_memory: OrderedDict[Name, Video] = OrderedDict()
 _MEMORY_FRAMES = 2**21  # about 50 MB: seven thousand ten-second videos, or twenty hours
 _held = 0  # frames of those in it; counting them anew for every file would take longer than to know a prepared one
 _lock = threading.Lock()
 
 
-def remembered(path: Path) -> Video | None:
-    """The index of a file that has not changed since."""
-    with _lock, suppress(OSError, KeyError):
-        _memory.move_to_end(name := _name(path))
-        return _memory[name]
+def name_of(path: Path) -> Name | None:
+    """What an index is remembered under: path, bytes, time of the last change; None if there is no such file.
+
+    To be asked before a file is read: its index is then never taken for that of another, put in its place meanwhile.
+    """
+    with suppress(OSError):
+        return os.path.abspath(path), *state_of(path)
     return None
 
 
-def remember(path: Path, video: Video) -> Video:
+def remembered(name: Name | None) -> Video | None:
+    """The index of a file that has not changed since."""
+    with _lock:
+        if name is None or name not in _memory:
+            return None
+        _memory.move_to_end(name)
+        return _memory[name]
+
+
+def remember(name: Name | None, video: Video) -> Video:
     """The same index, kept in this process while it is among those used last."""
     global _held
-    with _lock, suppress(OSError):
-        if (before := _memory.pop(name := _name(path), None)) is not None:
+    if name is None:
+        return video
+    with _lock:
+        if (before := _memory.pop(name, None)) is not None:
             _held -= before.frames
         _held = video.frames + (_held if _memory else 0)
         _memory[name] = video
         while len(_memory) > 1 and _held > _MEMORY_FRAMES:
             _held -= _memory.popitem(last=False)[1].frames
     return video
-
-
-def _name(path: Path) -> tuple[str, int, int]:
-    return os.path.abspath(path), *state_of(path)
 
 
 # ---------------------------------------------------------------------------- use

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tubelet.data.index import Video, remember, remembered
+from tubelet.data.index import Video, name_of, remember, remembered
 from tubelet.data.shards import content
 
 INDEX = "prepared.index"
@@ -45,12 +45,12 @@ TROUBLE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryErr
 
 def known(path: Path) -> Video | None:
     """The index of a file: remembered, or kept in the folder that it was prepared into."""
-    if (video := remembered(path)) is not None:
+    if (video := remembered(name := name_of(path))) is not None:
         return video
     if (place := nearest(os.path.dirname(os.path.abspath(path)))) is not None:
         with suppress(*TROUBLE):
             if (video := looked_up(place, path)) is not None:
-                return remember(path, video)
+                return remember(name, video)
     return None
 
 

@@ -33,6 +33,7 @@ from tubelet.data.index import (
     can_skip,
     checked,
     frames_of,
+    name_of,
     nearest_of,
     orientation,
     remember,
@@ -71,14 +72,14 @@ def probe(path: Path | str, *, anew: bool = False) -> Video:
     if not anew and (video := known(path)) is not None:
         return video
     if path.is_dir():
-        return remember(path, images.probe(path))
+        return remember(name_of(path), images.probe(path))
     with opened(path) as (container, stream):
         return _indexed(path, container, stream)
 
 
 def _indexed(path: Path, container: Any, stream: Any) -> Video:
     """The index of an open file, which is read to its end for it."""
-    kind, codec = container.format.name, stream.codec_context.name
+    name, kind, codec = name_of(path), container.format.name, stream.codec_context.name
     rows = [
         (
             NONE if packet.pts is None else packet.pts,
@@ -113,7 +114,7 @@ def _indexed(path: Path, container: Any, stream: Any) -> Video:
                 turned, _, _ = orientation(frame)
                 size = (frame.height, frame.width) if turned else (frame.width, frame.height)
                 video = replace(video, width=size[0], height=size[1], rotation=frame.rotation % 360)
-                return remember(path, video)
+                return remember(name, video)
     raise VideoError(
         f"{path} ({codec} in {kind}) has {len(rows)} packets, none of which decodes. "
         "The file is damaged or encrypted: copy it anew, or leave it out"
