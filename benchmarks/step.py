@@ -35,7 +35,7 @@ from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.targets import MEAN, STD
 from tubelet.train.folder import machine
-from tubelet.train.loop import keep_memory, pick_device
+from tubelet.train.loop import keep_memory, one_step, pick_device
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
@@ -78,26 +78,27 @@ class Theirs:
 
 
 class Ours:
-    """The same arithmetic through tubelet's module, with the optimiser's settings as above."""
+    """The same arithmetic by the step of tubelet's training loop, in the parts that it takes by itself, the norm of the
+    gradient included; with the optimiser's settings as above."""
 
     decode: RunningCell | None = None
 
     def __init__(self, size: str, weights: str, device: torch.device) -> None:
-        self.model = Masked(decoder=DECODERS[size], decode=self.decode).build(SIZES[size], GRID, 3)
+        run = preset(f"videomae-k400-{size}")
+        self.run = replace(run, encoder=SIZES[size], method=replace(run.method, decode=self.decode))
+        self.model = self.run.method.build(self.run.encoder, GRID, 3)
         self.model.load_state_dict(torch.load(weights, mmap=True))
         self.model.to(device).train()
         self.optimiser = adamw(self.model, Optim(base_lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01))
         self.device = device
 
     def step(self, video: torch.Tensor, hidden: torch.Tensor, precision: torch.dtype) -> float:
-        batch = Batch(video, torch.arange(len(video))).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            result = self.model(batch, Draws(0, 0, range(len(video))))
-        loss = result.sum / result.count
-        loss.backward()
+        run = replace(self.run, training=replace(self.run.training, batch=len(video)))
+        batch = Batch(video, torch.arange(len(video)))
+        loss, _, _ = one_step(self.model, self.optimiser, batch, 0, run, self.device, precision)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(loss)
+        return loss
 
 
 class Dual(Ours):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tubelet.config import Optim, Run, Training, differences, from_json, numbers, preset, to_json
+from tubelet.config import Optim, Run, Training, differences, from_json, numbers, parts_of, preset, to_json
 from tubelet.data.augment import RandAugment
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense, Spread
@@ -149,6 +149,33 @@ def test_the_rate_counts_neither_crops_nor_parts():
     assert numbers(many, 100) == numbers(run, 100)
 
 
+@pytest.mark.parametrize(
+    ("batch", "repeats", "tokens", "parts"),
+    [
+        (8, 1, 1568, 2),  # 6272 tokens each, rather than 12544
+        (64, 1, 1568, 16),
+        (64, 2, 1568, 32),
+        (7, 1, 1568, 1),  # 10976: nearer than 1568
+        (64, 1, 128, 1),
+        (1, 1, 12544, 1),
+    ],
+)
+def test_a_cpu_works_on_about_as_many_tokens_at_once_as_are_fast(batch, repeats, tokens, parts):
+    run = a_run(batch=batch)
+    grid = {1568: (16, 224, 224), 128: (16, 64, 64), 12544: (128, 224, 224)}[tokens]
+    run = replace(run, data=replace(run.data, clip=Dense(grid[0]), size=grid[1:], repeats=repeats))
+    assert run.grid().tokens == tokens
+    assert parts_of(run, "cpu") == parts
+    assert parts_of(run, "cuda") == 1
+    assert parts_of(replace(run, training=replace(run.training, accumulate=batch)), "cuda") == batch
+
+
+def test_a_method_that_compares_the_clips_of_a_part_has_the_whole_step_at_once():
+    run = preset("moco-v3-k400-b")
+    assert run.training.accumulate == 0
+    assert parts_of(run, "cpu") == 1
+
+
 def test_a_warm_up_longer_than_the_run_ends_with_it():
     n = numbers(a_run(epochs=2, batch=5), 10)
     assert n.warmup == n.steps == 4
@@ -159,7 +186,7 @@ def test_a_warm_up_longer_than_the_run_ends_with_it():
     [
         ({"batch": 10, "accumulate": 3}, "batch 10 does not divide into 3 parts"),
         ({"batch": 0}, "batch 0 does not divide"),
-        ({"batch": 4, "accumulate": 0}, "batch 4 does not divide into 0 parts"),
+        ({"batch": 4, "accumulate": -1}, "batch 4 does not divide into -1 parts"),
         ({"batch": 64, "epochs": 2}, "2 epochs of 20 videos are less than one batch of 64: nothing to train"),
         ({"epochs": 0}, "nothing to train"),
     ],

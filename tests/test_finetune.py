@@ -268,7 +268,7 @@ def test_another_cut_into_parts_or_another_label_is_another_run(films, tmp_path)
     )
     finetune(run, tmp_path / "list.csv", tmp_path / "run", quiet=True, limit=3)
     parts = replace(run, training=replace(run.training, accumulate=2))
-    with pytest.raises(ValueError, match=r"training.accumulate: 1 -> 2"):
+    with pytest.raises(ValueError, match=r"training.accumulate: 0 -> 2"):
         finetune(parts, tmp_path / "list.csv", tmp_path / "run", quiet=True, resume=True)
     text = (tmp_path / "list.csv").read_text()
     (tmp_path / "list.csv").write_text(text.replace("0.mp4,red", "0.mp4,blue"))

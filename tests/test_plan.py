@@ -208,7 +208,7 @@ def test_weights_gradients_and_moments_are_four_floats_a_parameter():
 
 
 def test_parts_of_a_batch_divide_the_activations():
-    run = a_run(batch=8)
+    run = a_run(batch=8, accumulate=1)
     whole = plan(run).memory
     parts = plan(replace(run, training=replace(run.training, accumulate=4))).memory
     crops = plan(replace(run, data=replace(run.data, repeats=3))).memory

@@ -19,6 +19,8 @@ from tubelet.data.datasets import checked as data_checked
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 
+PART = 8192  # tokens that a CPU works on at once, where nobody asks for another number
+
 
 @dataclass(frozen=True)
 class Optim:
@@ -50,8 +52,9 @@ class Training:
     """Times through the videos."""
     batch: int
     """Videos per optimiser step, over everything."""
-    accumulate: int = 1
-    """Parts in which a step's videos are worked off: more parts, less memory, the same result."""
+    accumulate: int = 0
+    """Parts in which a step's videos are worked off: more parts, less memory, the same result. 0 takes parts of about
+    8192 tokens on a CPU, where larger ones are no faster, and the whole step at once on other devices."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
     device: str = "auto"
@@ -200,7 +203,7 @@ def numbers(run: Run, videos: int) -> Numbers:
         ValueError: a batch that does not divide into its parts, or nothing to train.
     """
     t, o = run.training, run.optim
-    if t.batch < 1 or t.accumulate < 1 or t.batch % t.accumulate:
+    if t.batch < 1 or t.accumulate < 0 or t.batch % max(t.accumulate, 1):
         raise ValueError(
             f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it"
         )
@@ -229,6 +232,21 @@ def numbers(run: Run, videos: int) -> Numbers:
 
 
 # ---------------------------------------------------------------------------- presets
+
+
+def parts_of(run: Run, device: str) -> int:
+    """Parts in which a step is worked off on a kind of device, such as "cpu".
+
+    Those that `training.accumulate` asks for. For 0, where the result does not depend on it, a CPU gets the number that
+    divides the batch and comes nearest to `PART` tokens in each: what a step keeps for its backward pass is then small
+    beside the weights, and of ViT-S and ViT-B it is as fast as at once (benchmarks/parts.csv).
+    """
+    t = run.training
+    if t.accumulate or device != "cpu" or getattr(run.method, "draws_by_part", False):
+        return t.accumulate or 1
+    tokens = t.batch * run.data.per_video * run.grid().tokens
+    divisors = [count for count in range(1, t.batch + 1) if t.batch % count == 0]
+    return min(divisors, key=lambda count: abs(math.log(tokens / count / PART)))
 
 
 def preset(name: str) -> Run:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tubelet.activations import Live, kept
-from tubelet.config import Numbers, Run, checked, numbers
+from tubelet.config import Numbers, Run, checked, numbers, parts_of
 from tubelet.data.cache import free_memory
 from tubelet.data.joint import Images
 from tubelet.methods.arvideo import Autoregressive
@@ -233,8 +233,8 @@ def remembered(run: Run, method: Method, passed: Passage, target: tuple[int, int
     before, weights_of_values = target
     weights = 4 * size(method) + sum(buffer.nbytes for buffer in method.buffers())
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    clips = run.training.batch * run.data.per_video // run.training.accumulate
     device, precision = arithmetic(run)
+    clips = run.training.batch * run.data.per_video // parts_of(run, device)
     activations = kept(method, passed.calls, passed.predicted, clips, precision, device) + weights_of_values * clips
     activations = max(activations, before * clips)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
@@ -335,7 +335,8 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
     t, o, d = run.training, run.optim, run.data
     times = [f" x {many} {what}" for many, what in ((d.clips, "clips"), (d.repeats, "crops")) if many > 1]
     crops = f"{''.join(times)} = {t.batch * d.per_video:,} clips" if times else ""
-    parts = f", in {t.accumulate} parts of {t.batch * d.per_video // t.accumulate:,}" if t.accumulate > 1 else ""
+    count = parts_of(run, arithmetic(run)[0])
+    parts = f", in {count} parts of {t.batch * d.per_video // count:,}" if count > 1 else ""
     open_ = "needs --data or --videos"
     return {
         "videos": f"{counted.videos:,}" if counted else open_,

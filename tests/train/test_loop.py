@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tubelet import config
 from tubelet.config import Optim, Run, Training
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
@@ -129,12 +130,19 @@ def test_loss_falls(videos, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_accumulation_changes_nothing(videos, tmp_path, precision):
-    whole = train(tiny(epochs=3, precision=precision), videos, tmp_path / "whole", quiet=True)
+    whole = train(tiny(epochs=3, precision=precision, accumulate=1), videos, tmp_path / "whole", quiet=True)
     parts = train(tiny(epochs=3, precision=precision, accumulate=2), videos, tmp_path / "parts", quiet=True)
     tolerance = 1e-5 if precision == "float32" else 2e-2
     for a, b in zip(metrics(whole), metrics(parts)):
         assert a["loss"] == pytest.approx(b["loss"], rel=tolerance)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=10 * tolerance)
+
+
+def test_parts_that_nobody_asked_for_are_those_that_one_can_ask_for(videos, tmp_path, monkeypatch):
+    asked = train(tiny(epochs=3, accumulate=2), videos, tmp_path / "asked", quiet=True)
+    monkeypatch.setattr(config, "PART", 2 * tiny().grid().tokens)
+    own = train(tiny(epochs=3), videos, tmp_path / "own", quiet=True)
+    assert [line["loss"] for line in metrics(own)] == [line["loss"] for line in metrics(asked)]
 
 
 def hard(**training) -> Run:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tubelet.bench.reading import Reading, chosen, count, dataset_of, gained, read
 from tubelet.bench.steps import Step, flops, made, matmul, stepped
-from tubelet.config import Run, checked
+from tubelet.config import Run, checked, parts_of
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Batches
@@ -109,7 +109,7 @@ def bench(run: Run, source: str, *, trial: bool = True, progress: Callable[[str]
         str(precision).removeprefix("torch."),
         cores(),
         pick_workers(run),
-        run.training.batch * run.data.per_video // run.training.accumulate,
+        run.training.batch * run.data.per_video // parts_of(run, device.type),
         reading,
         gain,
         reading.decoded > 1 and run.data.repeats == 1 and method.views == 1,
@@ -164,7 +164,7 @@ def advice(found: Bench) -> list[str]:
         )
     elif len(found.steps) > 1 and found.steps[-1].clips == found.part:
         lines.append(
-            "more clips at once would be faster still: a larger --training.batch, or less --training.accumulate"
+            "more clips at once would be faster still: a larger --training.batch, or a smaller --training.accumulate"
         )
     if found.reading.unreadable:
         lines.append(

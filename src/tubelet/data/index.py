@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
 from jaxtyping import Float, Int
 
 from tubelet.data.sampling import rate, varies
@@ -287,21 +286,3 @@ def scaled(video: Video, size: int | tuple[int, int] | None) -> tuple[int, int]:
         return size
     scale = 1.0 if size is None else size / min(video.height, video.width)
     return round(video.height * scale), round(video.width * scale)
-
-
-def side_data(frame: Any, kind: str) -> Any:
-    """What a decoded frame carries besides its pixels, or None.
-
-    `frame.side_data` would make frame and list hold each other: the pixels would stay until Python's next full search
-    for such rings, and a worker would grow by megabytes a minute.
-    """
-    return SideDataContainer(frame).get(kind)
-
-
-def orientation(frame: Any) -> tuple[bool, bool, bool]:
-    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it."""
-    matrix = side_data(frame, "DISPLAYMATRIX")  # 9 whole numbers
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)
-    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)

@@ -10,11 +10,12 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data.index import Damage, Video, VideoError, orientation, scaled
+from tubelet.data.index import Damage, Video, VideoError, scaled
 from tubelet.data.transforms import Window, resized
 from tubelet.types import Clip, Yuv
 
@@ -294,3 +295,21 @@ def refused(frame: Any, error: FFmpegError | ValueError) -> str:
     if (matrix := RARE.get(getattr(frame, "colorspace", 2))) is None:
         return str(error)
     return f"its colour matrix is {matrix}, which FFmpeg's scaler does not know. {ADVICE}"
+
+
+def side_data(frame: Any, kind: str) -> Any:
+    """What a decoded frame carries besides its pixels, or None.
+
+    `frame.side_data` would make frame and list hold each other: the pixels would stay until Python's next full search
+    for such rings, and a worker would grow by megabytes a minute.
+    """
+    return SideDataContainer(frame).get(kind)  # type: ignore[call-arg]  # its stub leaves this out
+
+
+def orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Whether a player swaps rows and columns, and then turns the picture upside down, and mirrors it."""
+    matrix = side_data(frame, "DISPLAYMATRIX")  # 9 whole numbers
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # (x, y) is shown at (a x + c y, b x + d y)
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tubelet.data.h264 import Headers, Slice
-from tubelet.data.index import Video, orientation, side_data
+from tubelet.data.index import Video
+from tubelet.data.paint import orientation, side_data
 from tubelet.types import Motion
 
 BLOCK = 8  # pixels; the smallest that FFmpeg tells of

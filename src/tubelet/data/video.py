@@ -35,7 +35,6 @@ from tubelet.data.index import (
     frames_of,
     name_of,
     nearest_of,
-    orientation,
     remember,
     runs_of,
     scaled,
@@ -44,7 +43,7 @@ from tubelet.data.index import (
     video_of,
 )
 from tubelet.data.kept import known
-from tubelet.data.paint import drawn
+from tubelet.data.paint import drawn, orientation
 from tubelet.data.transforms import Window, resized
 from tubelet.data.vectors import BLOCK, FAR, Steps
 from tubelet.data.writing import write

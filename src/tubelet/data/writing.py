@@ -17,8 +17,8 @@ from av.error import FFmpegError
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tubelet.data.index import VideoError, orientation
-from tubelet.data.paint import refused
+from tubelet.data.index import VideoError
+from tubelet.data.paint import orientation, refused
 
 
 def write(

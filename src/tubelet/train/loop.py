@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tubelet.config import Run, checked, numbers
+from tubelet.config import Run, checked, numbers, parts_of
 from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Failures, batches
@@ -209,29 +209,30 @@ def one_step(
     The loss is the sum over all parts divided by the count over all parts. Each part is divided by what the count will
     be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
     """
-    clips = len(batch.video) // run.training.accumulate
+    parts = parts_of(run, device.type)
+    clips = len(batch.video) // parts
     total = count = torch.zeros((), device=device)
     expected: torch.Tensor | None = None
     told: dict[str, torch.Tensor] = {}
-    for part in range(run.training.accumulate):
+    for part in range(parts):
         places = range(part * clips, (part + 1) * clips)
         piece = batch.clips(places.start, places.stop).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             result = method(piece, Draws(run.training.seed, step, places))
         if expected is None:
-            expected = result.count * run.training.accumulate
+            expected = result.count * parts
         (result.sum / expected).backward()
         total, count = total + result.sum.detach(), count + result.count
         told = {name: value + told.get(name, 0) for name, value in result.told.items()}
     parameters = [p for p in method.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if run.training.accumulate > 1 and expected is not None:
+    if parts > 1 and expected is not None:
         torch._foreach_mul_(gradients, expected / count)
     if run.optim.clip is None:
         norm = torch.nn.utils.get_total_norm(gradients)
     else:
         norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip)
-    means = {name: float(value) / run.training.accumulate for name, value in told.items()}
+    means = {name: float(value) / parts for name, value in told.items()}
     return float(total / count), float(norm), means
 
 
@@ -275,11 +276,11 @@ def advised(run: Run, device: torch.device) -> Iterator[None]:
 
 def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
-    t = run.training
-    part = t.batch * run.data.per_video // t.accumulate
+    t, parts = run.training, parts_of(run, device.type)
+    part = t.batch * run.data.per_video // parts
     again = "and repeat the command with --resume"
-    if t.batch > t.accumulate:
-        more = next(n for n in range(t.accumulate + 1, t.batch + 1) if t.batch % n == 0)
+    if t.batch > parts:
+        more = next(n for n in range(parts + 1, t.batch + 1) if t.batch % n == 0)
         change = f"--training.accumulate {more}: less in memory at once, the same result; {again}"
         if getattr(run.method, "draws_by_part", False):  # clips of a part are mixed or compared: another run
             change = f"--training.accumulate {more}, in a new --out: less in memory at once, and fewer clips in a part"
@@ -289,7 +290,7 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
         change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.per_video} crops / {t.accumulate} parts). Try {change}. "
+        f"once (batch {t.batch} x {run.data.per_video} crops / {parts} parts). Try {change}. "
         f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
 
