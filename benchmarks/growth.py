@@ -1,4 +1,4 @@
-"""How the cost of a step grows: with frames, size, mask ratio, clips at once; and what checkpointing and dual masks do.
+"""How the cost of a step grows: with frames, size, mask ratio, clips at once; what parts, checkpointing and dual masks do.
 
     python benchmarks/growth.py [--preset videomae-k400-s] [--clips 4] [--rounds 3]
 
@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from table import provenance, save
 
-from tubelet.bench.steps import flops, made, with_videos
+from tubelet.bench.steps import flops, made
 from tubelet.config import Run, preset
 from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
@@ -30,6 +30,7 @@ def settings(run: Run, clips: int) -> dict[str, tuple[Run, int]]:
     """What is compared, by name, and with how many clips: one thing changed at a time."""
     assert isinstance(run.method, Masked)
     assert run.data.clip.frames == 16
+    run = replace(run, training=replace(run.training, accumulate=1))
     found = {"as the preset": (run, clips)}
     for frames in (8, 32):
         clip = replace(run.data.clip, frames=frames)
@@ -41,21 +42,25 @@ def settings(run: Run, clips: int) -> dict[str, tuple[Run, int]]:
     found["dual masking"] = (replace(run, method=replace(run.method, decode=RunningCell())), clips)
     found["checkpointing"] = (replace(run, encoder=replace(run.encoder, checkpoint=True)), clips)
     found |= {f"{count} clip{'s' * (count > 1)}": (run, count) for count in (1, 2, 2 * clips)}
-    return found
+    for parts in (2, 4):
+        training = replace(run.training, accumulate=parts)
+        found[f"{2 * clips} clips in {parts} parts"] = (replace(run, training=training), 2 * clips)
+    return {
+        name: (replace(run, training=replace(run.training, batch=count)), count) for name, (run, count) in found.items()
+    }
 
 
 def step(run: Run, clips: int) -> Callable[[], None]:
     """A step of a run with so many clips, forward, backward, optimiser."""
     device = torch.device("cpu")
-    one = with_videos(run, clips)
-    method, (height, width) = made(one, device), run.data.size
+    method, (height, width) = made(run, device), run.data.size
     optimiser = adamw(method, run.optim)
     # Channels last in memory, as the loader gives them.
     video = torch.randint(0, 256, (clips, run.data.clip.frames, height, width, 3), dtype=torch.uint8)
     batch = Batch(video.permute(0, 4, 1, 2, 3), torch.arange(clips))
 
     def act() -> None:
-        one_step(method, optimiser, batch, 0, one, device, pick_precision("auto", device))
+        one_step(method, optimiser, batch, 0, run, device, pick_precision("auto", device))
         optimiser.step()
         optimiser.zero_grad()
 
@@ -83,13 +88,12 @@ def main() -> None:
     rows = []
     base = found["as the preset"] / args.clips
     for name, (run, clips) in compared.items():
-        one = with_videos(run, clips)
-        work = flops(one, made(one, torch.device("cpu")))
+        work = flops(run, made(run, torch.device("cpu")))
         rows.append({
-            "preset": args.preset, "setting": name, "clips": clips, "tokens": one.grid().tokens,
+            "preset": args.preset, "setting": name, "clips": clips, "tokens": run.grid().tokens,
             "s, a clip": round(found[name] / clips, 4), "times the preset's": round(found[name] / clips / base, 3),
             "GFLOP, a clip": round(work / 1e9, 1), "GFLOP/s": round(work / 1e9 * clips / found[name], 1),
-            "GiB, plan": round(plan(one).memory.total / 2**30, 2), "rounds": args.rounds,
+            "GiB, plan": round(plan(run).memory.total / 2**30, 2), "rounds": args.rounds,
         } | provenance())  # fmt: skip
         print({key: rows[-1][key] for key in list(rows[-1])[1:9]}, flush=True)
     save(__file__, rows)

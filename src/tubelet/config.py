@@ -239,7 +239,7 @@ def parts_of(run: Run, device: str) -> int:
 
     Those that `training.accumulate` asks for. For 0, where the result does not depend on it, a CPU gets the number that
     divides the batch and comes nearest to `PART` tokens in each: what a step keeps for its backward pass is then small
-    beside the weights, and of ViT-S and ViT-B it is as fast as at once (benchmarks/parts.csv).
+    beside the weights, and of ViT-S and ViT-B it is as fast as at once (benchmarks/growth.csv).
     """
     t = run.training
     if t.accumulate or device != "cpu" or getattr(run.method, "draws_by_part", False):
