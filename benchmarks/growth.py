@@ -1,4 +1,4 @@
-"""How the cost of a step grows: with frames, size, mask ratio, clips at once; what parts, checkpointing and dual masks do.
+"""How the cost of a step grows: with frames, size, mask ratio, clips; what parts, checkpointing and dual masks do.
 
     python benchmarks/growth.py [--preset videomae-k400-s] [--clips 4] [--rounds 3]
 
