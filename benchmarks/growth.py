@@ -42,7 +42,7 @@ def settings(run: Run, clips: int) -> dict[str, tuple[Run, int]]:
     found["dual masking"] = (replace(run, method=replace(run.method, decode=RunningCell())), clips)
     found["checkpointing"] = (replace(run, encoder=replace(run.encoder, checkpoint=True)), clips)
     found |= {f"{count} clip{'s' * (count > 1)}": (run, count) for count in (1, 2, 2 * clips)}
-    for parts in (2, 4):
+    for parts in (count for count in (2, 4) if 2 * clips % count == 0):
         training = replace(run.training, accumulate=parts)
         found[f"{2 * clips} clips in {parts} parts"] = (replace(run, training=training), 2 * clips)
     return {

@@ -195,6 +195,10 @@ def test_advice_where_reading_keeps_up():
     assert level.best == Step(4, 0.04)
     assert "4 clips at once are as fast as 8" in advice(level)[1]
     assert "a larger --training.batch" in advice(replace(quick, part=4))[1]
+    assert advice(replace(quick, part=2))[1] == (
+        "4 clips at once are faster than 2, as training would have them: have more by --training.accumulate"
+    )
+    assert len(advice(replace(level, part=4))) == 1  # what it takes is as fast as any
 
 
 def test_advice_without_workers():

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tubelet.config import Optim, Run, Training, differences, from_json, numbers, parts_of, preset, to_json
 from tubelet.data.augment import RandAugment
@@ -158,6 +159,7 @@ def test_the_rate_counts_neither_crops_nor_parts():
         (7, 1, 1568, 1),  # 10976: nearer than 1568
         (64, 1, 128, 1),
         (1, 1, 12544, 1),
+        (8, 1, 12544, 4),  # clips of a part are at least two
     ],
 )
 def test_a_cpu_works_on_about_as_many_tokens_at_once_as_are_fast(batch, repeats, tokens, parts):
@@ -165,15 +167,15 @@ def test_a_cpu_works_on_about_as_many_tokens_at_once_as_are_fast(batch, repeats,
     grid = {1568: (16, 224, 224), 128: (16, 64, 64), 12544: (128, 224, 224)}[tokens]
     run = replace(run, data=replace(run.data, clip=Dense(grid[0]), size=grid[1:], repeats=repeats))
     assert run.grid().tokens == tokens
-    assert parts_of(run, "cpu") == parts
-    assert parts_of(run, "cuda") == 1
-    assert parts_of(replace(run, training=replace(run.training, accumulate=batch)), "cuda") == batch
+    assert parts_of(run, "cpu", torch.bfloat16) == parts
+    assert parts_of(run, "cpu", torch.float32) == parts_of(run, "cuda", torch.bfloat16) == 1
+    assert parts_of(replace(run, training=replace(run.training, accumulate=batch)), "cuda", torch.float32) == batch
 
 
 def test_a_method_that_compares_the_clips_of_a_part_has_the_whole_step_at_once():
     run = preset("moco-v3-k400-b")
     assert run.training.accumulate == 0
-    assert parts_of(run, "cpu") == 1
+    assert parts_of(run, "cpu", torch.bfloat16) == 1
 
 
 def test_a_warm_up_longer_than_the_run_ends_with_it():

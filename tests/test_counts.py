@@ -91,8 +91,8 @@ def drained(made):
     ids=["index", "frames", "windows", "yuv", "vectors", "in order", "prepare"],
 )
 def test_decoded_frames_go_when_they_are_done_with(prepared, read, tmp_path):
-    """Not when Python next looks for rings of things that hold each other: pixels of hundreds of clips pile up until
-    then, and between them what stays."""
+    """Not when Python next looks for reference cycles: until then the pixels of hundreds of clips pile up, and what
+    lasts is allocated between them, so that the heap cannot shrink."""
     gc.collect()
     gc.disable()
     try:

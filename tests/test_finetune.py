@@ -266,9 +266,10 @@ def test_another_cut_into_parts_or_another_label_is_another_run(films, tmp_path)
     (tmp_path / "list.csv").write_text(
         "path,label\n" + "\n".join(f"{item.path},{item.label}" for item in find(tmp_path / "train"))
     )
-    finetune(run, tmp_path / "list.csv", tmp_path / "run", quiet=True, limit=3)
+    older = replace(run, training=replace(run.training, accumulate=1))  # as 0 is here, and once was the default
+    finetune(older, tmp_path / "list.csv", tmp_path / "run", quiet=True, limit=3)
     parts = replace(run, training=replace(run.training, accumulate=2))
-    with pytest.raises(ValueError, match=r"training.accumulate: 0 -> 2"):
+    with pytest.raises(ValueError, match=r"training.accumulate: 1 -> 2"):
         finetune(parts, tmp_path / "list.csv", tmp_path / "run", quiet=True, resume=True)
     text = (tmp_path / "list.csv").read_text()
     (tmp_path / "list.csv").write_text(text.replace("0.mp4,red", "0.mp4,blue"))

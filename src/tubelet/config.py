@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tubelet.data.datasets import Data
 from tubelet.data.datasets import checked as data_checked
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 
-PART = 8192  # tokens that a CPU works on at once, where nobody asks for another number
+PART = 8192  # tokens that a CPU works on at once in bfloat16, where nobody asks for another number
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Training:
     """Videos per optimiser step, over everything."""
     accumulate: int = 0
     """Parts in which a step's videos are worked off: more parts, less memory, the same result. 0 takes parts of about
-    8192 tokens on a CPU, where larger ones are no faster, and the whole step at once on other devices."""
+    8192 tokens on a CPU in bfloat16, where larger ones are no faster, and elsewhere the whole step at once."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
     device: str = "auto"
@@ -136,10 +138,11 @@ def checked(run: Run) -> None:
             f"--data.clips {run.data.clips} x --data.repeats {run.data.repeats} cannot be used: this method compares "
             f"{views} clips of each video; use --data.clips {views} (at different times) --data.repeats 1"
         )
-    if hasattr(run.method, "views") and t.batch == t.accumulate:
+    parts = t.accumulate or 1
+    if hasattr(run.method, "views") and t.batch == parts:
         raise ValueError(
-            f"--training.batch {t.batch} in {t.accumulate} parts is one video at once, which nothing can be told from; "
-            "use larger parts"
+            f"--training.batch {t.batch} in {parts} part{'s' * (parts > 1)} is one video at once, which nothing can be "
+            "told from; use larger parts"
         )
     for name, value, fits, expected in (
         ("encoder.patch", e.patch, min(e.patch) > 0, "at least 1 frame and 1x1 pixels"),
@@ -192,6 +195,23 @@ class Numbers:
     rule: str  # how lr came about
 
 
+def parts_of(run: Run, device: str, precision: torch.dtype) -> int:
+    """Parts in which a step is worked off on a kind of device, such as "cpu".
+
+    Those that `training.accumulate` asks for. For 0 a CPU that computes in bfloat16 gets the number that divides the
+    batch and comes nearest to `PART` tokens in each, of two videos or more: what a step keeps for its backward pass is
+    then small beside the weights, at no cost in time (docs/log.md). Whole are the steps of others, and of methods whose
+    clips meet within a part.
+    """
+    t = run.training
+    meet = getattr(run.method, "draws_by_part", False)
+    if t.accumulate or device != "cpu" or precision != torch.bfloat16 or meet:
+        return t.accumulate or 1
+    tokens = t.batch * run.data.per_video * run.grid().tokens
+    divisors = [count for count in range(1, max(t.batch // 2, 1) + 1) if t.batch % count == 0]
+    return min(divisors, key=lambda count: abs(math.log(tokens / count / PART)))
+
+
 def numbers(run: Run, videos: int) -> Numbers:
     """Steps and rates for `videos` clips an epoch.
 
@@ -205,7 +225,8 @@ def numbers(run: Run, videos: int) -> Numbers:
     t, o = run.training, run.optim
     if t.batch < 1 or t.accumulate < 0 or t.batch % max(t.accumulate, 1):
         raise ValueError(
-            f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it"
+            f"batch {t.batch} does not divide into {t.accumulate} parts; --training.accumulate must be a divisor of it "
+            "(or 0, which chooses)"
         )
     each = t.batch * run.data.video_share
     steps = int(t.epochs * videos / each + 1e-6)  # 7000 * 16 / 27 epochs are 7000 steps, not 6999
@@ -232,21 +253,6 @@ def numbers(run: Run, videos: int) -> Numbers:
 
 
 # ---------------------------------------------------------------------------- presets
-
-
-def parts_of(run: Run, device: str) -> int:
-    """Parts in which a step is worked off on a kind of device, such as "cpu".
-
-    Those that `training.accumulate` asks for. For 0, where the result does not depend on it, a CPU gets the number that
-    divides the batch and comes nearest to `PART` tokens in each: what a step keeps for its backward pass is then small
-    beside the weights, and of ViT-S and ViT-B it is as fast as at once (benchmarks/growth.csv).
-    """
-    t = run.training
-    if t.accumulate or device != "cpu" or getattr(run.method, "draws_by_part", False):
-        return t.accumulate or 1
-    tokens = t.batch * run.data.per_video * run.grid().tokens
-    divisors = [count for count in range(1, t.batch + 1) if t.batch % count == 0]
-    return min(divisors, key=lambda count: abs(math.log(tokens / count / PART)))
 
 
 def preset(name: str) -> Run:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tubelet.config import Run, parts_of
+from tubelet.config import Run
 from tubelet.data.labels import Labels, listed
 from tubelet.data.sources import Item, find
 from tubelet.data.split import overlap
@@ -143,7 +143,7 @@ def completed(run: Run, items: Sequence[Item]) -> Run:
                 f"{len(empty)} of {len(labels.names)} classes have no video to train on: {listed(empty)}; add some, or "
                 "leave these classes out"
             )
-    clips = run.training.batch // parts_of(run, "cpu") * run.data.per_video
+    clips = run.training.batch // (run.training.accumulate or 1) * run.data.per_video
     if run.method.mix is not None and clips % 2:
         raise ValueError(
             f"clips are mixed in pairs, but a step (or part of one) has {clips}: use an even --training.batch, or "

@@ -234,7 +234,7 @@ def remembered(run: Run, method: Method, passed: Passage, target: tuple[int, int
     weights = 4 * size(method) + sum(buffer.nbytes for buffer in method.buffers())
     learnt = 4 * sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     device, precision = arithmetic(run)
-    clips = run.training.batch * run.data.per_video // parts_of(run, device)
+    clips = run.training.batch * run.data.per_video // parts_of(run, device, precision)
     activations = kept(method, passed.calls, passed.predicted, clips, precision, device) + weights_of_values * clips
     activations = max(activations, before * clips)
     return Memory(str(precision).removeprefix("torch."), clips, weights, learnt, 2 * learnt, activations)
@@ -335,7 +335,7 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
     t, o, d = run.training, run.optim, run.data
     times = [f" x {many} {what}" for many, what in ((d.clips, "clips"), (d.repeats, "crops")) if many > 1]
     crops = f"{''.join(times)} = {t.batch * d.per_video:,} clips" if times else ""
-    count = parts_of(run, arithmetic(run)[0])
+    count = parts_of(run, *arithmetic(run))
     parts = f", in {count} parts of {t.batch * d.per_video // count:,}" if count > 1 else ""
     open_ = "needs --data or --videos"
     return {

@@ -279,6 +279,8 @@ def test_one_clip_of_a_video_is_refused():
     checked(replace(run, data=replace(run.data, clips=1, repeats=2)))
     with pytest.raises(ValueError, match="is one video at once"):
         checked(tiny(batch=4, accumulate=4))
+    with pytest.raises(ValueError, match=r"--training\.batch 1 in 1 part is one video at once"):
+        checked(tiny(batch=1))
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"momentum": 1.1}, {"hidden": 0}, {"outputs": 1}])

@@ -139,9 +139,11 @@ def test_accumulation_changes_nothing(videos, tmp_path, precision):
 
 
 def test_parts_that_nobody_asked_for_are_those_that_one_can_ask_for(videos, tmp_path, monkeypatch):
-    asked = train(tiny(epochs=3, accumulate=2), videos, tmp_path / "asked", quiet=True)
+    settings = {"epochs": 3, "precision": "bfloat16", "device": "cpu"}
+    asked = train(tiny(accumulate=2, **settings), videos, tmp_path / "asked", quiet=True)
     monkeypatch.setattr(config, "PART", 2 * tiny().grid().tokens)
-    own = train(tiny(epochs=3), videos, tmp_path / "own", quiet=True)
+    assert config.parts_of(tiny(**settings), "cpu", torch.bfloat16) == 2
+    own = train(tiny(**settings), videos, tmp_path / "own", quiet=True)
     assert [line["loss"] for line in metrics(own)] == [line["loss"] for line in metrics(asked)]
 
 

@@ -109,7 +109,7 @@ def bench(run: Run, source: str, *, trial: bool = True, progress: Callable[[str]
         str(precision).removeprefix("torch."),
         cores(),
         pick_workers(run),
-        run.training.batch * run.data.per_video // parts_of(run, device.type),
+        run.training.batch * run.data.per_video // parts_of(run, device.type, precision),
         reading,
         gain,
         reading.decoded > 1 and run.data.repeats == 1 and method.views == 1,
@@ -157,7 +157,12 @@ def advice(found: Bench) -> list[str]:
             )
     if found.full is not None:
         lines.append(f"{found.full} clips at once do not fit on {found.device}: more by --training.accumulate")
-    elif found.best is not found.steps[-1]:
+    elif found.best.clips > found.part:
+        lines.append(
+            f"{found.best.clips} clips at once are faster than {found.part}, as training would have them: have more by "
+            "--training.accumulate"
+        )
+    elif found.best is not found.steps[-1] and found.best.clips < found.part:
         lines.append(
             f"{found.best.clips} clips at once are as fast as {found.steps[-1].clips}: where memory is short, have as "
             "few by --training.accumulate"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tubelet.bench.reading import count, quickest, seconds
-from tubelet.config import Run, parts_of
+from tubelet.config import Run
 from tubelet.data.cache import free_memory
 from tubelet.plan import gib, plan
 from tubelet.train.loop import TrainingError, compiled, one_step, out_of_memory
@@ -91,7 +91,7 @@ def stepped(
         group["lr"] = 0.0  # so that nothing can go astray
     if run.training.compile:
         compiled(method)
-    parts = parts_of(run, device.type)
+    parts = run.training.accumulate or 1
     videos = fewest(run)
     most = max(run.training.batch // parts, videos)
     while True:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -298,12 +298,12 @@ def refused(frame: Any, error: FFmpegError | ValueError) -> str:
 
 
 def side_data(frame: Any, kind: str) -> Any:
-    """What a decoded frame carries besides its pixels, or None.
+    """What a decoded frame carries besides its pixels, by FFmpeg's name, or None.
 
-    `frame.side_data` would make frame and list hold each other: the pixels would stay until Python's next full search
-    for such rings, and a worker would grow by megabytes a minute.
+    `frame.side_data` would make frame and list refer to each other: the pixels would stay until Python's next full
+    search for such cycles, and a worker would grow by megabytes a minute.
     """
-    return SideDataContainer(frame).get(kind)  # type: ignore[call-arg]  # its stub leaves this out
+    return SideDataContainer(frame).get(Type[kind])  # type: ignore[call-arg]  # its stub leaves this out
 
 
 def orientation(frame: Any) -> tuple[bool, bool, bool]:

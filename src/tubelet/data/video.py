@@ -27,6 +27,7 @@ from tubelet.data.index import (
     NONE,
     SUFFIXES,
     Damage,
+    Name,
     Packets,
     Video,
     VideoError,
@@ -72,13 +73,14 @@ def probe(path: Path | str, *, anew: bool = False) -> Video:
         return video
     if path.is_dir():
         return remember(name_of(path), images.probe(path))
+    name = name_of(path)
     with opened(path) as (container, stream):
-        return _indexed(path, container, stream)
+        return _indexed(name, path, container, stream)
 
 
-def _indexed(path: Path, container: Any, stream: Any) -> Video:
-    """The index of an open file, which is read to its end for it."""
-    name, kind, codec = name_of(path), container.format.name, stream.codec_context.name
+def _indexed(name: Name | None, path: Path, container: Any, stream: Any) -> Video:
+    """The index of an open file, which is read to its end for it; `name` is that from before it was opened."""
+    kind, codec = container.format.name, stream.codec_context.name
     rows = [
         (
             NONE if packet.pts is None else packet.pts,
@@ -180,11 +182,12 @@ def frames_at(
         if parts is not None and isinstance(size, tuple):
             clip = replace(clip, frames=torch.stack([resized(clip.frames, part, size) for part in parts]))
         return replace(clip, motion=motion)
+    name = name_of(path)
     with opened(path) as (container, stream):
         if vectors:  # before anything is decoded: the decoder reads its options once
             stream.codec_context.options = {"flags2": "+export_mvs"}
         found = video if isinstance(video, Video) else known(path)
-        fresh, video = found is not None, found or _indexed(path, container, stream)
+        fresh, video = found is not None, found or _indexed(name, path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
         parts = None if windows is None else windows(video)
         damage, steps = Damage(), Steps(video, stream.codec_context, asked) if vectors else None

@@ -8,7 +8,7 @@ Paper: ViT-B, Kinetics-400, 1600 epochs, fine-tuned top-1 81.5; Something-Someth
 
 The recipes follow the released scripts, since the published numbers came from them. Where they differ from the paper:
 no horizontal flip; batch 2048 for ViT-B (paper: 1024); decoder depth 12 for L and H (paper: 4). Total batches are over
-all processes; on fewer, raise --training.accumulate: the result is the same.
+all processes; on fewer, set --training.accumulate: the result is the same.
 """
 
 from dataclasses import replace

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import tubelet
-from tubelet.config import Run, differences, from_json, numbers, parts_of, read_card, to_json
+from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.data.shards import size_of
@@ -61,8 +61,8 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
             raise ValueError(f"{folder} has an encoder but no checkpoints/last.pt to resume from; choose another --out")
         return None  # it failed before anything was saved: whatever the settings are now, it begins anew
     lines = differences(json.loads(to_json(before)), json.loads(to_json(run)))
-    by_part = getattr(run.method, "draws_by_part", False) and parts_of(before, "cpu") != parts_of(run, "cpu")
-    fixed = {"training.accumulate"} if by_part else set()
+    was, is_ = (each.training.accumulate or 1 for each in (before, run))
+    fixed = {"training.accumulate"} if getattr(run.method, "draws_by_part", False) and was != is_ else set()
     other = [line for line in lines if line.split(":")[0] not in FREE or line.split(":")[0] in fixed]
     if other:
         raise ValueError(

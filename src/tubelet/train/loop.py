@@ -209,7 +209,7 @@ def one_step(
     The loss is the sum over all parts divided by the count over all parts. Each part is divided by what the count will
     be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
     """
-    parts = parts_of(run, device.type)
+    parts = parts_of(run, device.type, precision)
     clips = len(batch.video) // parts
     total = count = torch.zeros((), device=device)
     expected: torch.Tensor | None = None
@@ -276,7 +276,8 @@ def advised(run: Run, device: torch.device) -> Iterator[None]:
 
 def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
-    t, parts = run.training, parts_of(run, device.type)
+    t = run.training
+    parts = parts_of(run, device.type, pick_precision(t.precision, device))
     part = t.batch * run.data.per_video // parts
     again = "and repeat the command with --resume"
     if t.batch > parts:
