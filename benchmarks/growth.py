@@ -1,9 +1,9 @@
-"""How the cost of a step grows: with frames, size, mask ratio, clips; what parts, checkpointing and dual masks do.
+"""How the cost of a step grows: with frames, size, mask ratio, clips; parts, checkpoints, dual masks, compiling.
 
     python benchmarks/growth.py [--preset videomae-k400-s] [--clips 4] [--rounds 3]
 
 Every setting takes a step in turn, on one core of the CPU; the time of the processor, the least of the rounds after the
-first. Memory is what `tubelet plan` says, which tests hold to what is measured. Writes benchmarks/growth.csv.
+first, which may compile and goes by the clock. Memory is what `tubelet plan` says, which tests hold to what is measured. Writes benchmarks/growth.csv.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
 from tubelet.methods.masked import Masked
 from tubelet.plan import plan
-from tubelet.train.loop import keep_memory, one_step, pick_precision
+from tubelet.train.loop import compiled, keep_memory, one_step, pick_precision
 from tubelet.train.optim import adamw
 from tubelet.types import Batch
 
@@ -40,6 +40,7 @@ def settings(run: Run, clips: int) -> dict[str, tuple[Run, int]]:
     for ratio in (0.75, 0.85, 0.95):
         found[f"{ratio:.0%} hidden"] = (replace(run, method=replace(run.method, mask=Tube(ratio))), clips)
     found["dual masking"] = (replace(run, method=replace(run.method, decode=RunningCell())), clips)
+    found["compiled"] = (replace(run, training=replace(run.training, compile=True)), clips)
     found["checkpointing"] = (replace(run, encoder=replace(run.encoder, checkpoint=True)), clips)
     found |= {f"{count} clip{'s' * (count > 1)}": (run, count) for count in (1, 2, 2 * clips)}
     for parts in (count for count in (2, 4) if 2 * clips % count == 0):
@@ -54,6 +55,8 @@ def step(run: Run, clips: int) -> Callable[[], None]:
     """A step of a run with so many clips, forward, backward, optimiser."""
     device = torch.device("cpu")
     method, (height, width) = made(run, device), run.data.size
+    if run.training.compile:
+        compiled(method)
     optimiser = adamw(method, run.optim)
     # Channels last in memory, as the loader gives them.
     video = torch.randint(0, 256, (clips, run.data.clip.frames, height, width, 3), dtype=torch.uint8)
@@ -78,13 +81,15 @@ def main() -> None:
     keep_memory()
     compared = settings(preset(args.preset), args.clips)
     steps = {name: step(run, clips) for name, (run, clips) in compared.items()}
-    found = dict.fromkeys(steps, math.inf)
+    found, first = dict.fromkeys(steps, math.inf), dict.fromkeys(steps, math.inf)
     for number in range(args.rounds + 1):
         for name, act in steps.items():
-            begin = time.process_time()
+            begin, clock = time.process_time(), time.monotonic()
             act()
             if number:  # the first warms up
                 found[name] = min(found[name], time.process_time() - begin)
+            else:
+                first[name] = time.monotonic() - clock
     rows = []
     base = found["as the preset"] / args.clips
     for name, (run, clips) in compared.items():
@@ -93,9 +98,9 @@ def main() -> None:
             "preset": args.preset, "setting": name, "clips": clips, "tokens": run.grid().tokens,
             "s, a clip": round(found[name] / clips, 4), "times the preset's": round(found[name] / clips / base, 3),
             "GFLOP, a clip": round(work / 1e9, 1), "GFLOP/s": round(work / 1e9 * clips / found[name], 1),
-            "GiB, plan": round(plan(run).memory.total / 2**30, 2), "rounds": args.rounds,
+            "s, first step": round(first[name], 1), "GiB, plan": round(plan(run).memory.total / 2**30, 2), "rounds": args.rounds,
         } | provenance())  # fmt: skip
-        print({key: rows[-1][key] for key in list(rows[-1])[1:9]}, flush=True)
+        print({key: rows[-1][key] for key in list(rows[-1])[1:10]}, flush=True)
     save(__file__, rows)
 
 
