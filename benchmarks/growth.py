@@ -3,7 +3,8 @@
     python benchmarks/growth.py [--preset videomae-k400-s] [--clips 4] [--rounds 3]
 
 Every setting takes a step in turn, on one core of the CPU; the time of the processor, the least of the rounds after the
-first, which may compile and goes by the clock. Memory is what `tubelet plan` says, which tests hold to what is measured. Writes benchmarks/growth.csv.
+first, which may compile and goes by the clock. Memory is what `tubelet plan` says, which tests hold to what is
+measured. Writes benchmarks/growth.csv.
 """
 
 import argparse
@@ -98,7 +99,8 @@ def main() -> None:
             "preset": args.preset, "setting": name, "clips": clips, "tokens": run.grid().tokens,
             "s, a clip": round(found[name] / clips, 4), "times the preset's": round(found[name] / clips / base, 3),
             "GFLOP, a clip": round(work / 1e9, 1), "GFLOP/s": round(work / 1e9 * clips / found[name], 1),
-            "s, first step": round(first[name], 1), "GiB, plan": round(plan(run).memory.total / 2**30, 2), "rounds": args.rounds,
+            "s, first step": round(first[name], 1), "GiB, plan": round(plan(run).memory.total / 2**30, 2),
+            "rounds": args.rounds,
         } | provenance())  # fmt: skip
         print({key: rows[-1][key] for key in list(rows[-1])[1:10]}, flush=True)
     save(__file__, rows)
