@@ -147,6 +147,7 @@ def viewer_of(
 
     from tubelet.evaluate.views import Viewer
     from tubelet.nn.collective import whoami
+    from tubelet.nn.narrow import narrow
     from tubelet.train.loop import pick_device
 
     if batch < 1:
@@ -156,6 +157,8 @@ def viewer_of(
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     place = pick_device(device)
     classifier = classifier.to(place)
+    if precision == "bfloat16":
+        narrow(classifier)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
         with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
