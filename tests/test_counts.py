@@ -72,11 +72,6 @@ def test_beside_the_layer_only_frames_that_are_asked_for_are_decoded_beyond_it(p
     assert clip.decoded <= 8 + 9
 
 
-def drained(made):
-    for _ in made:
-        pass
-
-
 @pytest.mark.parametrize(
     "read",
     [
@@ -85,7 +80,7 @@ def drained(made):
         lambda path, out: frames_at(path, [3, 9], size=(32, 32), windows=lambda _: [Window(0, 0, 40, 40)] * 2),
         lambda path, out: frames_at(path, [3, 9], size=(32, 32), windows=lambda _: [Window(0, 0, 40, 40)], yuv=True),
         lambda path, out: frames_at(path, [3, 9], gray=True, vectors=True),
-        lambda path, out: drained(in_order(probe(path), np.arange(9))),
+        lambda path, out: list(in_order(probe(path), np.arange(9))),
         lambda path, out: prepare(path, out, Encoding(short_side=32), workers=0),
     ],
     ids=["index", "frames", "windows", "yuv", "vectors", "in order", "prepare"],

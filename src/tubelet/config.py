@@ -56,7 +56,7 @@ class Training:
     """Videos per optimiser step, over everything."""
     accumulate: int = 0
     """Parts in which a step's videos are worked off: more parts, less memory, the same result. 0 takes parts of about
-    8192 tokens on a CPU in bfloat16, where larger ones are no faster, and elsewhere the whole step at once."""
+    8192 tokens on a CPU in bfloat16, where larger ones are hardly faster, and elsewhere the whole step at once."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
     device: str = "auto"
@@ -200,8 +200,8 @@ def parts_of(run: Run, device: str, precision: torch.dtype) -> int:
 
     Those that `training.accumulate` asks for. For 0 a CPU that computes in bfloat16 gets the number that divides the
     batch and comes nearest to `PART` tokens in each, of two videos or more: what a step keeps for its backward pass is
-    then small beside the weights, at no cost in time (docs/log.md). Whole are the steps of others, and of methods whose
-    clips meet within a part.
+    then small beside the weights, at hardly any cost in time (docs/performance.md). Others have the whole step at once,
+    and so have methods whose clips meet within a part.
     """
     t = run.training
     meet = getattr(run.method, "draws_by_part", False)

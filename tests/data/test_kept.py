@@ -63,7 +63,7 @@ def sharded(source, tmp_path_factory) -> Path:
 def from_disk(path: Path) -> Video | None:
     """The index that a process has of a file that it has not read."""
     index._memory.clear()
-    return known(path)
+    return known(path, index.name_of(path))
 
 
 def same(one: Video | None, other: Video) -> bool:

@@ -342,14 +342,14 @@ def test_a_file_that_is_replaced_while_it_is_indexed_is_not_taken_for_the_old_on
     path, other = tmp_path / "film.mp4", tmp_path / "other.mp4"
     write(path, films.moving_square(20, 48, 64), 10)
     write(other, films.moving_square(30, 48, 64), 10)
-    honest = video.video_of
+    honest = video._indexed
 
-    def slow(*told):
+    def slow(*told):  # the file is open, and another takes its place
         if other.exists():
             other.replace(path)
         return honest(*told)
 
-    monkeypatch.setattr(video, "video_of", slow)
+    monkeypatch.setattr(video, "_indexed", slow)
     assert probe(path).frames == 20
     assert probe(path).frames == 30
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tubelet.data.index import Video, name_of, remember, remembered
+from tubelet.data.index import Name, Video, remember, remembered
 from tubelet.data.shards import content
 
 INDEX = "prepared.index"
@@ -43,9 +43,9 @@ TROUBLE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryErr
 # ---------------------------------------------------------------------------- reading
 
 
-def known(path: Path) -> Video | None:
-    """The index of a file: remembered, or kept in the folder that it was prepared into."""
-    if (video := remembered(name := name_of(path))) is not None:
+def known(path: Path, name: Name | None) -> Video | None:
+    """The index of a file, by its `name_of`: remembered, or kept in the folder that it was prepared into."""
+    if (video := remembered(name)) is not None:
         return video
     if (place := nearest(os.path.dirname(os.path.abspath(path)))) is not None:
         with suppress(*TROUBLE):

@@ -69,11 +69,11 @@ def probe(path: Path | str, *, anew: bool = False) -> Video:
     path = Path(path)
     if images.is_picture(path):  # not remembered: there may be millions
         return images.picture(path)[0]
-    if not anew and (video := known(path)) is not None:
+    name = name_of(path)
+    if not anew and (video := known(path, name)) is not None:
         return video
     if path.is_dir():
-        return remember(name_of(path), images.probe(path))
-    name = name_of(path)
+        return remember(name, images.probe(path))
     with opened(path) as (container, stream):
         return _indexed(name, path, container, stream)
 
@@ -186,7 +186,7 @@ def frames_at(
     with opened(path) as (container, stream):
         if vectors:  # before anything is decoded: the decoder reads its options once
             stream.codec_context.options = {"flags2": "+export_mvs"}
-        found = video if isinstance(video, Video) else known(path)
+        found = video if isinstance(video, Video) else known(path, name)
         fresh, video = found is not None, found or _indexed(name, path, container, stream)
         asked = checked(video, indices(video) if callable(indices) else indices)
         parts = None if windows is None else windows(video)
