@@ -22,7 +22,9 @@ from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
 from tubelet.methods.masked import Masked
 from tubelet.plan import plan
-from tubelet.train.loop import compiled, keep_memory, one_step, pick_precision
+from tubelet.train.device import keep_memory, pick_precision
+from tubelet.train.distributed import alone
+from tubelet.train.loop import compiled, one_step
 from tubelet.train.optim import adamw
 from tubelet.types import Batch
 
@@ -64,7 +66,7 @@ def step(run: Run, clips: int) -> Callable[[], None]:
     batch = Batch(video.permute(0, 4, 1, 2, 3), torch.arange(clips))
 
     def act() -> None:
-        one_step(method, optimiser, batch, 0, run, device, pick_precision("auto", device))
+        one_step(alone(method), batch, 0, run, device, pick_precision("auto", device))
         optimiser.step()
         optimiser.zero_grad()
 

@@ -27,7 +27,9 @@ from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.plan import plan
-from tubelet.train.loop import keep_memory, one_step, pick_device, pick_precision
+from tubelet.train.device import keep_memory, pick_device, pick_precision
+from tubelet.train.distributed import alone
+from tubelet.train.loop import one_step
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Motion
 
@@ -94,7 +96,7 @@ def child(method: str, size: str, clips: int, device: torch.device, length: floa
     times: list[float] = []
     while len(times) < 3 or sum(times) < length:
         start = clock()
-        one_step(module, optimiser, batch, len(times), run, device, precision)
+        one_step(alone(module), batch, len(times), run, device, precision)
         optimiser.step()
         optimiser.zero_grad()
         module.after_step(len(times), 1000)

@@ -35,7 +35,9 @@ from tubelet.masks.random_masks import Block, Tube
 from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
-from tubelet.train.loop import keep_memory, one_step, pick_precision
+from tubelet.train.device import keep_memory, pick_precision
+from tubelet.train.distributed import alone
+from tubelet.train.loop import one_step
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid, Motion
 
@@ -123,7 +125,7 @@ def masks(repeats: int, batch: int) -> Iterator[dict[str, Any]]:
     part = clips.clips(0, batch)
 
     def step() -> None:
-        one_step(method, optimiser, part, 0, run, device, pick_precision("auto", device))
+        one_step(alone(method), part, 0, run, device, pick_precision("auto", device))
         optimiser.step()
         optimiser.zero_grad()
 

@@ -35,8 +35,10 @@ from tubelet.data.vectors import Vectors
 from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
 from tubelet.masks.random_masks import Block, Frame, Random, Tube
 from tubelet.train.checkpoint import load_encoder
+from tubelet.train.device import pick_precision
+from tubelet.train.distributed import alone
 from tubelet.train.log import say
-from tubelet.train.loop import one_step, pick_precision
+from tubelet.train.loop import one_step
 from tubelet.train.optim import adamw
 
 SIZE = (48, 64)  # 6x8 places of 8x8 pixels, 8 slots
@@ -118,7 +120,7 @@ def calibrated(videos: Path, file: Path, runs: dict[str, Run], repeats: int = 10
             start, done, spent = time.perf_counter(), 0, 0.0
             while done < 10 and spent < 1:
                 step = 10 * turn + done
-                one_step(method, optimiser, next(stream), step, run, device, pick_precision("auto", device))
+                one_step(alone(method), next(stream), step, run, device, pick_precision("auto", device))
                 optimiser.step()
                 optimiser.zero_grad()
                 method.after_step(step, 100_000)

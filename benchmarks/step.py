@@ -5,7 +5,7 @@
 16x224x224 clips, 90 % tube mask. Each side lives in a process of its own, with memory as its users have it, and they
 step turn about; the minimum of the repeats counts. So peak memory, optimiser included, is each side's own: ours reads
 the weights from a file, and transformers is imported by its own sides only. On CPUs tubelet's training keeps freed
-memory (`tubelet.train.loop.keep_memory`); a further side is transformers with the same, to tell how much is due to
+memory (`tubelet.train.device.keep_memory`); a further side is transformers with the same, to tell how much is due to
 that, and one is ours with half of the tokens decoded (VideoMAE V2's dual masking), which predicts fewer.
 
 After every round, products of large matrices are timed too. `utilisation` is the share of their speed, `peak_tflops`,
@@ -34,8 +34,10 @@ from tubelet.methods.masked import Masked
 from tubelet.methods.videomae import DECODERS
 from tubelet.nn.vit import SIZES
 from tubelet.targets import MEAN, STD
+from tubelet.train.device import keep_memory, pick_device
+from tubelet.train.distributed import alone
 from tubelet.train.folder import machine
-from tubelet.train.loop import keep_memory, one_step, pick_device
+from tubelet.train.loop import one_step
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 
@@ -95,7 +97,7 @@ class Ours:
     def step(self, video: torch.Tensor, hidden: torch.Tensor, precision: torch.dtype) -> float:
         run = replace(self.run, training=replace(self.run.training, batch=len(video)))
         batch = Batch(video, torch.arange(len(video)))
-        loss, _, _ = one_step(self.model, self.optimiser, batch, 0, run, self.device, precision)
+        loss, _, _ = one_step(alone(self.model), batch, 0, run, self.device, precision)
         self.optimiser.step()
         self.optimiser.zero_grad()
         return loss

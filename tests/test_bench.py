@@ -23,7 +23,9 @@ from tubelet.data.sampling import Dense
 from tubelet.data.synthetic import make
 from tubelet.data.video import VideoError
 from tubelet.data.writing import Encoding
-from tubelet.train.loop import TrainingError, one_step
+from tubelet.train.distributed import alone
+from tubelet.train.guard import TrainingError
+from tubelet.train.loop import one_step
 
 sys.path.insert(0, str(Path(__file__).parent / "methods"))
 from shrunk import a_batch, small
@@ -90,7 +92,7 @@ def test_products_are_those_of_a_step(name):
     method = run.method.build(run.encoder, run.grid(), 3).train()
     batch = a_batch(run)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # no other is counted on a CPU
-        one_step(method, torch.optim.SGD(method.parameters()), batch, 0, run, torch.device("cpu"), torch.float32)
+        one_step(alone(method), batch, 0, run, torch.device("cpu"), torch.float32)
     assert flops(run, method) == pytest.approx(counter.get_total_flops() / len(batch.video), rel=0.1)
 
 

@@ -26,6 +26,7 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.plan import plan
+from tubelet.train.distributed import alone
 from tubelet.train.loop import one_step
 from tubelet.train.optim import adamw
 from tubelet.types import Batch
@@ -107,7 +108,7 @@ def one(run=RUN):
     batch = Batch(video, torch.arange(clips))
 
     def step() -> None:
-        one_step(method, optimiser, batch, 0, run, torch.device("cpu"), torch.float32)
+        one_step(alone(method), batch, 0, run, torch.device("cpu"), torch.float32)
         optimiser.step()
         optimiser.zero_grad()
 

@@ -21,7 +21,7 @@ from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
 from tubelet.targets import HOG, Pixels, Together
-from tubelet.train.loop import pick_precision
+from tubelet.train.device import pick_precision
 from tubelet.types import Batch, Draws, Motion
 
 TINY = Encoder(width=48, depth=2, heads=3, hidden=192)

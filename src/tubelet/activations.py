@@ -61,7 +61,7 @@ def kept(
     after what comes later has gone.
     """
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
-    real = 2 if precision == torch.bfloat16 else 4
+    real = 4 if precision == torch.float32 else 2
     before = after = largest = 0
     for module, called, tokens, asked in calls:
         needs = kept_by(module, clips // method.views * called, tokens, precision, device, asked)
@@ -88,7 +88,7 @@ def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, 
     float32, whatever the arithmetic. Fused attention keeps queries, keys, values, its output and one sum per head and
     query, written-out attention all its weights. With bfloat16, every Linear keeps a copy of its weights too.
     """
-    half = precision == torch.bfloat16
+    half = precision != torch.float32
     real = 2 if half else 4
     copies = sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear)) if half else 0
     if isinstance(module, Block):

@@ -57,12 +57,17 @@ class Training:
     accumulate: int = 0
     """Parts in which a step's videos are worked off: more parts, less memory, the same result. 0 takes parts of about
     8192 tokens on a CPU in bfloat16, where larger ones are hardly faster, and elsewhere the whole step at once."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it. float16, for GPUs that
+    lack bfloat16, scales the loss so that gradients neither vanish nor overflow."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes (torchrun, srun, --gpus): ddp has the whole network on each; fsdp spreads weights, gradients
+    and moments over all, for networks that do not fit otherwise."""
     workers: int = -1
-    """Processes that read videos; -1 takes one per core, less one for the step, if memory allows."""
+    """Processes that read videos, of each process that trains; -1 shares the cores out, less one for the step, if
+    memory allows."""
     patience: float = 300
     """Seconds that a worker may take for one video before it is given up and another is shown; 0 waits for ever."""
     threads: int = 0
@@ -75,6 +80,13 @@ class Training:
     """Epochs between two checkpoints."""
     keep: bool = False
     """Keep every checkpoint instead of the last one."""
+    checkpoints: Literal["full", "sharded"] = "full"
+    """full: one file, which the first process writes; sharded: each process writes what it has, on a disk that all
+    share. Both are read by any number of processes."""
+    skip: int = 0
+    """Bad steps in a row that may be left out (loss or gradient not finite, or exploded); one more stops the run."""
+    explosion: float | None = None
+    """A loss over so many times its mean of late makes a step bad; none: it may be what it is."""
     compile: bool = False
     """Compile encoder, decoder, teacher and projectors with torch.compile."""
     init: str | None = None
@@ -164,6 +176,8 @@ def checked(run: Run) -> None:
         ("training.validate-every", t.validate_every, t.validate_every > 0, "a number of epochs above 0"),
         ("training.workers", t.workers, t.workers >= -1, "0 or more, or -1 for one per core"),
         ("training.patience", t.patience, t.patience >= 0, "seconds, or 0 to wait for ever"),
+        ("training.skip", t.skip, t.skip >= 0, "0 steps or more"),
+        ("training.explosion", t.explosion, t.explosion is None or t.explosion > 1, "a factor above 1, or None"),
         ("training.threads", t.threads, t.threads >= 0, "0 (PyTorch's own number) or more"),
         ("training.seed", t.seed, t.seed >= 0, "0 or more"),
     ):
@@ -195,21 +209,38 @@ class Numbers:
     rule: str  # how lr came about
 
 
-def parts_of(run: Run, device: str, precision: torch.dtype) -> int:
-    """Parts in which a step is worked off on a kind of device, such as "cpu".
+def parts_of(run: Run, device: str, precision: torch.dtype, world: int = 1) -> int:
+    """Parts in which each of `world` processes works off its share of a step on a kind of device, such as "cpu".
 
     Those that `training.accumulate` asks for. For 0 a CPU that computes in bfloat16 gets the number that divides the
-    batch and comes nearest to `PART` tokens in each, of two videos or more: what a step keeps for its backward pass is
-    then small beside the weights, at hardly any cost in time (docs/performance.md). Others have the whole step at once,
-    and so have methods whose clips meet within a part.
+    share and comes nearest to `PART` tokens in each, of two videos or more: what a step keeps for its backward pass is
+    then small beside the weights, at hardly any cost in time (docs/performance.md). Others have the whole share at
+    once, and so have methods whose clips meet within a part.
     """
     t = run.training
     meet = getattr(run.method, "draws_by_part", False)
     if t.accumulate or device != "cpu" or precision != torch.bfloat16 or meet:
         return t.accumulate or 1
-    tokens = t.batch * run.data.per_video * run.grid().tokens
-    divisors = [count for count in range(1, max(t.batch // 2, 1) + 1) if t.batch % count == 0]
+    share = t.batch // world
+    tokens = share * run.data.per_video * run.grid().tokens
+    divisors = [count for count in range(1, max(share // 2, 1) + 1) if share % count == 0]
     return min(divisors, key=lambda count: abs(math.log(tokens / count / PART)))
+
+
+def shared_out(run: Run, world: int) -> None:
+    """Checks that a batch can be shared out to `world` processes, and each share be worked off in its parts.
+
+    Raises:
+        ValueError: it cannot; says which batches could.
+    """
+    parts = world * max(run.training.accumulate, 1)
+    if world > 1 and run.training.batch % parts:  # of one process, `numbers` says it
+        near = [size for size in (run.training.batch // parts * parts, -(-run.training.batch // parts) * parts) if size]
+        raise ValueError(
+            f"--training.batch {run.training.batch} cannot be shared out evenly to {world} processes"
+            + f", in {run.training.accumulate} parts each" * (run.training.accumulate > 1)
+            + f"; take {' or '.join(map(str, near))}, or another number of processes"
+        )
 
 
 def numbers(run: Run, videos: int) -> Numbers:

@@ -92,8 +92,8 @@ def device() -> tuple[State, str, str]:
     """What `--training.device auto` and `--training.precision auto` stand for."""
     import torch
 
+    from tubelet.train.device import pick_device, pick_precision
     from tubelet.train.folder import processor
-    from tubelet.train.loop import pick_device, pick_precision
 
     best = pick_device("auto")
     precision = str(pick_precision("auto", best)).removeprefix("torch.")

@@ -16,9 +16,10 @@ from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.classifier import Classifier
-from tubelet.train.checkpoint import classifier_of, weights_of
+from tubelet.train.checkpoint import classifier_of, last, weights_of
+from tubelet.train.device import pick_device, pick_workers
 from tubelet.train.log import say
-from tubelet.train.loop import pick_device, pick_workers, train
+from tubelet.train.loop import train
 from tubelet.train.start import FREE, clip_size, fitting, shaped
 from tubelet.train.teacher import CONVERT, teacher_weights
 from tubelet.types import Method
@@ -54,7 +55,7 @@ def finetune(
     run = replace(run, method=replace(run.method, validation=None if validation is None else str(validation)))
     assert run.data.labels is not None
     init = None
-    if run.method.init is not None and not (resume and (Path(out) / "checkpoints" / "last.pt").is_file()):
+    if run.method.init is not None and not (resume and last(Path(out)) is not None):
         init = Initial.of(run, run.method.init, new_head)
     measure = None
     if validation is not None:

@@ -30,7 +30,7 @@ from tubelet.nn.cross import CrossBlock, CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import Encoder
-from tubelet.train.loop import batch_bytes, pick_device, pick_precision, pick_workers
+from tubelet.train.device import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.train.teacher import with_shape
 from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
 

@@ -19,7 +19,8 @@ from tubelet.data.video import write
 from tubelet.methods.videomae import small_cpu
 from tubelet.nn.vit import Encoder
 from tubelet.plan import plan
-from tubelet.train.loop import advice, batch_bytes
+from tubelet.train.device import batch_bytes
+from tubelet.train.guard import advice
 
 TOTAL, LEVELS = 40, 6  # frames, and how much brighter each is than the one before
 TWO = Data(Dense(4, stride=2), size=(16, 16), crop=CentreCrop(), clips=2, repeats=3)

@@ -30,8 +30,9 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
 from tubelet.train import loop
+from tubelet.train.device import batch_bytes
 from tubelet.train.log import metrics
-from tubelet.train.loop import batch_bytes, train
+from tubelet.train.loop import train
 from tubelet.types import Yuv
 
 WINDOW, SIZE = Window(10, 20, 60, 80), (48, 64)

@@ -19,8 +19,9 @@ from tubelet.methods.views import Views
 from tubelet.nn.vit import Encoder
 from tubelet.plan import plan
 from tubelet.train import checkpoint
+from tubelet.train.guard import advice
 from tubelet.train.log import metrics
-from tubelet.train.loop import advice, train
+from tubelet.train.loop import train
 from tubelet.train.optim import adamw
 from tubelet.types import Batch, Draws, Grid
 

@@ -28,9 +28,11 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
-from tubelet.train import checkpoint, loop
+from tubelet.train import checkpoint, device, loop
+from tubelet.train.device import pick_device, pick_precision
+from tubelet.train.guard import TrainingError
 from tubelet.train.log import Log, metrics
-from tubelet.train.loop import TrainingError, pick_device, pick_precision, train
+from tubelet.train.loop import train
 from tubelet.types import Batch, Draws
 
 TIMINGS = ("seconds", "clips_per_second", "data_wait")
@@ -96,7 +98,13 @@ def test_run_folder(videos, tmp_path):
     card = json.loads((folder / "run.json").read_text())
     assert card["data"] == str(videos)
     assert card["made_with"]["torch"] == torch.__version__
-    assert {p.name for p in folder.iterdir()} == {"run.json", "metrics.jsonl", "checkpoints", "encoder.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {
+        ".lock",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "encoder.safetensors",
+    }
 
 
 def test_overfits_one_batch():
@@ -168,7 +176,7 @@ def test_resume_is_exact(videos, tmp_path, stop):
 
 FAULTS = """
 import resource, torch
-from tubelet.train.loop import keep_memory
+from tubelet.train.device import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64 * 2**20, dtype=torch.uint8)  # above any threshold that glibc finds by itself
@@ -191,7 +199,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_loop import hard
-from tubelet.train.loop import train, Interrupted
+from tubelet.train.guard import Interrupted
+from tubelet.train.loop import train
 try:
     train(hard(epochs=400, workers={workers}), {videos!r}, {out!r}, resume={resume})
 except Interrupted as error:
@@ -222,11 +231,11 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
 
 def test_workers_are_as_many_as_cores_and_memory_allow(monkeypatch):
     run = tiny(batch=1024, workers=-1)  # 1024 x 3 x 4 x 32 x 32 bytes: 12 MiB
-    monkeypatch.setattr(loop, "cores", lambda: 16)
+    monkeypatch.setattr(device, "cores", lambda: 16)
     for free, workers in ((None, 15), (2**34, 15), (480 * 2**20, 10), (2**20, 1)):
-        monkeypatch.setattr(loop, "free_memory", lambda free=free: free)
-        assert loop.pick_workers(run) == workers
-    assert loop.pick_workers(tiny(workers=99)) == 99
+        monkeypatch.setattr(device, "free_memory", lambda free=free: free)
+        assert device.pick_workers(run) == workers
+    assert device.pick_workers(tiny(workers=99)) == 99
 
 
 def test_killed_and_resumed_is_exact(videos, tmp_path):

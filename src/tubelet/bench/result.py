@@ -17,7 +17,7 @@ from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Batches
 from tubelet.data.sources import find
-from tubelet.train.loop import keep_memory, pick_device, pick_precision, pick_workers, threads
+from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
 from tubelet.train.teacher import with_shape
 from tubelet.types import Batch
 

@@ -10,7 +10,9 @@ from tubelet.bench.reading import count, quickest, seconds
 from tubelet.config import Run
 from tubelet.data.cache import free_memory
 from tubelet.plan import gib, plan
-from tubelet.train.loop import TrainingError, compiled, one_step, out_of_memory
+from tubelet.train.distributed import alone
+from tubelet.train.guard import TrainingError, out_of_memory
+from tubelet.train.loop import compiled, one_step
 from tubelet.train.optim import adamw
 from tubelet.train.teacher import teach
 from tubelet.types import Batch, Method
@@ -154,7 +156,7 @@ def timed(
         if device.type in ("cuda", "mps"):
             getattr(torch, device.type).synchronize()
 
-    gradients = seconds(lambda: one_step(method, optimiser, batch, 0, run, device, precision))  # its loss is a float:
+    gradients = seconds(lambda: one_step(alone(method), batch, 0, run, device, precision))  # its loss is a float:
     return gradients + seconds(once) / parts  # whatever the device, it is done
 
 

@@ -76,7 +76,7 @@ def mendable(error: Exception) -> int | None:
     """The exit code for an error that the user can mend; None for a defect."""
     from tubelet.data.video import VideoError
     from tubelet.train.checkpoint import SaveError
-    from tubelet.train.loop import Interrupted, TrainingError
+    from tubelet.train.guard import Interrupted, TrainingError
 
     if isinstance(error, Interrupted):
         return error.exit_code

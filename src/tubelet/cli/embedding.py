@@ -57,8 +57,8 @@ def embed_verb(args: list[str]) -> int:
     from tubelet.data.sources import find
     from tubelet.evaluate.embed import Embedding, embed
     from tubelet.evaluate.localisation import localisation
+    from tubelet.train.device import pick_device
     from tubelet.train.log import Counter, say
-    from tubelet.train.loop import pick_device
 
     network, run = opened(a.weights, a.others, "all")
     network = network.to(pick_device(a.device))
@@ -122,7 +122,7 @@ def similar_verb(args: list[str]) -> int:
     from tubelet.evaluate.embed import example
     from tubelet.evaluate.feature_files import read
     from tubelet.evaluate.similar import nearest, overlapping, row_at
-    from tubelet.train.loop import pick_device
+    from tubelet.train.device import pick_device
 
     table = read(a.features)
     row = row_at(a.clip, table.rows, a.at)

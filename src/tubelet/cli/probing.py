@@ -162,8 +162,8 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     from tubelet.evaluate.probing import read_out
     from tubelet.evaluate.results import numbers, to_lines
     from tubelet.train.checkpoint import atomically, void
+    from tubelet.train.device import pick_device
     from tubelet.train.log import Counter, say
-    from tubelet.train.loop import pick_device
 
     if a.leave_groups_out == (a.test is not None) or (a.leave_groups_out and a.validation is not None):
         raise ValueError("give --test (with --validation or without), or --leave-groups-out without both")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -146,15 +145,12 @@ def viewer_of(
     import torch
 
     from tubelet.evaluate.views import Viewer
-    from tubelet.nn.collective import whoami
     from tubelet.nn.narrow import narrow
-    from tubelet.train.loop import pick_device
+    from tubelet.train.device import pick_device
 
     if batch < 1:
         raise ValueError(f"--batch {batch}: at least one clip")
     classifier, run = opened(weights, others, "classifier")
-    if device == "auto" and whoami()[1] > 1 and torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     place = pick_device(device)
     classifier = classifier.to(place)
     if precision == "bfloat16":

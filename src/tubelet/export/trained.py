@@ -16,7 +16,7 @@ from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import ViT
 from tubelet.targets import Pixels, inputs
-from tubelet.train.checkpoint import load, load_classifier, load_encoder
+from tubelet.train.checkpoint import last, load, load_classifier, load_encoder
 from tubelet.types import TokenMask
 from tubelet.weights.found import Asked
 from tubelet.weights.load import others
@@ -164,8 +164,8 @@ def no_whole(run: Run, path: Path) -> str:
         return f"method.target {type(method.target).__name__}: VideoMAE's are pixels"
     if method.target.normalise == "mae":
         return "method.target.normalise mae: VideoMAE's are normalised in its own way, or raw"
-    if not (path / "checkpoints" / "last.pt").is_file():
-        return f"{path.name} has no checkpoints/last.pt, so its decoder, if it has one, is not written"
+    if last(path) is None:
+        return f"{path.name} has no checkpoint, so its decoder, if it has one, is not written"
     return ""
 
 

@@ -1,7 +1,8 @@
 """What processes of one job share: who they are, whose turn an item is, and everybody's results in one place."""
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,19 +16,73 @@ T = TypeVar("T")
 
 @contextmanager
 def joined() -> Iterator[tuple[int, int]]:
-    """(rank, processes) of this process among those that torchrun started; (0, 1) without torchrun.
+    """(rank, processes) of this process among those that torchrun, or SLURM's srun, started; (0, 1) where neither did.
 
-    Results are objects on the CPU, so the processes talk by gloo whatever they compute on.
+    Objects and tensors on the CPU go by gloo, tensors on CUDA by NCCL.
+
+    Raises:
+        ValueError: the environment says that there are others, but not where.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone or dist.is_initialized():
+    environment = os.environ | of_slurm(os.environ)
+    if int(environment.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield whoami()
         return
-    dist.init_process_group("gloo")
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - set(environment):
+        raise ValueError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(sorted(missing))} is not set; start the "
+            "processes with torchrun, srun or --gpus, or unset WORLD_SIZE"
+        )
+    os.environ.update(environment)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield whoami()
     finally:
         dist.destroy_process_group()
+
+
+def of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torchrun would have set, for a process of a job step of SLURM that has several; else nothing.
+
+    An sbatch script itself, or a shell of salloc, is no job step of several, whatever the job has asked for. The first
+    node of the step is where the processes meet, at a port that follows from the number of the job.
+    """
+    if "WORLD_SIZE" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return {}
+    said = {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": first_count(environment.get("SLURM_STEP_TASKS_PER_NODE", "1")),
+        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(20000 + int(environment["SLURM_JOB_ID"]) % 20000),
+    }
+    return {name: environment.get(name, value) for name, value in said.items()}
+
+
+def first_host(nodes: str) -> str:
+    """The first of the nodes that SLURM lists.
+
+    >>> first_host("gpu[007-009,12],login1"), first_host("a1-b,a2")
+    ('gpu007', 'a1-b')
+    """
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodes)
+    return "".join(part or "" for part in match.groups()) if match else nodes
+
+
+def first_count(counts: str) -> str:
+    """Processes on the first node.
+
+    >>> first_count("8(x4),2")
+    '8'
+    """
+    return re.split(r"[(,]", counts)[0]
+
+
+def local() -> tuple[int, int]:
+    """(rank, processes) of this process on its own machine."""
+    if whoami()[1] == 1:
+        return 0, 1
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def whoami() -> tuple[int, int]:
@@ -48,6 +103,29 @@ def gathered(results: Sequence[T]) -> list[T]:
     parts: list[Sequence[T]] = [[] for _ in range(whoami()[1])]
     dist.all_gather_object(parts, results)
     return [result for part in parts for result in part]
+
+
+def from_first(act: Callable[[], T]) -> T:
+    """What the first process finds, on all of them; if it fails, all do.
+
+    Raises:
+        Exception: what `act` raised, on every process.
+    """
+    if whoami()[1] == 1:
+        return act()
+    found: list[Any] = [None, None]
+    if whoami()[0] == 0:
+        try:
+            found[0] = act()
+        except Exception as error:
+            found[1] = error
+            dist.broadcast_object_list([None, error])
+            raise
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        found[1].of_first = True  # which says it
+        raise found[1]
+    return found[0]
 
 
 def gathered_rows(rows: Shaped[Tensor, "b ..."]) -> tuple[Shaped[Tensor, "g ..."], int]:
@@ -82,3 +160,20 @@ class _Summed(torch.autograd.Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+
+# ---------------------------------------------------------------------------- tensors that are spread over processes
+
+
+def plain(value: Tensor) -> Tensor:
+    """The whole of a tensor of which each process may have a share only; all processes must ask."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value  # a DTensor, whose import takes a second
+
+
+def put(target: Any, value: Tensor) -> None:
+    """Copies a whole tensor into one of which this process may have a share only."""
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    target.copy_(value)

@@ -1,21 +1,26 @@
 """Saving so that nothing is lost, and resuming so that nothing changes."""
 
 import errno
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import IO, Any
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from tubelet.config import Run, from_json, to_json
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.collective import from_first, plain, put, whoami
 from tubelet.nn.vit import ViT
+from tubelet.train import sharded
+from tubelet.train.optim import make_moments, moments, named_moments
 from tubelet.types import Method
 from tubelet.weights import archive as archives
 from tubelet.weights import load as foreign
@@ -45,14 +50,19 @@ def atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
         with suppress(OSError):
             beside.unlink()
-        numbers = {getattr(cause, "errno", None) for cause in causes(error)}
-        full = bool(numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-        kept = f"{path.name} from before is intact" if path.exists() else "there was none before"
-        mend = "Free some space" if full else "Mend that"
-        raise SaveError(
-            f"cannot write {path}: {'no space left on the disk' if full else error}; {kept}. "
-            f"{mend} and repeat the same command (a run: with --resume)"
-        ) from error
+        raise refused(path, error, path if path.exists() else None) from error
+
+
+def refused(path: Path, error: BaseException, before: Path | None) -> SaveError:
+    """What to say when the disk refuses, and what is left of before."""
+    numbers = {getattr(cause, "errno", None) for cause in causes(error)}
+    full = bool(numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+    kept = f"{before.name} from before is intact" if before is not None else "there was none before"
+    mend = "Free some space" if full else "Mend that"
+    return SaveError(
+        f"cannot write {path}: {'no space left on the disk' if full else error}; {kept}. "
+        f"{mend} and repeat the same command (a run: with --resume)"
+    )
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -70,24 +80,97 @@ def save(
     step: int,
     keep: bool = False,
     best: float = -math.inf,
+    guard: Mapping[str, float] | None = None,
 ) -> None:
     """The training state after `step` steps, and what is kept of the run by itself: the encoder, or the whole model.
 
-    `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays. `best` is the best
-    result on validation data so far.
+    `checkpoints/last.pt` is replaced each time; with `keep`, `checkpoints/step_000123.pt` stays. Where
+    `training.checkpoints` is sharded, it is a folder `checkpoints/step_000123/` instead (`sharded`), and
+    `checkpoints/last` names it. `best` is the best result on validation data so far. All processes must call it.
+
+    Raises:
+        SaveError: the disk refuses; on all processes.
     """
-    state = {
-        "run": to_json(run),
-        "step": step,
-        "method": method.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "best": best,
-    }
     checkpoints = folder / "checkpoints"
-    atomically(checkpoints / "last.pt", lambda file: torch.save(state, file))
-    if keep:
-        atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
+    about = {"run": to_json(run), "step": step, "best": best, "guard": dict(guard or {})}
+    if run.training.checkpoints == "sharded":
+        in_pieces(checkpoints, about, flat(method, moments(method, optimiser)), keep)
+    else:
+        kept = {name: whole(values) for name, values in moments(method, optimiser).items()}
+        state = about | {"method": whole(method.state_dict()), "optimiser": kept}
+
+        def write() -> None:
+            atomically(checkpoints / "last.pt", lambda file: torch.save(state, file))
+            (checkpoints / LAST).unlink(missing_ok=True)
+            if keep:
+                atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
+
+        from_first(write)
     export(folder, run, method, step)
+
+
+def whole(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which each process has a share, gathered one by one in the first process's main memory; others as
+    they are. All processes must call it."""
+    found = {}
+    for name, value in values.items():
+        gathered = plain(value)
+        if whoami()[0] == 0:
+            found[name] = value if gathered is value else gathered.cpu()
+    return found
+
+
+LAST = "last"  # in the folder of checkpoints: the name of the last one, if it is not last.pt
+
+
+def in_pieces(checkpoints: Path, about: dict[str, Any], tensors: dict[str, Tensor], keep: bool) -> None:
+    """A checkpoint of all processes' pieces; the one before it stays until this one is whole.
+
+    Raises:
+        SaveError: a disk refuses; on all processes.
+    """
+    place = checkpoints / f"step_{about['step']:06d}"
+    before = from_first(lambda: last(checkpoints.parent))
+    try:
+        from_first(lambda: rmtree(place) if place.is_dir() and place != before else None)  # of one that was killed
+        place.mkdir(parents=True, exist_ok=True)
+        files = sharded.write(place, tensors)
+    except OSError as error:
+        from_first(lambda: rmtree(place, ignore_errors=True) if place != before else None)
+        raise refused(place, error, before) from error
+
+    def finish() -> None:
+        card = json.dumps(about | {"files": files}, indent=1).encode()
+        atomically(place / sharded.CARD, partial(written, card))
+        atomically(checkpoints / LAST, partial(written, place.name.encode()))
+        (checkpoints / "last.pt").unlink(missing_ok=True)
+        if not keep and before is not None and before.is_dir() and before != place:
+            rmtree(before, ignore_errors=True)
+
+    from_first(finish)
+
+
+def flat(method: Method, kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Weights and moments under one kind of names."""
+    weights = {f"method.{name}": value for name, value in method.state_dict().items()}
+    return weights | {
+        f"optimiser.{name}.{key}": value for name, values in kept.items() for key, value in values.items()
+    }
+
+
+def last(folder: Path) -> Path | None:
+    """The last checkpoint of a run folder: a file, or a folder of pieces; none where there is none.
+
+    Raises:
+        ValueError: what names it names nothing.
+    """
+    checkpoints = folder / "checkpoints"
+    if (checkpoints / LAST).is_file():
+        place = checkpoints / (checkpoints / LAST).read_text().strip()
+        if place.parent != checkpoints or not (place / sharded.CARD).is_file():
+            raise ValueError(f"{checkpoints / LAST} names {place.name!r}, which is no whole checkpoint; is it there?")
+        return place
+    return checkpoints / "last.pt" if (checkpoints / "last.pt").is_file() else None
 
 
 def export(folder: Path, run: Run, method: Method, step: int, name: str | None = None) -> None:
@@ -97,9 +180,14 @@ def export(folder: Path, run: Run, method: Method, step: int, name: str | None =
         SaveError: the disk refuses.
     """
     for own, kept in method.exported().items():
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in kept.items()}
-        weights = to_safetensors(state, {"run": to_json(run), "step": str(step)})
-        atomically(folder / f"{name or own}.safetensors", partial(written, weights))
+        state = {key: plain(tensor.detach()).cpu().contiguous() for key, tensor in kept.items()}
+        from_first(partial(exported, folder / f"{name or own}.safetensors", state, run, step))
+
+
+def exported(path: Path, state: dict[str, Tensor], run: Run, step: int) -> None:
+    """Writes weights with the run that they are of."""
+    weights = to_safetensors(state, {"run": to_json(run), "step": str(step)})
+    atomically(path, partial(written, weights))
 
 
 def written(weights: bytes, file: IO[bytes]) -> None:
@@ -111,36 +199,86 @@ def void(_: Any) -> None:
     """Nothing: for callbacks whose result does not matter."""
 
 
-def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:
-    """Loads the last training state into `method` and `optimiser`; the steps that it had done, and its best result.
+def restore(
+    folder: Path, method: Method, optimiser: torch.optim.Optimizer | None = None
+) -> tuple[int, float, dict[str, float]]:
+    """Loads the last training state into `method` and `optimiser`, whole or their share of it, whatever number of
+    processes wrote it; the steps that it had done, its best result, and what the guard knew.
 
     Raises:
         FileNotFoundError: no checkpoint there.
+        ValueError: it is damaged, or of another run.
     """
-    state = read(folder)
-    method.load_state_dict(state["method"])
-    if optimiser is not None:
-        optimiser.load_state_dict(state["optimiser"])
-    return state["step"], state.get("best", -math.inf)
+    place = last(folder)
+    if place is not None and place.is_dir():
+        about = sharded.read(place)
+
+        def targets(names: list[str]) -> dict[str, Tensor]:
+            if optimiser is None:
+                return flat(method, {})
+            end = ".exp_avg"
+            moved = {name.removeprefix("optimiser.").removesuffix(end) for name in names if name.endswith(end)}
+            make_moments(method, optimiser, moved)
+            return flat(method, moments(method, optimiser))
+
+        sharded.fill(place, targets)
+    else:
+        about = read(folder)
+        into(method.state_dict(), about["method"], folder)
+        if optimiser is not None:
+            kept = named_moments(method, optimiser, about["optimiser"])
+            make_moments(method, optimiser, kept)
+            for name, values in moments(method, optimiser).items():
+                into(values, kept[name], folder)
+    return about["step"], about.get("best", -math.inf), about.get("guard", {})
+
+
+def into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], folder: Path) -> None:
+    """Copies tensors into those of the same names.
+
+    Raises:
+        ValueError: other names, or shapes.
+    """
+    wrong = sorted(set(targets) ^ set(values))
+    wrong += [name for name, value in values.items() if name in targets and targets[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"the checkpoint of {folder} is of another network; these do not fit: {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, value in values.items():
+            put(targets[name], value)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The last training state of a run folder, on the CPU.
+    """The last training state of a run folder, whole, on the CPU: run, step, "method" and "optimiser".
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: the file is not a checkpoint of tubelet, or is damaged.
     """
-    path = folder / "checkpoints" / "last.pt"
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the run folder that it lies in")
-    if not path.exists():
+    path = last(folder)
+    if path is None:
         raise FileNotFoundError(f"{folder} has no checkpoints/last.pt: nothing to resume or load")
+    if path.is_dir():
+        about, tensors = sharded.read(path), sharded.loaded(path)
+        state: dict[str, Any] = about | {"method": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "method":
+                state["method"][rest] = value
+            else:
+                owner, _, key = rest.rpartition(".")
+                state["optimiser"].setdefault(owner, {})[key] = value
+        return state
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not {"run", "step", "method", "optimiser"} <= state.keys():
+            raise ValueError("it holds something else")
     except Exception as error:
         why = str(error).split(". ")[0].split("\n")[0]  # torch goes on with advice to trust the file
         raise ValueError(f"{path} cannot be read as a checkpoint ({why}); is it whole?") from error
+    return state
 
 
 def load(path: Path | str, asked: Asked = Asked()) -> nn.Module:  # noqa: B008 - frozen

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 import tubelet
 from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.data.shards import size_of
-from tubelet.train.checkpoint import atomically, void
+from tubelet.train.checkpoint import atomically, last, refused, void
 from tubelet.train.log import metrics
 
+LOCK = ".lock"
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
 FREE = (
     "encoder.checkpoint",
@@ -34,6 +36,10 @@ FREE = (
             "device",
             "accumulate",
             "compile",
+            "parallel",
+            "checkpoints",
+            "skip",
+            "explosion",
             "save_every",
             "validate_every",
             "keep",
@@ -42,19 +48,54 @@ FREE = (
 )
 
 
-def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
+class Lock:
+    """Keeps a second process from training in a run folder; it ends with the process that has it, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = FileLock(folder / LOCK, timeout=0)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.release()
+
+    def take(self) -> None:
+        """Takes it, if this process has not.
+
+        Raises:
+            ValueError: another process has it.
+            SaveError: the disk refuses.
+        """
+        try:
+            if not self.file.is_locked:
+                self.file.acquire()
+        except Timeout:
+            raise ValueError(
+                f"{self.folder} is in use: another process trains in it (it holds {LOCK} there). Wait for it or "
+                "end it, or choose another --out"
+            ) from None
+        except NotImplementedError:
+            pass  # a file system without locks
+        except OSError as error:
+            raise refused(self.folder / LOCK, error, None) from error
+
+
+def used(folder: Path, run: Run, resume: bool, lock: Lock) -> list[str] | None:
     """None for a folder to begin in, also anew; for one with a checkpoint of `run`, what is set otherwise now.
 
     Raises:
         ValueError: the folder is used already, or belongs to another run, or to none.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(file.name != LOCK for file in folder.iterdir())):
         return None
     card = folder / "run.json"
     if not resume:
         raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
     if not card.is_file():
         raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
+    lock.take()
     before = begun_in(folder)
     if before is None:
         if (folder / "encoder.safetensors").exists():
@@ -76,7 +117,7 @@ def used(folder: Path, run: Run, resume: bool) -> list[str] | None:
 def begun_in(folder: Path) -> Run | None:
     """The run of a folder that has a checkpoint to go on from; none: there is nothing to go on with."""
     card = folder / "run.json"
-    if not card.is_file() or not (folder / "checkpoints" / "last.pt").is_file():
+    if not card.is_file() or last(folder) is None:
         return None
     run: Run = from_json(json.dumps(read_card(card)["run"]))  # settings that are newer than it get their defaults
     return run
@@ -119,13 +160,21 @@ def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
         )
 
 
-def begin(folder: Path, run: Run, source: Path | str, data: dict[str, Any]) -> None:
+def begin(folder: Path, run: Run, source: Path | str, data: dict[str, Any], lock: Lock) -> None:
     """Makes the folder, with the card of the run in it.
 
     Raises:
         SaveError: the disk refuses.
+        ValueError: another run was begun in it in the meantime.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    had = lock.file.is_locked
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error, None) from error
+    lock.take()
+    if not had and (folder / "run.json").exists():
+        raise ValueError(f"another run was begun in {folder} just now; choose another --out")
     card = {
         "run": json.loads(to_json(run)),
         "data": str(source),

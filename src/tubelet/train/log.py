@@ -28,19 +28,29 @@ class Log:
     data_wait (share of the time spent waiting for videos), which it cannot.
     """
 
-    def __init__(self, folder: Path, start: int, steps: int, quiet: bool = False, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        steps: int,
+        quiet: bool = False,
+        tensorboard: bool = False,
+        writes: bool = True,
+    ) -> None:
         self.path = folder / "metrics.jsonl"
-        rewind(self.path, start)
+        self.writes = writes  # only the first of several processes does
+        if writes:
+            rewind(self.path, start)
         self.files: dict[Path, TextIO] = {}
         self.notes: dict[str, int] = {}
         self.notes_path = folder / "notes.txt"
-        if not start:
+        if not start and writes:
             self.notes_path.unlink(missing_ok=True)  # of an attempt that failed before it saved
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.steps = steps
         self.last_plain = time.monotonic()
         self.smooth: dict[str, float] = {}
-        self.board = board_writer()(str(folder / "tensorboard")) if tensorboard else None
+        self.board = board_writer()(str(folder / "tensorboard")) if tensorboard and writes else None
         self.progress = Progress(
             TextColumn("pre-training"),
             BarColumn(),
@@ -69,7 +79,10 @@ class Log:
         self.append(self.path, json.dumps({"step": step} | values))
         for name in {"loss", *LOSSES, "clips_per_second", "data_wait"} & values.keys():
             before = self.smooth.get(name, values[name])
-            self.smooth[name] = before + 0.05 * (values[name] - before)
+            if math.isfinite(values[name]):
+                self.smooth[name] = before + 0.05 * (values[name] - before) if math.isfinite(before) else values[name]
+            else:
+                self.smooth.setdefault(name, math.nan)
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -103,6 +116,8 @@ class Log:
         Raises:
             SaveError: the disk is full or refuses.
         """
+        if not self.writes:
+            return
         try:
             if path not in self.files:  # opened once: a step of milliseconds cannot wait for a slow file system
                 self.files[path] = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__

@@ -1,27 +1,25 @@
 """The training loop: the whole of it, top to bottom, no hooks."""
 
-import ctypes
 import math
-import platform
-import signal
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from signal import Signals as Names
 
 import torch
 
-from tubelet.config import Run, checked, numbers, parts_of
-from tubelet.data.cache import cores, free_memory
+from tubelet.config import Run, checked, numbers, parts_of, shared_out
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Failures, batches
 from tubelet.data.sources import Item, find
+from tubelet.nn.collective import from_first, joined, plain, whoami
 from tubelet.train import checkpoint
-from tubelet.train.folder import begin, fingerprint, same_data, used
+from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
+from tubelet.train.distributed import Spread, averaged, in_step, totals
+from tubelet.train.folder import Lock, begin, fingerprint, same_data, used
+from tubelet.train.guard import Guard, Interrupted, Signals, advised
 from tubelet.train.log import Counter, Log, board_writer, say
 from tubelet.train.optim import adamw, half_cosine, rate, set_decay, set_rate
 from tubelet.train.start import fitting, started
@@ -30,18 +28,6 @@ from tubelet.types import Batch, Draws, Method
 from tubelet.weights.report import Report
 
 COMPILED = ("encoder", "decoder", "teacher", "projector", "predictor", "momentum_encoder", "momentum_projector")
-
-
-class TrainingError(RuntimeError):
-    """A run had to stop; what to change is in the message."""
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM came; the state is saved."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
 
 
 def train(
@@ -66,26 +52,35 @@ def train(
     its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill would, but saved
     (the schedule stays that of the whole run).
 
+    Of several processes (torchrun, srun) each calls it with the same arguments; they take a share of every batch.
+
     Raises:
         ValueError, FileNotFoundError: settings or data that cannot be used.
         TrainingError: the loss is not finite, or memory ran out.
         Interrupted: a signal came; resume with the same command.
+        Elsewhere: another process met one of these.
     """
     checked(run)
     folder = Path(out)
-    run = with_shape(run, folder if resume else None)
-    changed = used(folder, run, resume)  # first, because it costs nothing and is the likeliest mistake
-    grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
-    precision = pick_precision(run.training.precision, device)
-    init = run.training.init if changed is None else None
-    weights = None if init is None else fitting(run, init, run.training.inflate, run.training.init_heads)
-    dataset = Dataset(find(source) if items is None else items, run.data, run.training.seed)
-    plan, data = numbers(run, len(dataset)), fingerprint(dataset)
-    if changed is not None:
-        same_data(folder, data, source)
-    if device.type == "cpu":
-        keep_memory()
-    with threads(run.training.threads):
+    resume = (
+        resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    )  # torchrun --max-restarts goes on itself
+    with joined() as (rank, world), Lock(folder) as lock, threads(run.training.threads):
+        run, quiet = with_shape(run, folder if resume else None), quiet or rank > 0
+        shared_out(run, world)
+        # first, because it costs nothing and is the likeliest mistake
+        changed = from_first(lambda: used(folder, run, resume, lock))
+        grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
+        precision = pick_precision(run.training.precision, device)
+        init = run.training.init if changed is None else None
+        weights = None if init is None else fitting(run, init, run.training.inflate, run.training.init_heads)
+        items = from_first(lambda: find(source)) if items is None else items
+        dataset = Dataset(items, run.data, run.training.seed)
+        plan, data = numbers(run, len(dataset)), from_first(lambda: fingerprint(dataset))
+        if changed is not None:
+            from_first(lambda: same_data(folder, data, source))
+        if device.type == "cpu":
+            keep_memory()
         torch.manual_seed(run.training.seed)
         method: Method = run.method.build(run.encoder, grid, run.data.channels)
         reports = [teach(run, method)] if changed is None else []
@@ -93,15 +88,22 @@ def train(
         reports += [] if prepare is None else prepare(method)
         with advised(run, device):
             method.to(device).train()
-        optimiser = adamw(method, run.optim)
-        start, best = (0, -math.inf) if changed is None else checkpoint.restore(folder, method, optimiser)
+            spread = Spread(method, run.training.parallel, device, precision)
+        optimiser, guard = adamw(method, run.optim), Guard.of(run, folder, precision)
+        start, best = 0, -math.inf
+        if changed is not None:
+            start, best, guarded = checkpoint.restore(folder, method, optimiser)
+            guard.restore(guarded, precision)
         if run.training.compile:
             compiled(method)
         dataset.fill_cache(Counter("reading videos into memory", quiet))
+        signals, done = Signals(), start
         patience, pinned = run.training.patience, device.type == "cuda"
         stream = batches(
-            dataset, run.training.batch, start, plan.steps, pick_workers(run), patience=patience, pinned=pinned
-        )
+            dataset, run.training.batch, start, plan.steps, pick_workers(run), rank=rank, world=world,
+            patience=patience, pinned=pinned,
+        )  # fmt: skip
+        stream = in_step(stream, signals)
         first = list(islice(stream, 1))  # what is wrong with the data shows here, before anything is written
         failures = Failures(dataset.files)
         for batch in first:
@@ -109,8 +111,8 @@ def train(
         if tensorboard:
             board_writer()
         if changed is None:
-            begin(folder, run, source, data)
-        with Log(folder, start, plan.steps, quiet, tensorboard) as log, Signals() as signals:
+            from_first(lambda: begin(folder, run, source, data, lock))
+        with Log(folder, start, plan.steps, quiet, tensorboard, rank == 0) as log, signals:
             for report in reports:
                 if report is not None and changed is None:  # of a resumed run it was said when it began
                     log.begun(report)
@@ -130,50 +132,63 @@ def train(
                     decay = half_cosine(step, plan.steps, run.optim.weight_decay, run.optim.weight_decay_end)
                     set_decay(optimiser, decay)
                 with advised(run, device):
-                    loss, norm, told = one_step(method, optimiser, batch, step, run, device, precision)
-                    guard(loss, norm, step, lr, batch)
-                    optimiser.step()
+                    loss, norm, told = one_step(spread, batch, step, run, device, precision, guard.scale)
+                    left_out = guard.fit(loss, norm, step, lr, method, batch)
+                    if not left_out:
+                        optimiser.step()
                     optimiser.zero_grad()
-                method.after_step(step, plan.steps)
-                log.note(step, method.doubts(told))
-                finished, due = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
+                if left_out:
+                    log.note(step, [f"step {step} is left out: {left_out}"])
+                else:
+                    method.after_step(step, plan.steps)
+                    log.note(step, method.doubts(told))
+                done = step + 1
+                finished, due = done == plan.steps, done % plan.save_every == 0
                 now = time.perf_counter()
                 spent = now - clock
                 found = {}
-                if validate is not None and (finished or (step + 1) % plan.validate_every == 0):
-                    found = measured(method, validate)
+                if validate is not None and (finished or done % plan.validate_every == 0):
+                    found = measured(spread, validate)
                     score = next(iter(found.values()))
                     if score > best:
                         best = score
-                        checkpoint.export(folder, run, method, step + 1, "best")
+                        checkpoint.export(folder, run, method, done, "best")
                 clock = time.perf_counter()
+                clips = len(batch.video) * world
                 log.line(
-                    step + 1,
+                    done,
                     {
-                        "epoch": (step + 1) * plan.each / plan.videos,
+                        "epoch": done * plan.each / plan.videos,
                         "loss": loss,
                         **({images.loss(step): loss} if images else {}),
                         "lr": lr,
                         "gradient_norm": norm,
+                        **({"left_out": 1} if left_out else {}),
+                        **({"scale": guard.scale} if precision == torch.float16 else {}),
                         **told,
                         "seconds": round(spent, 6),
-                        "clips_per_second": round(len(batch.video) / spent, 3),
+                        "clips_per_second": round(clips / spent, 3),
                         "data_wait": round(waited / spent, 4),
                     }
                     | found,
                 )
-                stopped = signals.number or (limit is not None and step + 1 >= limit)
+                stopped = signals.number or (limit is not None and done >= limit)
                 if finished or due or stopped:
-                    checkpoint.save(folder, run, method, optimiser, step + 1, run.training.keep and due, best)
-                if signals.number:
-                    name = signal.Signals(signals.number).name
-                    raise Interrupted(
-                        signals.number,
-                        f"{name} after step {step + 1} of {plan.steps}; saved. Go on: the same command with --resume",
+                    checkpoint.save(
+                        folder, run, method, optimiser, done, run.training.keep and due, best, guard.state()
                     )
                 if stopped:
                     break
-            for line in failures.summary():
+            else:
+                if signals.number and done < plan.steps:  # what reads was ended by the same signal
+                    checkpoint.save(folder, run, method, optimiser, done, best=best, guard=guard.state())
+            if signals.number:
+                raise Interrupted(
+                    signals.number,
+                    f"{Names(signals.number).name} after step {done} of {plan.steps}; saved. "
+                    "Go on: the same command with --resume",
+                )
+            for line in failures.summary() if rank == 0 else []:
                 say(line)
     return folder
 
@@ -185,209 +200,60 @@ def compiled(method: Method) -> None:
             part.compile()
 
 
-def measured(method: Method, validate: Callable[[Method], dict[str, float]]) -> dict[str, float]:
+def measured(spread: Spread, validate: Callable[[Method], dict[str, float]]) -> dict[str, float]:
     """What `validate` says about the module, which goes on training as if nothing had been."""
     state = torch.get_rng_state()
     try:
-        return validate(method.eval())
+        with spread.whole():
+            return validate(spread.method.eval())
     finally:
-        method.train()
+        spread.method.train()
         torch.set_rng_state(state)
 
 
 def one_step(
-    method: Method,
-    optimiser: torch.optim.Optimizer,
+    spread: Spread,
     batch: Batch,
     step: int,
     run: Run,
     device: torch.device,
     precision: torch.dtype,
+    scale: float = 1.0,
 ) -> tuple[float, float, dict[str, float]]:
     """Gradients of one step, clipped if asked; the loss, the gradient's norm, and what else its parts told, averaged.
 
-    The loss is the sum over all parts divided by the count over all parts. Each part is divided by what the count will
-    be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
+    The loss is the sum over all parts of all processes divided by the count over them. Each part is divided by what the
+    count will be if the parts are alike, and where they were not (dual masking) the gradients are put right afterwards.
+    Processes average their gradients, in the last part, so each divides by the mean of their counts. `scale`
+    multiplies the loss whose gradient is taken, and is taken out again.
     """
-    parts = parts_of(run, device.type, precision)
-    clips = len(batch.video) // parts
+    rank, world = whoami()
+    parts = parts_of(run, device.type, precision, world)
+    clips, before = len(batch.video) // parts, rank * len(batch.video)
     total = count = torch.zeros((), device=device)
     expected: torch.Tensor | None = None
     told: dict[str, torch.Tensor] = {}
     for part in range(parts):
-        places = range(part * clips, (part + 1) * clips)
-        piece = batch.clips(places.start, places.stop).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            result = method(piece, Draws(run.training.seed, step, places))
-        if expected is None:
-            expected = result.count * parts
-        (result.sum / expected).backward()
+        first = part * clips
+        piece = batch.clips(first, first + clips).to(device)
+        places = range(before + first, before + first + clips)
+        with spread.part(part + 1 == parts):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                result = spread(piece, Draws(run.training.seed, step, places))
+            if expected is None:
+                expected = averaged(result.count) * parts
+            (result.sum * scale / expected if scale != 1 else result.sum / expected).backward()
         total, count = total + result.sum.detach(), count + result.count
         told = {name: value + told.get(name, 0) for name, value in result.told.items()}
-    parameters = [p for p in method.parameters() if p.grad is not None]
+    everybodys = totals({"total": total, "count": count, **told})
+    total, count = everybodys.pop("total"), everybodys.pop("count")
+    parameters = [p for p in spread.method.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if parts > 1 and expected is not None:
-        torch._foreach_mul_(gradients, expected / count)
+    if (parts > 1 or scale != 1) and expected is not None:
+        torch._foreach_mul_(gradients, float(expected / (count / world)) / scale)
     if run.optim.clip is None:
         norm = torch.nn.utils.get_total_norm(gradients)
     else:
         norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip)
-    means = {name: float(value) / parts for name, value in told.items()}
-    return float(total / count), float(norm), means
-
-
-def guard(loss: float, norm: float, step: int, lr: float, batch: Batch) -> None:
-    """Stops before a step that would spoil the weights.
-
-    Raises:
-        TrainingError: loss or gradient is not finite; names step, rate and the files of the batch.
-    """
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    files = "\n  ".join(batch.paths)
-    raise TrainingError(
-        f"step {step}: loss {loss}, gradient norm {norm}, learning rate {lr:.3g}; the weights were not changed and the "
-        "last checkpoint is from before. Start anew, with another --out and a lower --optim.base-lr, a longer "
-        f"--optim.warmup, --optim.clip 1, or --training.precision float32. The videos of this step:\n  {files}"
-    )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory", "not enough memory")
-    )
-
-
-@contextmanager
-def advised(run: Run, device: torch.device) -> Iterator[None]:
-    """Says what to change if memory runs out.
-
-    Raises:
-        TrainingError: it did.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise TrainingError(advice(run, device, error)) from error
-
-
-def advice(run: Run, device: torch.device, error: BaseException) -> str:
-    """Which setting to change when memory runs out, with the numbers."""
-    t = run.training
-    parts = parts_of(run, device.type, pick_precision(t.precision, device))
-    part = t.batch * run.data.per_video // parts
-    again = "and repeat the command with --resume"
-    if t.batch > parts:
-        more = next(n for n in range(parts + 1, t.batch + 1) if t.batch % n == 0)
-        change = f"--training.accumulate {more}: less in memory at once, the same result; {again}"
-        if getattr(run.method, "draws_by_part", False):  # clips of a part are mixed or compared: another run
-            change = f"--training.accumulate {more}, in a new --out: less in memory at once, and fewer clips in a part"
-    elif not run.encoder.checkpoint:
-        change = f"--encoder.checkpoint, {again}; or a smaller --data.size in a new --out"
-    else:
-        change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
-    return (
-        f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.per_video} crops / {parts} parts). Try {change}. "
-        f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
-    )
-
-
-# ---------------------------------------------------------------------------- device, precision, signals
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; auto takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind = name.split(":")[0]
-    if not here.get(kind, False):
-        there = [k for k, usable in here.items() if usable]
-        raise ValueError(f"device {name!r} cannot be used here; there is: {', '.join(there)} (or auto)")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} cannot be used; expected a kind and a number, as cuda:1") from error
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic to use; auto is bfloat16 where the processor has instructions for it, else float32."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    has = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return torch.bfloat16 if has else torch.float32
-
-
-def pick_workers(run: Run) -> int:
-    """Processes that read; -1 leaves one core to the step, and takes no more than half of the free memory holds.
-
-    Each has up to two batches ready, and large batches of large clips are gigabytes.
-    """
-    if run.training.workers >= 0:
-        return run.training.workers
-    free = free_memory()
-    fit = cores() if free is None else int(free / 2 / (2 * batch_bytes(run)))
-    return max(min(cores() - 1, fit), 1)
-
-
-def batch_bytes(run: Run) -> int:
-    """Main memory of a batch of clips, uint8."""
-    clips, pixels = run.training.batch * run.data.per_video, run.data.clip.frames * math.prod(run.data.size)
-    return clips * pixels * run.data.channels // (2 if run.data.yuv else 1)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Lets PyTorch use `count` threads for a while; 0 leaves their number as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def keep_memory() -> None:
-    """From now on the C library keeps freed memory for the next step; glibc only, other systems are left alone.
-
-    A step on a CPU asks for the same large blocks every time, by default each a mapping of its own that the kernel must
-    fill with zeros, page by page: a fifth to a third of a step of transformers' VideoMAE (benchmarks/step.csv). Blocks
-    over 1 GiB, as a cache of frames, still come and go by themselves; before glibc 2.35 those over 32 MiB do.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # names and numbers of malloc.h
-        if libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25):
-            libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-class Signals:
-    """Remembers SIGINT and SIGTERM, so that the step under way is finished and saved. A second one stops at once."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.remember)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def remember(self, number: int, _: FrameType | None) -> None:
-        """Takes note of a signal."""
-        self.number = number
-        signal.signal(number, self.before[number])
+    means = {name: float(value) / parts / world for name, value in everybodys.items()}
+    return float(total / count), float(plain(norm)), means

@@ -1,9 +1,11 @@
 """AdamW groups, layer-wise rates, and the schedule: warm-up, then half a cosine."""
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tubelet.config import Optim
 from tubelet.types import Method
@@ -80,3 +82,37 @@ def set_decay(optimiser: torch.optim.Optimizer, decay: float) -> None:
     for group in optimiser.param_groups:
         if group["weight_decay"]:
             group["weight_decay"] = decay
+
+
+def moments(method: Method, optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """What the optimiser keeps of every parameter that it has moved, by the parameter's name: step and two moments."""
+    return {
+        name: optimiser.state[parameter]
+        for name, parameter in method.named_parameters()
+        if parameter in optimiser.state  # a look at another would make an entry
+    }
+
+
+def make_moments(method: Method, optimiser: torch.optim.Optimizer, names: Collection[str]) -> None:
+    """Empty ones of the parameters of these names, to be filled."""
+    fused = optimiser.defaults["fused"]
+    for name, parameter in method.named_parameters():
+        if name in names:
+            step = torch.zeros((), device=parameter.device if fused else "cpu")
+            optimiser.state[parameter] = {
+                "step": step,
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
+def named_moments(
+    method: Method, optimiser: torch.optim.Optimizer, saved: dict[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """The moments of a checkpoint by names, also of those from before 2026-11-23, which number the parameters."""
+    if "param_groups" not in saved:
+        return saved
+    names = {parameter: name for name, parameter in method.named_parameters()}
+    here = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    return {name: saved["state"][number] for number, name in zip(numbers, here) if number in saved["state"]}
