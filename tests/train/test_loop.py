@@ -28,7 +28,7 @@ from tubelet.methods.masked import Masked
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.targets import Pixels
-from tubelet.train import checkpoint, device, loop
+from tubelet.train import checkpoint, device
 from tubelet.train.device import pick_device, pick_precision
 from tubelet.train.guard import TrainingError
 from tubelet.train.log import Log, metrics
@@ -250,7 +250,7 @@ def test_killed_and_resumed_is_exact(videos, tmp_path):
     assert state_hash(folder) == state_hash(whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signals_save_and_say_how_to_go_on(videos, tmp_path, number, code):
     process = start(videos, tmp_path / "run", workers=2)
     wait_for_steps(process, tmp_path / "run", 3)

@@ -1,17 +1,18 @@
 """The command line: verbs to functions. Results on stdout, everything else on stderr.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the data has problems (check, prepare), 130 interrupted, 143 on SIGTERM
-after saving. Heavy imports wait until a verb needs them, so that help is quick.
+and 138 on SIGUSR1, after saving. Heavy imports wait until a verb needs them, so that help is quick.
 """
 
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import tubelet
 from tubelet.cli.arguments import nearest
+from tubelet.cli.launching import several
 
 # What a verb does, and where; the module is imported when the verb is used.
 VERBS = {
@@ -36,13 +37,20 @@ VERBS = {
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
 }
 
+TOGETHER = {"pretrain", "finetune", "test"}  # what several processes do as one
+
 
 def main() -> None:
     """The `tubelet` command."""
     # Threads that wait by spinning make a step ten times slower as soon as something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is later
     warnings.showwarning = lambda message, *_: print(f"tubelet: {message}", file=sys.stderr)  # videos that are missing
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if several():  # gloo's threads may abort a process that ends as usual
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,9 +64,12 @@ def run(argv: Sequence[str]) -> int:
     verb, rest = argv[0], list(argv[1:])
     if verb not in VERBS:
         return fail(f"no verb {verb!r}.{nearest(verb, VERBS)} There are: {', '.join(VERBS)}. See tubelet --help", 2)
+    if several() and verb not in TOGETHER:
+        return fail(f"{verb} is done by one process; several are for {', '.join(sorted(TOGETHER))}", 2)
     try:
         module, function = VERBS[verb][1].split(":")
-        return getattr(import_module(f"tubelet.cli.{module}"), function)(rest)
+        act = getattr(import_module(f"tubelet.cli.{module}"), function)
+        return of_several(act, rest) if several() else act(rest)
     except SystemExit as exit:  # tyro has printed what is wrong with a flag, or the help
         return exit.code if isinstance(exit.code, int) else 2
     except KeyboardInterrupt:
@@ -69,25 +80,49 @@ def run(argv: Sequence[str]) -> int:
         code = mendable(error)
         if code is None:
             raise  # a defect of ours: the traceback is what a bug report needs
-        return fail(str(error), code)
+        return code if told_elsewhere(error) else fail(str(error), code)
+
+
+def told_elsewhere(error: Exception) -> bool:
+    """Whether the first of several processes says this."""
+    from tubelet.train.guard import Elsewhere, Interrupted
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    return not first and (isinstance(error, Elsewhere | Interrupted) or hasattr(error, "of_first"))
+
+
+def of_several(act: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Carries out a verb as one of several processes; an error is also left where torchrun looks for it."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from tubelet.nn.collective import joined
+
+    with joined():
+        try:
+            return act(arguments)
+        except Exception as error:
+            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+                get_error_handler().record_exception(error)
+            raise
 
 
 def mendable(error: Exception) -> int | None:
     """The exit code for an error that the user can mend; None for a defect."""
     from tubelet.data.video import VideoError
     from tubelet.train.checkpoint import SaveError
-    from tubelet.train.guard import Interrupted, TrainingError
+    from tubelet.train.guard import Elsewhere, Interrupted, TrainingError
 
     if isinstance(error, Interrupted):
         return error.exit_code
-    if isinstance(error, (VideoError, SaveError, TrainingError, OSError)):
+    if isinstance(error, (VideoError, SaveError, TrainingError, Elsewhere, OSError)):
         return 1
     return 2 if isinstance(error, ValueError) else None
 
 
 def fail(message: str, code: int) -> int:
     """Prints an error and passes its exit code on."""
-    print(f"tubelet: {message}", file=sys.stderr)
+    who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if os.environ.get("RANK", "0") != "0" else ""
+    print(f"tubelet{who}: {message}", file=sys.stderr)
     return code
 
 

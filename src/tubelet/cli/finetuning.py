@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, with_preset
+from tubelet.cli.launching import launched, several
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.config import Run
@@ -61,6 +62,9 @@ def finetune_verb(args: list[str]) -> int:
         """Go on where the run in --out stopped."""
         device: str | None = None
         """cpu, cuda, cuda:1 or mps; short for --training.device."""
+        gpus: int = 1
+        """Processes of this machine that train together, one for each GPU (or on the CPU with --device cpu). For
+        several machines: torchrun or srun."""
         tensorboard: bool = False
         """Also write TensorBoard events (extra: tensorboard)."""
         quiet: bool = False
@@ -69,12 +73,15 @@ def finetune_verb(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Finetune, args, "finetune", "finetune-small-cpu")
+    if a.gpus > 1 and not several():
+        return launched(a.gpus, ["finetune", *args], a.device or a.run.training.device)
     from tubelet.cli.training import named, on
     from tubelet.data.datasets import Dataset
     from tubelet.data.labels import listed
     from tubelet.data.sources import find
     from tubelet.finetune import as_weights, balanced, completed, finetune
     from tubelet.methods.supervised import Supervised
+    from tubelet.nn.collective import from_first, whoami
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
     from tubelet.train.folder import begun_in, unfinished
@@ -88,7 +95,7 @@ def finetune_verb(args: list[str]) -> int:
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights or a.inflate or a.start.heads) and not a.weights:
         raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
-    run, items = on(a.run, a.device), find(a.data)
+    run, items = on(a.run, a.device), from_first(lambda: find(a.data))
     if isinstance(run.method, Supervised):
         run = changed(run, a)
         if before is not None and (a.as_weights or a.start.positions == "interpolated"):
@@ -101,7 +108,7 @@ def finetune_verb(args: list[str]) -> int:
             run = interpolating(run, run.method.init, run.method.init_heads)
     run = balanced(run, items) if a.balance else completed(run, items)
     assert run.data.labels is not None
-    if not a.quiet:
+    if not a.quiet and whoami()[0] == 0:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
         say(f"{len(run.data.labels.names)} classes: {listed(run.data.labels.names)}")
         if run.method.init is None:
@@ -119,6 +126,8 @@ def finetune_verb(args: list[str]) -> int:
         quiet=a.quiet,
         tensorboard=a.tensorboard,
     )
+    if whoami()[0] > 0:
+        return 0
     lines = metrics(folder)
     first, last = ends(lines)
     measured = [line for line in lines if any(name.startswith("validation_") for name in line)]

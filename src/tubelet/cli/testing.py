@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
+from tubelet.cli.launching import launched, several
 
 if TYPE_CHECKING:
     from tubelet.data.sources import Item
@@ -52,6 +53,8 @@ def test_verb(args: list[str]) -> int:
         """Arithmetic of the network."""
         device: str = "auto"
         """cpu, cuda, cuda:1 or mps."""
+        gpus: int = 1
+        """Processes of this machine that share the videos, one for each GPU (or on the CPU with --device cpu)."""
         seed: int = 0
         """Of the draws that the 95 % intervals are made from."""
         others: Annotated[OfOthers, Unprefixed] = NOTHING
@@ -72,6 +75,8 @@ def test_verb(args: list[str]) -> int:
         if a.weights or a.data:
             raise ValueError("--results says numbers again; leave out --weights and --data")
         return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
+    if a.gpus > 1 and not several():
+        return launched(a.gpus, ["test", *args], a.device)
     if a.weights is None or a.data is None:
         raise ValueError("a test needs --weights RUN and --data VIDEOS, or --results FILE of an earlier one")
     if a.out is None and on_hub(a.weights):

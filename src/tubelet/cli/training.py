@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, parse, with_preset
+from tubelet.cli.launching import launched, several
 
 if TYPE_CHECKING:  # or listing presets would import torch
     from tubelet.config import Run
@@ -47,6 +48,9 @@ def pretrain(args: list[str]) -> int:
         """Go on where the run in --out stopped."""
         device: str | None = None
         """cpu, cuda, cuda:1 or mps; short for --training.device."""
+        gpus: int = 1
+        """Processes of this machine that train together, one for each GPU (or on the CPU with --device cpu). For
+        several machines: torchrun or srun."""
         tensorboard: bool = False
         """Also write TensorBoard events (extra: tensorboard)."""
         quiet: bool = False
@@ -55,6 +59,8 @@ def pretrain(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Pretrain, args, "pretrain")
+    if a.gpus > 1 and not several():
+        return launched(a.gpus, ["pretrain", *args], a.device or a.run.training.device)
     run = on(a.run, a.device)
     if a.weights or a.inflate or a.start.heads:
         init, inflate = a.weights or run.training.init, a.inflate or run.training.inflate
@@ -65,6 +71,7 @@ def pretrain(args: list[str]) -> int:
     from tubelet.data.datasets import Dataset
     from tubelet.data.sources import find
     from tubelet.evaluate.features import readable
+    from tubelet.nn.collective import from_first, whoami
     from tubelet.pictures import reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
@@ -84,10 +91,12 @@ def pretrain(args: list[str]) -> int:
         run = replace(run, encoder=replace(run.encoder, interpolated=before.encoder.interpolated))
     elif a.start.positions == "interpolated":
         run = interpolating(run, run.training.init, run.training.init_heads)
-    items = find(a.data)  # once: of very many files it takes seconds
-    if not a.quiet:
+    items = from_first(lambda: find(a.data))  # once: of very many files it takes seconds
+    if not a.quiet and whoami()[0] == 0:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
     folder = train(run, a.data, out, items=items, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
+    if whoami()[0] > 0:
+        return 0
     reconstruct_run(folder, readable(items, run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)

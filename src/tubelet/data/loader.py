@@ -197,7 +197,9 @@ class Batches:
 
     def begin(self, worker: int) -> None:
         """First act of a worker: it leaves signals to the process that trains, and has no threads of its own."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for name in ("SIGINT", "SIGUSR1"):  # a scheduler sends them to every process of a job
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         torch.set_num_threads(1)
 

@@ -5,6 +5,7 @@ share of weights, gradients and moments, and gathers a block when it is needed. 
 with the whole batch: its sums are over all of them (docs/scaling.md).
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -34,8 +35,12 @@ class Spread:
             return
         if parallel == "ddp":
             ids = [device] if device.type == "cuda" else None
-            # running statistics are the same everywhere already (`nn.batch_norm`)
-            self.module = DistributedDataParallel(method, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+            with warnings.catch_warnings():  # PyTorch 2.13 would call it otherwise, 2.6 does not know how
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+                # running statistics are the same everywhere already (`nn.batch_norm`)
+                self.module = DistributedDataParallel(
+                    method, ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
             return
         from torch.distributed.device_mesh import init_device_mesh  # a second's import
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

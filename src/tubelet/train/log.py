@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tubelet.data.joint import LOSSES
+from tubelet.nn.collective import whoami
 from tubelet.train.checkpoint import SaveError, atomically, void
 from tubelet.weights.report import Report
 
@@ -146,8 +147,9 @@ class Log:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for people, on stderr; of several processes the first alone speaks."""
+    if whoami()[0] == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def noted(notes: Sequence[str]) -> None:
@@ -167,8 +169,8 @@ class Counter:
     """Says how far a long piece of work is: call it with (done, total). Without a terminal only now and then."""
 
     def __init__(self, what: str, quiet: bool = False) -> None:
-        self.what, self.quiet, self.last = what, quiet, time.monotonic()
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.what, self.quiet, self.last = what, quiet or whoami()[0] > 0, time.monotonic()
+        self.console = Console(stderr=True, quiet=self.quiet, highlight=False)
 
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total`."""
