@@ -215,12 +215,14 @@ def _found(url: str, seconds: float) -> list[str]:
     return found
 
 
-def fetched(url: str, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` of a remote file, all of them.
+def fetched(url: str, size: int, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` of a remote file of that size, all that there are.
 
     Raises:
         As `patiently`.
     """
+
+    end = min(end, size)
 
     def act(seconds: float) -> bytes:
         data: bytes = asked(url, "cat_file", seconds, start=start, end=end)
@@ -241,7 +243,7 @@ def blocks(url: str, state: State, block: int) -> Any:
     """fsspec's cache of blocks of a file in this state; those of the files read last stay."""
     from fsspec.caching import BlockCache
 
-    return BlockCache(block, partial(fetched, url), state.bytes, BLOCK * BLOCKS // block)
+    return BlockCache(block, partial(fetched, url, state.bytes), state.bytes, BLOCK * BLOCKS // block)
 
 
 class Reader(io.RawIOBase):
