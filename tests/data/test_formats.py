@@ -68,7 +68,7 @@ def refused(path: Path) -> None:
     assert re.search(WORDS, row.problem)
 
 
-@pytest.mark.parametrize("ending", ["mp4", "ts", "m4v"])
+@pytest.mark.parametrize("ending", ["mp4", "ts", "m4v", "m3u8"])  # the last: FFmpeg looks at names, too
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_playlist_fetches_nothing_from_the_network(kind, ending, secret, tmp_path):
     with served(secret) as storage:
