@@ -57,6 +57,8 @@ def name_of(file: Path) -> str:
 HOMES = {
     "av": {"data/video.py", "data/paint.py", "data/writing.py", "data/stream.py", "doctor.py"},
     "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
+    "fsspec": {"data/remote.py"},
+    "aiohttp": set(),
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
     "matplotlib": {"strips.py", "space.py", "charts.py"},
     "transformers": set(),

@@ -206,7 +206,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ("ucf14-hmdb7:/nowhere?hmdb=/x", ValueError, r"has no 'hmdb'; it has split, ucf101, hmdb51, missing"),
         ("ssv2:/nowhere?missing=no", ValueError, "missing=no: expected warn or error"),
         ("/no:where", FileNotFoundError, "no such file or folder: /no:where"),
-        ("https://example.org/a.mp4", ValueError, "nor a layout 'https'"),
+        ("htps://example.org/a.mp4", ValueError, "nor a layout 'htps'"),
     ],
 )
 def test_sources_that_mean_nothing(source, error, words):

@@ -3,7 +3,6 @@
 `video.py` lists the packets, and decodes them where a list alone cannot tell (`frames_of`).
 """
 
-import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from tubelet.data.remote import absolute, shown, url_of
 from tubelet.data.sampling import rate, varies
 from tubelet.data.shards import state_of
 
@@ -28,6 +28,9 @@ NONE = -(2**63)  # FFmpeg's "no time stamp"
 
 class VideoError(ValueError):
     """What is wrong with a video file, and what to do about it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +190,8 @@ def name_of(path: Path) -> Name | None:
 
     To be asked before a file is read: its index is then never taken for that of another, put in its place meanwhile.
     """
-    with suppress(OSError):
-        return os.path.abspath(path), *state_of(path)
+    with suppress(OSError if url_of(path) is None else FileNotFoundError):  # what cannot be reached is told at once
+        return absolute(path), *state_of(path)
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+from tubelet.data import remote
 from tubelet.data.images import SUFFIXES as PICTURES
 from tubelet.data.images import is_even, is_frame, is_video
 from tubelet.data.index import SUFFIXES
@@ -34,7 +35,7 @@ class Note(str):
     codec: str  # where it matters
 
     def __new__(cls, text: str, kind: str = "", path: str = "", codec: str = "") -> "Note":
-        note = super().__new__(cls, text)
+        note = super().__new__(cls, remote.shown(text))
         note.kind, note.path, note.codec = kind, path, codec
         return note
 
@@ -46,6 +47,9 @@ def scan(folder: Path) -> tuple[list[Item], Counter[str]]:
     Where there is no video file at all, folders of images with numbers in their names are the videos; a warning says so
     where the numbers are not those of frames. Hidden files and folders are left out and not counted; links are
     followed, each real folder once. No file is looked at but for its name.
+
+    Raises:
+        ValueError: folders of images at an address, where only video files are read.
     """
     videos: list[tuple[Path, list[str]]] = []
     folders_of_frames: list[Path] = []
@@ -68,6 +72,11 @@ def scan(folder: Path) -> tuple[list[Item], Counter[str]]:
             videos.append((root, named))
     if videos:
         return labelled(folder, videos), others
+    if folders_of_frames and remote.url_of(folder) is not None:
+        raise ValueError(
+            f"{remote.shown(folders_of_frames[0])} is a folder of images; elsewhere only video files are read. Copy "
+            "the folders here, make videos of them (tubelet prepare), or name single pictures in a list"
+        )
     if doubtful:
         more = f" (and {len(doubtful) - 1} more)" if len(doubtful) > 1 else ""
         warnings.warn(
@@ -101,6 +110,9 @@ def labelled(folder: Path, found: Iterable[tuple[Path, list[str]]]) -> list[Item
 
 def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder at or below one with the names of its files, but for hidden ones; links are followed."""
+    if (url := remote.url_of(folder)) is not None:
+        yield from remote.walked(url)
+        return
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -130,9 +142,11 @@ def in_folder(folder: Path) -> list[Item]:
     if videos:
         return videos
     if not others:
-        raise ValueError(f"{folder} is empty; expected videos ({', '.join(sorted(SUFFIXES))}) at any depth")
+        raise ValueError(
+            f"{remote.shown(folder)} is empty; expected videos ({', '.join(sorted(SUFFIXES))}) at any depth"
+        )
     there = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(8))
     raise ValueError(
-        f"no videos in {folder}: it has {there}; expected {', '.join(sorted(SUFFIXES))}, or folders of numbered "
-        f"images; single pictures are named as images:{folder}"
+        f"no videos in {remote.shown(folder)}: it has {there}; expected {', '.join(sorted(SUFFIXES))}, or folders of "
+        f"numbered images; single pictures are named as images:{folder}"
     )

@@ -18,13 +18,14 @@ import os
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from tubelet.data import remote
 from tubelet.data.index import Name, Video, remember, remembered
 from tubelet.data.shards import content
 
@@ -34,6 +35,7 @@ HEADER = struct.Struct("<8sII")  # `MAGIC`, format, records
 MAGIC = b"tubelet\n"
 DIGEST = 16  # bytes
 ENTRY = struct.Struct(f"<{DIGEST}sQI")  # digest, bytes before the record, bytes of it
+NEARBY = 2**16  # bytes fetched at once of such a file that lies elsewhere
 BEFORE = (b"ftyp", b"moov", b"free")  # boxes of an MP4 that may come before its pictures
 SCALARS = ("codec", "container", "width", "height", "rotation", "fps", "variable", "stamp")
 ARRAYS = ("keys", "stamps", "starts")
@@ -47,20 +49,40 @@ def known(path: Path, name: Name | None) -> Video | None:
     """The index of a file, by its `name_of`: remembered, or kept in the folder that it was prepared into."""
     if (video := remembered(name)) is not None:
         return video
-    if (place := nearest(os.path.dirname(os.path.abspath(path)))) is not None:
-        with suppress(*TROUBLE):
-            if (video := looked_up(place, path)) is not None:
-                return remember(name, video)
+    with suppress(*TROUBLE):
+        place = nearest(os.path.dirname(remote.absolute(path)))
+        if place is not None and (video := looked_up(place, path)) is not None:
+            return remember(name, video)
     return None
 
 
 @lru_cache(maxsize=2**16)
 def nearest(folder: str) -> str | None:
-    """The file of indices in a folder, or in the nearest one above that has any."""
-    path, above = os.path.join(folder, INDEX), os.path.dirname(folder)
+    """The file of indices in a folder, or in the nearest one above that has any.
+
+    Raises:
+        OSError: it lies elsewhere, and that cannot be reached.
+    """
+    path, above, url = os.path.join(folder, INDEX), os.path.dirname(folder), remote.url_of(folder)
+    if url is not None:
+        with suppress(PermissionError):  # some storages refuse what is not there
+            if remote.exists(f"{url}/{INDEX}"):
+                return path
+        return None if remote.url_of(above) is None else nearest(above)
     if os.path.isfile(path):
         return path
     return None if above == folder else nearest(above)
+
+
+@contextmanager
+def reading(place: str) -> Iterator[Callable[[int, int], bytes]]:
+    """A function that reads (bytes, from which one on) of a file of indices."""
+    if (url := remote.url_of(place)) is not None:
+        with remote.opened(url, block=NEARBY) as reader:
+            yield reader.pread
+    else:
+        with open(place, "rb", buffering=0) as file:
+            yield lambda count, begin: os.pread(file.fileno(), count, begin)
 
 
 def looked_up(place: str, path: Path) -> Video | None:
@@ -71,19 +93,19 @@ def looked_up(place: str, path: Path) -> Video | None:
     """
     if (digest := digest_of(path)) is None:
         return None
-    with open(place, "rb", buffering=0) as file:
+    with reading(place) as read:
 
         def entry(number: int) -> tuple[bytes, int, int]:
-            return ENTRY.unpack(os.pread(file.fileno(), ENTRY.size, HEADER.size + number * ENTRY.size))
+            return ENTRY.unpack(read(ENTRY.size, HEADER.size + number * ENTRY.size))
 
-        magic, form, count = HEADER.unpack(os.pread(file.fileno(), HEADER.size, 0))
+        magic, form, count = HEADER.unpack(read(HEADER.size, 0))
         if (magic, form) != (MAGIC, FORMAT):
             return None
         number = bisect_left(range(count), digest, key=lambda number: entry(number)[0])
         if number == count:
             return None
         _, begin, size = entry(number)
-        record = os.pread(file.fileno(), size, begin)
+        record = read(size, begin)
     return unpacked(path, record[DIGEST:]) if record[:DIGEST] == digest else None
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tubelet.data import images, shards
+from tubelet.data import images, remote, shards
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import Item
 
@@ -57,7 +57,8 @@ USUAL = dict(
 def in_list(path: Path, columns: Columns = Columns(), part: str | None = None, root: Path | None = None) -> list[Item]:
     """The videos that a list file names, in its order; with `part` those rows whose column for it says so.
 
-    Paths are relative to `root`, or else to the list's folder.
+    Paths are relative to `root`, or else to the list's folder. Of videos that lie elsewhere none is looked for: that
+    would be a request for each.
 
     Raises:
         FileNotFoundError: videos that are not there; names the first and counts all.
@@ -69,7 +70,11 @@ def in_list(path: Path, columns: Columns = Columns(), part: str | None = None, r
     if not rows:
         has = f"no rows for {part}" if part else "a header and no videos under it"
         raise ValueError(f"{path} has {has}")
-    missing = [f"{where}: {written(item.path, root)}" for where, item in rows if not shards.exists(item.path)]
+    missing = [
+        f"{where}: {written(item.path, root)}"
+        for where, item in rows
+        if remote.url_of(item.path) is None and not shards.exists(item.path)
+    ]
     if missing:
         rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
@@ -87,7 +92,7 @@ def written(path: Path, root: Path) -> Path:
 def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterator[tuple[str, Item]]:
     """(line, video) of a text file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+        text = shards.text_of(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save the list as UTF-8") from error
     numbered = enumerate(text.splitlines(), 1)
@@ -97,7 +102,8 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
     first = rows[0][1]
     separator = next((mark for mark in MARKS if mark in first), None)
     names = split(first, separator)
-    places = None if (root / names[0]).exists() else header(path, names, columns, part)
+    there = remote.url_of(root) is None and (root / names[0]).exists()
+    places = None if there else header(path, names, columns, part)
     for number, line in rows[1:] if places else rows:
         where = f"{path}, line {number}"
         if places is None or (separator is None and not places["path"] and places.keys() <= {"path", "label"}):
@@ -123,7 +129,8 @@ def parquet(path: Path, columns: Columns, part: str | None, root: Path) -> Itera
             f"{path}: Parquet takes pyarrow, which is an extra: pip install 'tubelet[parquet]'; or save it as csv"
         ) from error
     try:
-        table: dict[str, list[Any]] = module.read_table(path).to_pydict()
+        with shards.content(path) as (file, _):
+            table: dict[str, list[Any]] = module.read_table(file).to_pydict()
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
     names = list(table)
@@ -157,7 +164,7 @@ def item_of(row: dict[str, str], where: str, root: Path) -> Item:
         raise ValueError(
             f"{where}: from {start or 0:g} to {end:g} s there is nothing; the end must come after the start"
         )
-    return Item(root / row["path"], row.get("label") or None, start, end, row.get("group") or None)
+    return Item(remote.joined(root, row["path"]), row.get("label") or None, start, end, row.get("group") or None)
 
 
 def seconds(text: str, name: str, where: str) -> float | None:
@@ -239,8 +246,8 @@ def best(line: str, folder: Path, where: str) -> Item:
                 f"{where} asks for frames {rest[0]} on, {rest[1]} of them; of a video file only the whole is read "
                 "(0 -1), or a part between seconds: a table with columns path, start and end"
             )
-        return Item(folder / name)
-    return Item(folder / name, (rest[0] or None) if rest else None)
+        return Item(remote.joined(folder, name))
+    return Item(remote.joined(folder, name), (rest[0] or None) if rest else None)
 
 
 def frames_of(folder: Path, name: str, one: int, two: int, where: str) -> Item:

@@ -18,6 +18,7 @@ from uuid import uuid4
 import tubelet
 from tubelet.data import shards
 from tubelet.data.items import PREPARED, Item
+from tubelet.data.remote import absolute
 from tubelet.data.writing import DiskError
 
 NOTES = ".prepare"  # hidden, so that nobody takes it for a class of videos
@@ -191,7 +192,7 @@ class Packer:
         self.waiting: list[tuple[Path, str, Row]] = []
         self.items: dict[str, list[Item]] = defaultdict(list)
         for item in items:
-            self.items[os.path.abspath(item.path)].append(item)
+            self.items[absolute(item.path)].append(item)
 
     def came(self, source: str) -> None:
         """One of the files to do is there, or in quarantine."""

@@ -25,6 +25,7 @@ from tubelet.data.index import SUFFIXES, Damage, Video, VideoError
 from tubelet.data.items import LIST, Item
 from tubelet.data.notebook import Notebook, Packer, Row, begun, state
 from tubelet.data.processes import alive, in_processes
+from tubelet.data.remote import absolute, shown, url_of
 from tubelet.data.sources import LAYOUTS, find
 from tubelet.data.split import write_list
 from tubelet.data.video import decoded_from, frames_at, opened, probe
@@ -108,6 +109,8 @@ def prepare(
         ValueError: source and folder overlap; the folder holds something else, was begun in another way, or is in use.
         DiskError: the disk is full, or refuses. What is done stays.
     """
+    if url_of(out) is not None:
+        raise ValueError(f"{shown(out)} lies elsewhere; prepare into a folder here, and copy it there when it is done")
     begin, items = monotonic(), find(source)
     index, count = part
     if not 0 <= index < count:
@@ -164,7 +167,7 @@ def apart(source: Path | str, items: Sequence[Item], out: Path) -> Path:
         ValueError: it is not.
     """
     new = os.path.realpath(out)
-    folders = {Path(os.path.abspath(item.path)).parent for item in items}
+    folders = {Path(absolute(item.path)).parent for item in items}
     root = Path(os.path.commonpath(folders))
     if Path(source).is_dir():
         root = Path(os.path.abspath(source))
@@ -192,7 +195,7 @@ def jobs_of(items: Sequence[Item], root: Path, sharded: bool) -> list[Job]:
     """
     jobs: list[Job] = []
     taken: set[str] = set()
-    for path in dict.fromkeys(Path(os.path.abspath(item.path)) for item in items):
+    for path in dict.fromkeys(Path(absolute(item.path)) for item in items):
         within = path.relative_to(root)
         kind = path.suffix if path.suffix.lower() in SUFFIXES else ""
         stem = within.name.removesuffix(kind)
@@ -211,7 +214,7 @@ def listed(out: Path, items: Sequence[Item], rows: Sequence[Row]) -> None:
         DiskError: the disk is full, or refuses.
     """
     places = {row.source: out / row.path for row in rows if not row.problem}
-    left = [replace(item, path=places[source]) for item in items if (source := os.path.abspath(item.path)) in places]
+    left = [replace(item, path=places[source]) for item in items if (source := absolute(item.path)) in places]
     good, names = [row for row in rows if not row.problem], [field.name for field in fields(Row)]
     parts = {name: out / f".{name}.{os.getpid()}" for name in (REPORT, QUARANTINE, kept.INDEX, LIST)}
     try:

@@ -1,4 +1,6 @@
-"""Shards: many videos in one tar file, as WebDataset has them, each read where it lies.
+"""What a path leads to: a file, a file elsewhere (`remote.py`), or one in a shard, here or elsewhere.
+
+Shards are many videos in one tar file, as WebDataset has them, each read where it lies.
 
 A video in a shard has the path `SHARD.tar/NAME.mp4`, and is opened, looked up and listed by it like any file. Beside a
 shard that `prepare` wrote lies a table, `SHARD.csv`, that says where each of its files begins; of other shards the
@@ -13,13 +15,16 @@ import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from tubelet.data import remote
 
 SUFFIX = ".tar"
 COLUMNS = ("member", "offset", "bytes", "sha256")
+HEADERS = 2**14  # bytes fetched at once of a remote shard whose headers are read: little of the videos between them
 
 
 class Member(NamedTuple):
@@ -28,7 +33,7 @@ class Member(NamedTuple):
     shard: Path
     offset: int  # bytes before it
     bytes: int
-    modified: int  # nanoseconds: of the shard
+    modified: int  # nanoseconds: of the shard; of a remote one, its version
 
 
 # ---------------------------------------------------------------------------- reading
@@ -37,13 +42,17 @@ class Member(NamedTuple):
 def member_of(path: Path) -> Member | None:
     """Where a path leads that goes through a shard; none if it does not, or nothing of that name is there."""
     for parent in path.parents if SUFFIX in os.fspath(path) else ():
-        if parent.suffix == SUFFIX and parent.is_file():
-            status = parent.stat()
-            place = members(os.fspath(parent), status.st_size, status.st_mtime_ns).get(
-                path.relative_to(parent).as_posix()
-            )
-            return None if place is None else Member(parent, *place, status.st_mtime_ns)
+        if parent.suffix == SUFFIX and is_file(parent):
+            size, modified = state_of(parent)
+            place = members(os.fspath(parent), size, modified).get(path.relative_to(parent).as_posix())
+            return None if place is None else Member(parent, *place, modified)
     return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, here or elsewhere; not in a shard."""
+    url = remote.url_of(path)
+    return path.is_file() if url is None else remote.exists(url)
 
 
 @lru_cache(maxsize=4096)
@@ -53,25 +62,42 @@ def members(shard: str, size: int, modified: int) -> dict[str, tuple[int, int]]:
     Raises:
         OSError: it cannot be read, or is no tar file.
     """
-    table = Path(shard).with_suffix(".csv")
-    if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            names, *rows = [*csv.reader(file)] or [[]]
+    table, url = Path(shard).with_suffix(".csv"), remote.url_of(shard)
+    try:
+        names, *rows = [*csv.reader(io.StringIO(text_of(table), newline=""))] or [[]]
         if tuple(names) == COLUMNS and all(int(offset) + int(count) <= size for _, offset, count, _ in rows):
             return {name: (int(offset), int(count)) for name, offset, count, _ in rows}  # else it is about other things
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:  # some storages refuse what is not there
+        if url is None and isinstance(error, PermissionError):
+            raise
     try:
-        with tarfile.open(shard) as tar:
+        far = nullcontext() if url is None else remote.opened(url, block=HEADERS)
+        with far as file, tarfile.open(shard, fileobj=file) as tar:
             return {posixpath.normpath(info.name): (info.offset_data, info.size) for info in tar if info.isfile()}
     except tarfile.TarError as error:
-        raise OSError(f"{shard} cannot be read as a tar file: {error}; copy it anew") from error
+        raise OSError(f"{remote.shown(shard)} cannot be read as a tar file: {error}; copy it anew") from error
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, in UTF-8, without the byte order mark that spreadsheets put in front.
+
+    Raises:
+        OSError: there is nothing.
+        UnicodeDecodeError: it is something else.
+    """
+    with content(path) as (file, count):
+        return file.read(count).decode("utf-8-sig")
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """Bytes of a file and when it was changed, in nanoseconds; in a shard or not.
+    """Bytes of a file and when it was changed, in nanoseconds (of a remote one, its version); in a shard or not.
 
     Raises:
         OSError: there is nothing.
     """
+    if (url := remote.url_of(path)) is not None:
+        member = member_of(path)
+        return remote.state_of(url) if member is None else (member.bytes, member.modified)
     try:
         status = path.stat()
     except OSError:
@@ -82,7 +108,12 @@ def state_of(path: Path) -> tuple[int, int]:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file, in a shard or not; None where there is a folder, or nothing. The system is asked once."""
+    """Bytes of a file, in a shard or not; None where there is a folder, or nothing. The system is asked once.
+
+    None of remote files, too: it is asked of all files of a run, and each would be a request.
+    """
+    if remote.url_of(path) is not None:
+        return None
     try:
         status = path.stat()
     except OSError:
@@ -92,22 +123,29 @@ def size_of(path: Path) -> int | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder, in a shard or not."""
+    """Whether there is a file or folder, in a shard or not; elsewhere only files are known."""
+    if (url := remote.url_of(path)) is not None:
+        return member_of(path) is not None or remote.exists(url)
     return path.exists() or member_of(path) is not None
 
 
-def address(path: Path) -> str:
-    """What FFmpeg opens: the path itself, or a part of the shard.
+@contextmanager
+def address(path: Path) -> Iterator[str | BinaryIO]:
+    """What FFmpeg opens: the path itself, or a part of the shard, or a file that is open, where it lies elsewhere.
 
     Raises:
-        OSError: there is no file.
+        OSError: there is no file; or one elsewhere cannot be read, or was changed meanwhile.
     """
-    if path.is_file():
-        return os.fspath(path)
-    if (member := member_of(path)) is None:
+    if remote.url_of(path) is not None:
+        with content(path) as (file, _):
+            yield file
+    elif path.is_file():
+        yield f"file:{path}"  # or a name with a colon might be an address
+    elif (member := member_of(path)) is not None:
+        end = member.offset + member.bytes
+        yield f"subfile,,start,{member.offset},end,{end},,:{os.path.abspath(member.shard)}"
+    else:
         raise FileNotFoundError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
-    end = member.offset + member.bytes
-    return f"subfile,,start,{member.offset},end,{end},,:{os.path.abspath(member.shard)}"
 
 
 @contextmanager
@@ -115,8 +153,14 @@ def content(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """A file, in a shard or not, opened where its own bytes begin, and how many they are.
 
     Raises:
-        OSError: there is nothing.
+        OSError: there is nothing; or one elsewhere cannot be read, or was changed meanwhile.
     """
+    if (url := remote.url_of(path)) is not None:
+        if (member := member_of(path)) is not None:
+            url = str(remote.url_of(member.shard))
+        with remote.opened(url, *(() if member is None else member[1:3])) as reader:
+            yield cast(BinaryIO, reader), reader.count
+        return
     member = None if path.is_file() else member_of(path)
     with (path if member is None else member.shard).open("rb") as file:
         file.seek(0 if member is None else member.offset)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from tubelet.data import layouts, shards, ucf_hmdb
+from tubelet.data import layouts, remote, shards, ucf_hmdb
 from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import LIST, PREPARED, Item, in_folder, scan
@@ -56,6 +56,9 @@ def find(source: Path | str) -> list[Item]:
     come behind a question mark: `kinetics:/data/k400:val?lists=/lists/val.csv&videos=/videos/val`. Videos that are
     missing are left out with a `MissingVideos` warning, or are an error with `missing=error`.
 
+    Folders, lists, tables and videos may lie elsewhere, at any address that fsspec knows (`s3://bucket/videos`), and a
+    list may name addresses. Whether a video is there is then seen when it is read.
+
     Raises:
         FileNotFoundError: no such path, or a list names files that are not there.
         ValueError: nothing there that is a video; says what there was instead.
@@ -73,7 +76,9 @@ def read(source: Path | str) -> Found:
         FileNotFoundError: no such path, or a list names files that are not there.
         ValueError: nothing there that is a video; says what there was instead.
     """
-    path = Path(source)
+    path = remote.plain(source)
+    if remote.url_of(path) is not None:
+        return Found(at_address(path))
     if (path / PREPARED).is_file():
         return Found(in_prepared(path))
     if path.is_dir():
@@ -99,16 +104,36 @@ def read(source: Path | str) -> Found:
     return written(layout, rest)
 
 
+def at_address(path: Path) -> list[Item]:
+    """The videos of a folder, list or video that lies elsewhere; the ending says which it is.
+
+    Raises:
+        OSError: there is nothing, or it cannot be reached.
+        ValueError: no videos, or what is not read from elsewhere; a protocol whose package is missing.
+    """
+    if path.suffix.lower() in LISTS:
+        return in_list(path)
+    if path.suffix.lower() in SUFFIXES or is_picture(path):
+        shards.state_of(path)  # one question, before a run begins
+        return [Item(path)]
+    if path.suffix == shards.SUFFIX:
+        raise ValueError(
+            f"{remote.shown(path)} is a shard: name the folder that it is in, if tubelet prepare wrote it, or a list "
+            f"of its members, as {remote.shown(path)}/NAME.mp4"
+        )
+    return in_prepared(path) if shards.exists(path / PREPARED) else in_folder(path)
+
+
 def in_prepared(folder: Path) -> list[Item]:
     """The videos of a folder that `prepare` wrote.
 
     Raises:
         ValueError: it is not finished.
     """
-    if not (folder / LIST).is_file():
+    if not shards.exists(folder / LIST):
         raise ValueError(
-            f"{folder} is not finished, it has no {LIST} yet: repeat the `tubelet prepare` that began it, or run the "
-            "parts that are still missing"
+            f"{remote.shown(folder)} is not finished, it has no {LIST} yet: repeat the `tubelet prepare` that began "
+            "it, or run the parts that are still missing"
         )
     return in_list(folder / LIST)
 
@@ -126,7 +151,7 @@ def written(layout: str, rest: str) -> Found:
     match = re.fullmatch(rf"(?P<folder>.+?)(:(?P<part>{endings}))?(:(?P<split>\d+))?", place)
     if match is None:
         raise ValueError(f"{layout}:{rest} names no folder; expected {WRITTEN}")
-    folder, part = Path(match["folder"]).expanduser(), match["part"]
+    folder, part = remote.plain(match["folder"]).expanduser(), match["part"]
     if match["split"]:
         options["split"] = match["split"]
     missing = options.pop("missing", "warn")
@@ -140,9 +165,16 @@ def written(layout: str, rest: str) -> Found:
     unknown = [name for name in options if name not in names]
     if unknown:
         raise ValueError(f"{layout} has no {unknown[0]!r}; it has {', '.join([*names, 'missing'])}: {WRITTEN}")
+    far = [place for place in (str(folder), *options.values()) if remote.url_of(place) is not None]
+    if far and layout != "table":
+        raise ValueError(
+            f"{layout}:{rest}: {remote.shown(far[0])} lies elsewhere, where only folders, lists, tables and single "
+            "videos are read, not data sets as they come; write a list of its videos"
+        )
     if layout == "table":
-        layouts.existing(folder)
-        root = Path(options.pop("videos")) if "videos" in options else None
+        if not far:
+            layouts.existing(folder)
+        root = remote.plain(options.pop("videos")) if "videos" in options else None
         return Found(in_list(folder, Columns(**options), part, root))
     found = LAYOUTS[layout](folder, *filter(None, [part]), **options)  # each has its own part by default
     if found.missing and missing == "error":

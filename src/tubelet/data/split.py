@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tubelet.data.items import Item
+from tubelet.data.remote import absolute, shown, url_of
 from tubelet.data.shards import content, exists, state_of
 
 PARTS = ("train", "val", "test")
@@ -136,8 +137,8 @@ def write_list(path: Path, items: Sequence[Item]) -> None:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "start", "end", "group"])
         for item in items:
-            name = os.path.abspath(item.path)
-            inside = os.path.commonpath([here, name]) == here
+            name = shown(absolute(item.path))
+            inside = url_of(item.path) is None and os.path.commonpath([here, name]) == here
             times = ["" if time is None else repr(float(time)) for time in (item.start, item.end)]
             rows.writerow([os.path.relpath(name, here) if inside else name, item.label or "", *times, item.group or ""])
 

@@ -11,6 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Int, UInt8
 
+from tubelet.data.formats import guarded
 from tubelet.data.images import is_picture
 from tubelet.data.index import Damage, Video, VideoError, checked, runs_of, warn_damaged
 from tubelet.data.paint import Brush, orientation
@@ -94,7 +95,7 @@ def frames_of_stream(
         VideoError: no video comes.
     """
     try:
-        container = av.open(file)
+        container = av.open(file, options=guarded(file))
     except (FFmpegError, ValueError) as error:
         raise VideoError(
             f"what comes in is no video that can be streamed ({error}); pipe a container made for it, as in: "

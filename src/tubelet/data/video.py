@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tubelet.data import images, shards
+from tubelet.data.formats import REFUSED, guarded
 from tubelet.data.index import (
     NONE,
     SUFFIXES,
@@ -345,16 +346,7 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
     if not shards.state_of(path)[0]:
         raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
-    address = shards.address(path)
-    try:
-        # Or FFmpeg would decode some frames here, to learn what they tell anyway once they are asked for.
-        container = av.open(address, options={"skip_frame": "all"})
-    except (FFmpegError, UnicodeError) as error:
-        raise VideoError(
-            f"{path} does not open as a video: {_complaint(address) or error}. "
-            "Copy it anew if it was cut off; leave it out if it is something else"
-        ) from error
-    with container:
+    with shards.address(path) as address, _container(path, address) as container:
         stream: Any = container.streams.best("video")
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         if stream is None or stream.disposition & Disposition.attached_pic:
@@ -368,14 +360,35 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _complaint(address: str) -> str:
+def _container(path: Path, address: Any) -> Any:
+    """The open file, to be closed.
+
+    Raises:
+        VideoError: with what FFmpeg says.
+    """
+    try:
+        # Or FFmpeg would decode some frames here, to learn what they tell anyway once they are asked for.
+        return av.open(address, options={"skip_frame": "all", **guarded(address)})
+    except (FFmpegError, UnicodeError) as error:
+        words = _complaint(address) or str(error)
+        if REFUSED in words:
+            words = "it is no container of videos, but a playlist that names other files, a picture, sound or text"
+        raise VideoError(
+            f"{path} does not open as a video: {words}. "
+            "Copy it anew if it was cut off; leave it out if it is something else"
+        ) from error
+
+
+def _complaint(address: Any) -> str:
     """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
     level, skips = logging.get_level(), logging.get_skip_repeated()
     logging.set_level(logging.ERROR)
     logging.set_skip_repeated(False)  # two files may have the same trouble
     try:
         with logging.Capture() as lines, suppress(FFmpegError, UnicodeError):
-            av.open(address).close()
+            if not isinstance(address, str):
+                address.seek(0)
+            av.open(address, options=guarded(address)).close()
     finally:
         logging.set_level(level)
         logging.set_skip_repeated(skips)
