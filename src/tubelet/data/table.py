@@ -3,9 +3,9 @@
 `NAME.table/` has plain .npy files, opened as memory maps, so they take address space and no memory of their own: the
 system keeps the pages that are used, shares them between all processes, and drops them when memory is short. `paths`
 are bytes one after the other, with `path_ends` beside them; labels and groups are numbers, -1 for none, of names kept
-likewise; `start` and `end` are seconds, NaN for none. A column in which nothing is said is left out. table.json, written
-last, says how many rows there are, below which folder the paths are, and a digest of the columns. Only bytes and
-numbers are read: nothing in such a folder can be run.
+likewise; `start` and `end` are seconds, NaN for none. A column in which nothing is said is left out. table.json, which
+is written last, says how many rows there are, below which folder the paths are, and a digest of the columns. Only bytes
+and numbers are read: nothing in such a folder can be run.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Table(Sequence[Item]):
         """
         self.folder = folder
         about = card(folder)
-        self.count: int = about["count"]
+        self.rows: int = about["count"]
         self.digest: str = about["digest"]
         self.root = os.path.normpath(os.path.join(folder.parent, about["root"]))
         self.columns = {name: opened(folder, name, size) for name, size in about["columns"].items()}
@@ -72,7 +72,7 @@ class Table(Sequence[Item]):
         return Table, (self.folder,)
 
     def __len__(self) -> int:
-        return self.count
+        return self.rows
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -88,8 +88,8 @@ class Table(Sequence[Item]):
             ValueError: its row is damaged.
         """
         if isinstance(index, slice):
-            return [self[row] for row in range(self.count)[index]]
-        row = range(self.count)[index]
+            return [self[row] for row in range(self.rows)[index]]
+        row = range(self.rows)[index]
         path = os.fsdecode(self.text("path", row))
         if not ADDRESS.match(path):
             path = os.path.join(self.root, path)
@@ -129,7 +129,7 @@ class Table(Sequence[Item]):
         if "label" not in self.columns:
             return [self[0]]
         first: dict[int, int] = {}
-        for begin in range(0, self.count, 2**20):
+        for begin in range(0, self.rows, 2**20):
             numbers, rows = np.unique(self.columns["label"][begin : begin + 2**20], return_index=True)
             for number, row in zip(numbers.tolist(), rows.tolist()):
                 first.setdefault(number, begin + row)
@@ -252,7 +252,7 @@ class Names:
 
     def number(self, name: str | None) -> int:
         """That of a name; -1 for none."""
-        if name is None:
+        if not name:
             return -1
         if (number := self.known.get(name)) is None:
             number, self.count = self.count, self.count + 1
@@ -262,13 +262,11 @@ class Names:
         return number
 
 
-def write(
-    out: Path, items: Iterable[Item], root: Path, progress: Callable[[int, int], object] | None = None
-) -> Table:
+def write(out: Path, items: Iterable[Item], root: Path, progress: Callable[[int], object] | None = None) -> Table:
     """A table of `items`, whole or not at all, and in little memory however many come; paths below `root` are kept
     relative to that.
 
-    `progress` gets (done, 0): how many are to come, nobody knows.
+    `progress` gets how many are done.
 
     Raises:
         ValueError: there is something at `out`, another process is writing it, or there are no items.
@@ -314,11 +312,11 @@ def write(
 
 
 def fill(
-    columns: dict[str, Column], items: Iterator[Item], base: str, progress: Callable[[int, int], object] | None
+    columns: dict[str, Column], items: Iterator[Item], base: str, progress: Callable[[int], object] | None
 ) -> None:
     """Writes all rows, some thousand at a time."""
     names = {"label": Names(), "group": Names()}
-    late = {name: 0 for name in ("label", "group", "start", "end")}  # rows before the first that says something
+    late = dict.fromkeys(("label", "group", "start", "end"), 0)  # rows before the first that says something
     while chunk := list(islice(items, CHUNK)):
         text(columns, "path", [located(item.path, base) for item in chunk])
         rows: dict[str, list[Any]] = {name: [getattr(item, name) for item in chunk] for name in late}
@@ -337,7 +335,7 @@ def fill(
             else:
                 columns[name].add([none if value is None else value for value in values])
         if progress is not None:
-            progress(columns["path_ends"].count, 0)
+            progress(columns["path_ends"].count)
 
 
 def text(columns: dict[str, Column], name: str, texts: list[bytes]) -> None:
