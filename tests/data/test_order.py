@@ -22,15 +22,10 @@ def drawn(seed: int, count: int) -> Shuffle:
     return Shuffle.drawn(np.random.default_rng(seed), count)
 
 
-@pytest.mark.parametrize("count", [*range(1, 40), 97, 100, 101, 128, 1000, 4096, 4097, 10007])
+@pytest.mark.parametrize("count", [*range(1, 33), 97, 100, 101, 128, 1023, 1025, 3001])
 def test_every_number_comes_once(count):
-    for seed in range(3):
+    for seed in range(2):
         assert sorted(drawn(seed, count)) == list(range(count))
-
-
-def test_every_number_comes_once_of_a_million_and_some():
-    found = np.fromiter(drawn(0, LARGE + 1), np.int64)
-    assert np.array_equal(np.sort(found), np.arange(LARGE + 1))
 
 
 def test_a_turn_that_is_not_there_is_refused():
@@ -38,16 +33,15 @@ def test_a_turn_that_is_not_there_is_refused():
         drawn(0, 10)[10]
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_all_orders_of_few_come_alike_often(count):
-    seen = Counter(tuple(drawn(seed, count)) for seed in range(8000))
-    assert chisquare([seen[one] for one in permutations(range(count))]).pvalue > 1e-4
+def test_all_orders_of_three_come_alike_often():
+    seen = Counter(tuple(drawn(seed, 3)) for seed in range(3000))
+    assert chisquare([seen[one] for one in permutations(range(3))]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("count", [5, 12, 31])
+@pytest.mark.parametrize("count", [5, 12])
 def test_every_number_comes_alike_often_at_every_turn(count):
     table = np.zeros((count, count))
-    for seed in range(4000):
+    for seed in range(1000):
         table[np.arange(count), list(drawn(seed, count))] += 1
     assert chisquare(table.ravel(), ddof=2 * count - 2).pvalue > 1e-4
 
@@ -55,15 +49,16 @@ def test_every_number_comes_alike_often_at_every_turn(count):
 def test_neighbours_in_time_are_not_neighbours_in_number():
     """No correlation of one turn with the next, with its own number, or with the same turn under another key; and
     differences as of two independent numbers: a triangle."""
-    one, other = (np.array([drawn(seed, 10_000_000)[turn] for turn in range(20_000)]) for seed in (1, 2))
-    for pair in ((one[:-1], one[1:]), (one, np.arange(20_000)), (one, other), (one[:-7], one[7:])):
-        assert abs(spearmanr(*pair).statistic) < 4 / np.sqrt(20_000)
+    orders = drawn(1, 10_000_000), drawn(2, 10_000_000)
+    one, other = (np.array([order[turn] for turn in range(10_000)]) for order in orders)
+    for pair in ((one[:-1], one[1:]), (one, np.arange(10_000)), (one, other), (one[:-7], one[7:])):
+        assert abs(spearmanr(*pair).statistic) < 4 / np.sqrt(len(pair[0]))
     assert kstest(one / 1e7, "uniform").pvalue > 1e-4
     gaps = np.abs(np.diff(one)) / 1e7
     assert kstest(gaps, lambda x: 1 - (1 - x) ** 2).pvalue > 1e-4
     for digit in range(8):  # all low bits, too
         ones = int((one >> digit & 1).sum())
-        assert abs(ones - 10_000) < 4 * np.sqrt(5_000)
+        assert abs(ones - 5000) < 4 * np.sqrt(2500)
 
 
 def test_mixing_is_splitmix64():

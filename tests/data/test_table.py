@@ -179,11 +179,19 @@ def test_a_prepared_folder_is_read_by_its_list(tmp_path, clips):
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
-    code = (
-        "import time; from pathlib import Path; from tubelet.data.table import write; from tubelet.data.items import Item\n"
-        "def slow():\n    for n in range(200_000): yield Item(Path(f'/v/{n}.mp4'))\n    print('x', flush=True); time.sleep(60)\n"
-        f"write(Path({str(tmp_path / 'a.table')!r}), slow(), Path('/v'))"
-    )
+    code = f"""
+import time
+from pathlib import Path
+from tubelet.data.table import Item, write
+
+def slow():
+    for n in range(200_000):
+        yield Item(Path(f"/v/{{n}}.mp4"))
+    print("x", flush=True)
+    time.sleep(60)
+
+write(Path({str(tmp_path / "a.table")!r}), slow(), Path("/v"))
+"""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGKILL)
@@ -277,11 +285,29 @@ def test_names_that_are_no_text_are_an_error(folder):
 # ---------------------------------------------------------------------------- many
 
 
+def many(folder: Path, count: int) -> Table:
+    """A table of 0000000.mp4 and so on, of 400 classes, with its columns written as NumPy writes them."""
+    write(folder, [Item(Path("/v/0000000.mp4"), f"c{n}") for n in range(400)], Path("/v"))
+    rows = np.arange(count)
+    digits = (rows[:, None] // 10 ** np.arange(6, -1, -1) % 10 + 48).astype(np.uint8)
+    endings = np.broadcast_to(np.frombuffer(b".mp4", np.uint8), (count, 4))
+    columns = {
+        "paths": np.hstack([digits, endings]).ravel(),
+        "path_ends": 11 * (rows + 1),
+        "label": (rows % 400).astype(np.int32),
+    }
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column)
+    card = json.loads((folder / "table.json").read_text())
+    sizes = card["columns"] | {name: len(column) for name, column in columns.items()}
+    (folder / "table.json").write_text(json.dumps(card | {"count": count, "columns": sizes}))
+    return Table(folder)
+
+
 def test_a_million_videos_take_no_memory_and_no_time(tmp_path):
     """A data set of them is built, pickled and asked in less than what a list of its paths would take."""
     count = 2**20 + 3
-    write(tmp_path / "m.table", (Item(Path(f"/v/{n:07d}.mp4"), f"c{n % 400}") for n in range(count)), Path("/v"))
-    items = find(tmp_path / "m.table")
+    items = many(tmp_path / "m.table", count)
     labels = Labels.of(items)
     tracemalloc.start()
     begin = time.perf_counter()
