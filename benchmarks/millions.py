@@ -6,9 +6,9 @@ The videos are made up: names of about 30 bytes in 1000 folders, 400 labels; no 
 and memory for writing it from an iterator (what `tubelet index` does beside reading a list), opening it, building a
 `Dataset`, 10,000 random positions and 10,000 in order (each with the item that it shows); the same in workers that work
 at the same time, each of which opens the table, as a training's do that are not forked. Of a list of `--listed` items:
-the same, and times `--videos` / `--listed` what ten million would take. Memory is what a process grew by, in MB: its own
+the same, and times `--videos` / `--listed` what all would take. Memory is what a process grew by, in MB: its own
 (RssAnon), at the end and at most; and pages of files (RssFile), which processes share and the system drops when it
-needs memory. Time is the clock's; of several processes the most counts.
+needs memory. Time is the process's on the processor, and the clock's. Of several processes the most counts.
 
 Linux. Writes benchmarks/millions.csv.
 """
@@ -49,18 +49,18 @@ def held() -> dict[str, float]:
 
 @contextmanager
 def measured(took: dict[str, Any]) -> Iterator[None]:
-    """Seconds and memory of what is done within; its peak by a look every 5 ms."""
+    """Seconds and memory of what is done within; its peak by a look every 50 ms."""
     before, done, most = held(), threading.Event(), [0.0]
 
     def look() -> None:
-        while not done.wait(0.005):
+        while not done.wait(0.05):
             most[0] = max(most[0], held()["RssAnon"])
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    begun = time.perf_counter()
+    begun = time.process_time(), time.perf_counter()
     yield
-    took["s"] = time.perf_counter() - begun
+    took["s of the processor"], took["s of the clock"] = time.process_time() - begun[0], time.perf_counter() - begun[1]
     done.set()
     watcher.join()
     after = held()
