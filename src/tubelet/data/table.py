@@ -40,7 +40,7 @@ COLUMNS = {  # which there may be, and of what
     "start": "<f8",
     "end": "<f8",
 }
-CHUNK = 2**16  # rows that are in memory at once
+CHUNK = 2**14  # rows that are in memory at once
 NAMES = 2**17  # names that are known again when they return; what comes beyond is written once more
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://..., which is below no folder
 
@@ -348,7 +348,6 @@ def text(columns: dict[str, Column], name: str, texts: list[bytes]) -> None:
 def located(path: Path, base: str) -> bytes:
     """A path as it is kept: from a folder on, if it is below that."""
     name = os.fspath(path)
-    if not ADDRESS.match(name):
+    if "/.." in name or not (name.startswith("/") or ADDRESS.match(name)):  # of most paths nothing is to be looked up
         name = os.path.abspath(name)
-        name = name.removeprefix(base)
-    return os.fsencode(name)
+    return os.fsencode(name.removeprefix(base))
