@@ -6,6 +6,7 @@ demo stops at the pictures.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def scaled(run: Run, videos: int, steps: int) -> Run:
     )
 
 
-def known(out: Path, run: Run, fit: list[Item], test: list[Item], short: bool) -> dict[str, object]:
+def known(out: Path, run: Run, fit: Sequence[Item], test: Sequence[Item], short: bool) -> dict[str, object]:
     """The read-out of the trained encoder, of an untrained one, and of single frames."""
     reader = ReadOut(steps=10) if short else ReadOut()
     trained, _ = load_encoder(out)

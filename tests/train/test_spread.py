@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import tiny as one
+from test_loop import tiny as plain_tiny
 
 from tubelet import config
 from tubelet.config import Run
@@ -70,7 +70,7 @@ os._exit(0)  # gloo may abort when the interpreter ends
 
 
 def tiny(**training: Any) -> Run:
-    run = one(**{"batch": 4, "epochs": 4, "save_every": 99, **training})
+    run = plain_tiny(**{"batch": 4, "epochs": 4, "save_every": 99, **training})
     return replace(run, optim=replace(run.optim, clip=1.0))
 
 
@@ -349,7 +349,7 @@ import sys
 sys.path.insert(0, {here!r})
 from test_loop import tiny
 def run(): return tiny(epochs=400, workers=1)
-"""  # epochs that nobody waits for
+"""
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
@@ -377,7 +377,7 @@ def test_gpus_starts_processes_that_save_on_a_signal_and_go_on(videos, tmp_path)
     assert "Traceback" not in said
     steps = len(metrics(out))
     assert checkpoint.read(out)["step"] == steps
-    run = replace(tiny(epochs=400, save_every=1), optim=one().optim)
+    run = replace(tiny(epochs=400, save_every=1), optim=plain_tiny().optim)
     train(run, videos / "videos", out, quiet=True, resume=True, limit=steps + 2)
     assert [line["step"] for line in metrics(out)] == list(range(1, steps + 3))
 

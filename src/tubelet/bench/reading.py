@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
-from tubelet.data.datasets import Dataset, stream
+from tubelet.data.datasets import Dataset
 from tubelet.data.images import is_picture
 from tubelet.data.items import PREPARED, Item
+from tubelet.data.order import stream
 from tubelet.data.prepare import prepare
 from tubelet.data.sources import find
 from tubelet.data.split import write_list

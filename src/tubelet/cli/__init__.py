@@ -33,6 +33,7 @@ VERBS = {
     "export": ("a run for transformers, ONNX, torch.export or VideoMAE's code", "exporting:export_verb"),
     "push": ("an exported folder to the Hugging Face hub", "exporting:push_verb"),
     "prepare": ("videos made anew for training: small, quick to read", "preparing:prepare_verb"),
+    "index": ("a table of millions of videos, on disk", "indexing:index_verb"),
     "bench": ("how fast are reading and training here, and what would help", "checking:bench_verb"),
     "doctor": ("is this machine fit for tubelet", "checking:doctor_verb"),
 }

@@ -69,6 +69,7 @@ def pretrain(args: list[str]) -> int:
     if hasattr(run.method, "labels"):
         raise ValueError(f"{a.preset} learns labels: tubelet finetune {a.preset} --weights RUN --data {a.data}")
     from tubelet.data.datasets import Dataset
+    from tubelet.data.mixture import Mixture
     from tubelet.data.sources import find
     from tubelet.evaluate.features import readable
     from tubelet.nn.collective import from_first, whoami
@@ -77,7 +78,7 @@ def pretrain(args: list[str]) -> int:
     from tubelet.report import ends, write_report
     from tubelet.train.checkpoint import weights_of
     from tubelet.train.folder import begun_in, unfinished
-    from tubelet.train.log import duration, metrics, noted, show
+    from tubelet.train.log import duration, metrics, noted, say, show
     from tubelet.train.loop import train
     from tubelet.train.start import interpolating
     from tubelet.weights.found import Asked
@@ -94,6 +95,8 @@ def pretrain(args: list[str]) -> int:
     items = from_first(lambda: find(a.data))  # once: of very many files it takes seconds
     if not a.quiet and whoami()[0] == 0:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
+        if isinstance(items, Mixture):
+            say(items.summary())
     folder = train(run, a.data, out, items=items, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
     if whoami()[0] > 0:
         return 0

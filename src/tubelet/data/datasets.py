@@ -2,12 +2,14 @@
 
 A stream without end and without state: its place is one number, the position. Position p is place p % len of a
 permutation of epoch p // len, and everything random about its clips comes from (seed, epoch, place). So the clips are
-the same on any number of workers, after a resume, and when asked for alone.
+the same on any number of workers, after a resume, and when asked for alone. Of videos that are a table on the disk, or
+several data sets mixed, nothing is kept for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,12 +24,16 @@ from tubelet.data.images import is_picture
 from tubelet.data.items import Item, Note
 from tubelet.data.joint import Images
 from tubelet.data.joint import checked as images_checked
-from tubelet.data.labels import Labels
+from tubelet.data.labels import Labels, rows_of
+from tubelet.data.mixture import Mixture
 from tubelet.data.motion import motion_of, tells_enough, with_flow
+from tubelet.data.order import LARGE, shuffled, stream
 from tubelet.data.paint import uncoloured
 from tubelet.data.parts import chosen, part_of
-from tubelet.data.sampling import Dense, Segments, Spread, clips_of
+from tubelet.data.places import places
+from tubelet.data.sampling import Dense, Segments, Spread
 from tubelet.data.sources import find
+from tubelet.data.table import Table
 from tubelet.data.transforms import Crop, MultiScaleCrop, Place, Region, Window, carried, evened, flipped
 from tubelet.data.vectors import Vectors, has_vectors
 from tubelet.data.video import Video, VideoError, frames_at, probe
@@ -107,12 +113,18 @@ class Dataset:
         with_flow(items, data.motion)  # now, not in the first worker
         if not items:
             raise ValueError("a data set needs at least one video, got none")
-        self.items, self.data, self.seed = list(items), data, seed
-        self.labels = None if data.labels is None else data.labels.encode(self.items)
-        self.places = places(self.items, data)
+        if data.cache and len(items) >= LARGE:
+            raise ValueError(
+                f"--data.cache {data.cache} keeps the frames of all videos in memory, and there are {len(items):,}; "
+                "use --data.cache 0, which reads every clip from its file"
+            )
+        self.items: Sequence[Item] = items if isinstance(items, Table | Mixture) else list(items)
+        self.data, self.seed = data, seed
+        self.labels = None if data.labels is None else rows_of(data.labels, self.items)
+        self.places = places(self.items, data.per)
         self.frames: Frames | None = None
         self.given_up: dict[int, str] = {}  # items that are not read again, and why
-        self.order: tuple[int, Int[np.ndarray, " n"]] = (-1, np.zeros(0, int))  # the epoch asked for last
+        self.order = (0, shuffled(stream(seed, "perm", 0), len(self)))  # the epoch asked for last
 
     def __len__(self) -> int:
         """Positions in an epoch."""
@@ -165,12 +177,18 @@ class Dataset:
         """Epoch and place of a position."""
         epoch, turn = divmod(position, len(self))
         if self.order[0] != epoch:
-            self.order = (epoch, stream(self.seed, "perm", epoch).permutation(len(self)))
+            self.order = (epoch, shuffled(stream(self.seed, "perm", epoch), len(self)))
         return epoch, int(self.order[1][turn])
 
     def item(self, position: int) -> int:
         """Which item a position shows, unless it cannot be read."""
-        return int(self.places[self.where(position)[1]])
+        return self.at(*self.where(position))
+
+    def at(self, epoch: int, place: int) -> int:
+        """The item of a place of an epoch."""
+        if isinstance(self.items, Mixture):
+            return self.items.shown(self.seed, epoch, place)
+        return int(self.places[place])
 
     def __getitem__(self, position: int) -> Sample:
         """The clips of a position; a video that cannot be read is replaced by another, and a note says so.
@@ -205,10 +223,12 @@ class Dataset:
 
     def candidates(self, epoch: int, place: int) -> Iterator[int]:
         """The item of a place, then others to show instead, no item twice."""
-        item = int(self.places[place])
+        item = self.at(epoch, place)
         yield item
-        others = stream(self.seed, "swap", epoch, place).permutation(len(self.items))
-        yield from others[others != item][:ATTEMPTS].tolist()
+        others = self.items.beside(item) if isinstance(self.items, Mixture) else range(len(self.items))
+        turns = shuffled(stream(self.seed, "swap", epoch, place), len(others))
+        drawn = (others[int(turns[number])] for number in range(len(others)))
+        yield from islice((other for other in drawn if other != item), ATTEMPTS)
 
     def load(self, item: int, rng: np.random.Generator) -> Sample:
         """Crops of clips of an item, their motion if asked for, and what there is to say about the file.
@@ -318,29 +338,7 @@ class Dataset:
         return chosen(item, seconds, self.data.clip, rng)
 
 
-# ---------------------------------------------------------------------------- the order
-
-
-def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """Random numbers for one purpose, independent of those for others and of the masks'."""
-    return np.random.default_rng((seed, int.from_bytes(purpose.encode(), "big"), *numbers))
-
-
-def places(items: Sequence[Item], data: Data) -> Int[np.ndarray, " places"]:
-    """The item of every place of an epoch."""
-    if data.per == "video":
-        return np.arange(len(items))
-    return np.repeat(np.arange(len(items)), clips_of([duration(item) for item in items]))
-
-
-def duration(item: Item) -> float:
-    """Seconds of an item; none where it cannot be read, which the run will note when it comes to it."""
-    try:
-        video = probe(item.path)
-        part = part_of(item, video.seconds)
-    except (VideoError, OSError):
-        return 0.0
-    return (part.stop - part.start) / video.fps
+# ---------------------------------------------------------------------------- settings
 
 
 def checked(data: Data) -> None:

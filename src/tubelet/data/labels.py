@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tubelet.data.sources import Item
+from tubelet.data.items import Item
+from tubelet.data.mixture import kinds
+from tubelet.data.order import LARGE
+
+PIECE = 2**16  # videos whose rows are in memory at once, where there are very many
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Labels:
         if kind == "values":
             labels = replace(labels, names=tuple(f"value_{n}" for n, _ in enumerate(parts(items[0].label or ""))))
             return labels.standardised(items)
-        found = {name for item in items for name, _ in labels.entries(item)}
+        found = {name for item in kinds(items) for name, _ in labels.entries(item)}
         if not found:
             raise ValueError("none of the videos has a class")
         return replace(labels, names=tuple(sorted(found, key=natural)))
@@ -145,12 +149,36 @@ class Labels:
         Raises:
             ValueError: some have no label.
         """
-        bare = [str(item.path) for item in items if item.label is None and self.kind != "classes"]
+        few = kinds(items)
+        bare = [str(item.path) for item in few if item.label is None and self.kind != "classes"]
         if bare:
             raise ValueError(
-                f"{len(bare)} of {len(items)} videos have no label, the first is {bare[0]}; put videos into class "
-                "folders, or give a list with a path and a label on each line"
+                f"{len(bare) if few is items else 'some'} of {len(items)} videos have no label, the first is "
+                f"{bare[0]}; put videos into class folders, or give a list with a path and a label on each line"
             )
+
+
+class Rows:
+    """The rows of very many videos, made when they are asked for."""
+
+    def __init__(self, labels: Labels, items: Sequence[Item]) -> None:
+        """The same as `labels.encode(items)`, in no memory.
+
+        Raises:
+            ValueError: as that does.
+        """
+        self.labels, self.items = labels, items
+        labels.complete(items)
+        for start in range(0, len(few := list(kinds(items))), PIECE):
+            labels.encode(few[start : start + PIECE])
+
+    def __getitem__(self, ids: Int[Tensor, " b"]) -> Float[Tensor, "b x"]:
+        return self.labels.encode([self.items[row] for row in ids.tolist()])
+
+
+def rows_of(labels: Labels, items: Sequence[Item]) -> Float[Tensor, "videos x"] | Rows:
+    """A row for every video, to be asked for by their numbers."""
+    return labels.encode(items) if len(items) < LARGE else Rows(labels, items)
 
 
 def parts(text: str) -> list[str]:

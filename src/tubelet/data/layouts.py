@@ -23,7 +23,7 @@ from tubelet.data.lists import PARTS
 class Found:
     """The videos of a data set that are there, and the names of those that are not."""
 
-    items: list[Item]
+    items: Sequence[Item]
     missing: tuple[str, ...] = ()
     source: str = ""  # what names them
 

@@ -5,7 +5,8 @@ import difflib
 import importlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -64,24 +65,35 @@ def in_list(path: Path, columns: Columns = Columns(), part: str | None = None, r
         FileNotFoundError: videos that are not there; names the first and counts all.
         ValueError: a list that cannot be read, columns that it does not have, or nothing left.
     """
+    return list(streamed(path, columns, part, root))
+
+
+def streamed(
+    path: Path, columns: Columns = Columns(), part: str | None = None, root: Path | None = None
+) -> Iterator[Item]:
+    """The same, one at a time; of a text file no more than a line is in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: as `in_list`; what concerns all of them when all are read.
+    """
     root = path.parent if root is None else root
     reader = parquet if path.suffix.lower() == ".parquet" else lines
-    rows = list(reader(path, columns, part, root))
-    if not rows:
+    count, gone, missing = 0, 0, list[str]()
+    for where, item in reader(path, columns, part, root):
+        count += 1
+        if remote.url_of(item.path) is None and not shards.exists(item.path):  # elsewhere, that is a request each
+            gone += 1
+            missing += [f"{where}: {written(item.path, root)}"] if gone <= 5 else []
+        yield item
+    if not count:
         has = f"no rows for {part}" if part else "a header and no videos under it"
         raise ValueError(f"{path} has {has}")
-    missing = [
-        f"{where}: {written(item.path, root)}"
-        for where, item in rows
-        if remote.url_of(item.path) is None and not shards.exists(item.path)
-    ]
-    if missing:
-        rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    if gone:
+        rest = f" and {gone - 5} more" if gone > 5 else ""
         raise FileNotFoundError(
-            f"{len(missing)} of the {len(rows)} videos that {path} names are missing: {'; '.join(missing[:5])}{rest}. "
+            f"{gone} of the {count} videos that {path} names are missing: {'; '.join(missing)}{rest}. "
             f"Paths are relative to {root}; mend or remove these lines"
         )
-    return [item for _, item in rows]
 
 
 def written(path: Path, root: Path) -> Path:
@@ -91,20 +103,15 @@ def written(path: Path, root: Path) -> Path:
 
 def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterator[tuple[str, Item]]:
     """(line, video) of a text file."""
-    try:
-        text = shards.text_of(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save the list as UTF-8") from error
-    numbered = enumerate(text.splitlines(), 1)
-    rows = [(n, line) for n, line in numbered if line.strip() and not line.lstrip().startswith("#")]
-    if not rows:
+    rows = numbered(path)
+    if (top := next(rows, None)) is None:
         raise ValueError(f"{path} names no videos; expected one path a line, and a label if you like")
-    first = rows[0][1]
+    first = top[1]
     separator = next((mark for mark in MARKS if mark in first), None)
     names = split(first, separator)
     there = remote.url_of(root) is None and (root / names[0]).exists()
     places = None if there else header(path, names, columns, part)
-    for number, line in rows[1:] if places else rows:
+    for number, line in rows if places else chain([top], rows):
         where = f"{path}, line {number}"
         if places is None or (separator is None and not places["path"] and places.keys() <= {"path", "label"}):
             yield f"line {number}", best(line, root, where)  # blanks may be part of the path
@@ -114,6 +121,26 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
             raise ValueError(f"{where}: {len(row)} columns, fewer than the header has: {line}")
         if part is None or row[places["part"]].lower() in PARTS.get(part, (part,)):
             yield f"line {number}", item_of({name: row[place] for name, place in places.items()}, where, root)
+
+
+def numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that say something, with their numbers.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        with ExitStack() as stack:
+            rows: Iterable[str]
+            if remote.url_of(path) is None:  # spreadsheets put a byte order mark in front
+                rows = stack.enter_context(path.open(encoding="utf-8-sig"))
+            else:
+                rows = shards.text_of(path).splitlines()
+            for number, line in enumerate(rows, 1):
+                if line.strip() and not line.lstrip().startswith("#"):
+                    yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save the list as UTF-8") from error
 
 
 def parquet(path: Path, columns: Columns, part: str | None, root: Path) -> Iterator[tuple[str, Item]]:

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -13,9 +13,11 @@ from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES
 from tubelet.data.items import LIST, PREPARED, Item, in_folder, scan
 from tubelet.data.layouts import Found
-from tubelet.data.lists import LISTS, PARTS, Columns, in_list
+from tubelet.data.lists import LISTS, PARTS, Columns, in_list, streamed
+from tubelet.data.mixture import Mixture, Source, listed
+from tubelet.data.table import Table, is_table
 
-__all__ = ["LAYOUTS", "Item", "MissingVideos", "find", "read", "scan"]
+__all__ = ["LAYOUTS", "Item", "MissingVideos", "coming", "find", "read", "scan"]
 
 LAYOUTS: dict[str, Callable[..., Found]] = {
     "images": layouts.pictures,
@@ -35,15 +37,16 @@ class MissingVideos(UserWarning):
     """A data set names videos that are not there."""
 
 
-def find(source: Path | str) -> list[Item]:
+def find(source: Path | str) -> Sequence[Item]:
     """The videos of a folder (any depth, sorted; the folder above a video is its label), of a list, or one video.
 
     A folder of images with numbers in their names is a video, too, where there are no video files (with a warning, if
-    they are not numbered as frames are). Of a folder that `tubelet prepare` wrote, shards or not, its list is read. A
-    list has one video a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or
-    `path 0 -1`, `folder first total` or `folder total label` as VideoMAE V2 writes them; or columns under a header,
-    also in Parquet: path, label, start and end (seconds of a part of the video), group. Paths are relative to the
-    list's folder. Lines that begin with # are comments.
+    they are not numbered as frames are). Of a folder that `tubelet prepare` wrote, shards or not, its list is read; one
+    that `tubelet index` wrote stays on the disk, and its videos are made when they are asked for. A list has one video
+    a line: a path, or a path and a label, separated by blank, tab or comma, quoted or not; or `path 0 -1`, `folder
+    first total` or `folder total label` as VideoMAE V2 writes them; or columns under a header, also in Parquet: path,
+    label, start and end (seconds of a part of the video), group. Paths are relative to the list's folder. Lines that
+    begin with # are comments.
 
     Columns with other names, and rows of one part of a table: `table:clips.csv:train?path=clip&label=gesture` (or
     `start`, `end`, `group`, `part`; `videos=FOLDER` where paths are relative to another folder).
@@ -81,6 +84,8 @@ def read(source: Path | str) -> Found:
         return Found(at_address(path))
     if (path / PREPARED).is_file():
         return Found(in_prepared(path))
+    if path.is_dir() and is_table(path):
+        return Found(Table(path))
     if path.is_dir():
         return Found(in_folder(path))
     if path.exists():
@@ -96,7 +101,7 @@ def read(source: Path | str) -> Found:
     layout, mark, rest = str(source).partition(":")
     if not mark or not re.fullmatch(r"[a-z][\w-]+", layout, re.IGNORECASE):
         raise FileNotFoundError(f"no such file or folder: {path} (looked in {Path.cwd()})")
-    known = ["table", *LAYOUTS]
+    known = ["table", "mixture", *LAYOUTS]
     if layout not in known:
         near = difflib.get_close_matches(layout, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -124,8 +129,31 @@ def at_address(path: Path) -> list[Item]:
     return in_prepared(path) if shards.exists(path / PREPARED) else in_folder(path)
 
 
+def coming(source: Path | str) -> Iterable[Item]:
+    """The same as `find` gives; those of a list one at a time, so that there may be more than fit into memory.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find`; of a list's missing videos at its end.
+    """
+    path = remote.plain(source)
+    if remote.url_of(path) is not None:
+        return find(source)
+    if (path / PREPARED).is_file():
+        return streamed(list_of(path))
+    return streamed(path) if path.is_file() and path.suffix.lower() in LISTS else find(source)
+
+
 def in_prepared(folder: Path) -> list[Item]:
     """The videos of a folder that `prepare` wrote.
+
+    Raises:
+        ValueError: it is not finished.
+    """
+    return in_list(list_of(folder))
+
+
+def list_of(folder: Path) -> Path:
+    """The list of a folder that `prepare` wrote.
 
     Raises:
         ValueError: it is not finished.
@@ -135,7 +163,7 @@ def in_prepared(folder: Path) -> list[Item]:
             f"{remote.shown(folder)} is not finished, it has no {LIST} yet: repeat the `tubelet prepare` that began "
             "it, or run the parts that are still missing"
         )
-    return in_list(folder / LIST)
+    return folder / LIST
 
 
 def written(layout: str, rest: str) -> Found:
@@ -157,7 +185,9 @@ def written(layout: str, rest: str) -> Found:
     missing = options.pop("missing", "warn")
     if missing not in ("warn", "error"):
         raise ValueError(f"missing={missing}: expected warn or error")
-    if layout == "table":
+    if layout == "mixture":
+        names = ["places"]
+    elif layout == "table":
         names = [*Columns.__dataclass_fields__, "videos"]
     else:
         names = [*inspect.signature(LAYOUTS[layout]).parameters][2:]
@@ -176,7 +206,26 @@ def written(layout: str, rest: str) -> Found:
             layouts.existing(folder)
         root = remote.plain(options.pop("videos")) if "videos" in options else None
         return Found(in_list(folder, Columns(**options), part, root))
-    found = LAYOUTS[layout](folder, *filter(None, [part]), **options)  # each has its own part by default
+    if layout == "mixture":
+        found = mixed(folder, **options)
+    else:
+        found = LAYOUTS[layout](folder, *filter(None, [part]), **options)  # each has its own part by default
     if found.missing and missing == "error":
         raise FileNotFoundError(found.report())
     return found
+
+
+def mixed(path: Path, places: str | None = None) -> Found:
+    """The videos of all sources that a file names with their weights.
+
+    Raises:
+        ValueError: `places` is no number; sources that cannot be mixed.
+        FileNotFoundError: no such file, or no such source.
+    """
+    if places is not None and (not places.isdecimal() or not int(places)):
+        raise ValueError(f"{path}?places={places}: expected how many videos an epoch shows, a number above 0")
+    found = [(name, weight, read(name)) for name, weight in listed(path)]
+    mixture = Mixture(
+        [Source(name, weight, each.items) for name, weight, each in found], int(places) if places else None
+    )
+    return Found(mixture, tuple(one for _, _, each in found for one in each.missing), str(path))

@@ -43,7 +43,7 @@ FORMAT = 1  # of the files in a cache; another number, and older ones are never 
 def readable(items: Sequence[Item], data: Data, count: int) -> list[Path]:
     """Up to `count` videos, evenly spread over `items`, whose middle clips can be read."""
     found: list[Path] = []
-    for item in [items[index] for index in np.unique(np.linspace(0, len(items) - 1, 4 * count).astype(int))]:
+    for item in [items[index] for index in np.unique(np.linspace(0, len(items) - 1, 4 * count).astype(int)).tolist()]:
         try:
             middle_clips([item.path], data)
         except (VideoError, OSError):
