@@ -57,6 +57,9 @@ class Training:
     accumulate: int = 0
     """Parts in which a step's videos are worked off: more parts, less memory, the same result. 0 takes parts of about
     8192 tokens on a CPU in bfloat16, where larger ones are hardly faster, and elsewhere the whole step at once."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes have of the network: each all of it (ddp), or its share of weights, gradients and moments,
+    a block being gathered when it is needed (fsdp)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 where the processor has instructions for it."""
     device: str = "auto"
