@@ -351,7 +351,7 @@ def words(found: Budget) -> dict[str, str]:
         f"{pace.exchange:.3g} s, of which {pace.exposed:.3g} s is not hidden; {reading.clips:,.0f} clips/s in all",
         "time": "needs --data or --videos" if found.hours is None else timed(found),
         "reading": f"{reading.cores:.1f} cores a GPU, {reading.cores * found.gpus / found.nodes:,.0f} a node, at "
-        f"{value['ms a clip']} ms a clip; up to {gib(reading.main_memory)} of main memory a node, for batches read ahead",
+        f"{value['ms a clip']} ms a clip; up to {gib(reading.main_memory)} of main memory a node for batches ahead",
         "network": f"{reading.bytes / 1e6:,.0f} MB/s a node for the parts of files that clips need, "
         f"{reading.whole / 1e6:,.0f} MB/s for whole files; {reading.requests:,.0f} requests a second in all",
         "storage": ("" if saving.videos is None else f"{saving.videos / 1e9:,.0f} GB of videos; ")

@@ -74,7 +74,7 @@ MEASURED = {
 
 SUPPOSED = {
     "utilisation": Constant(
-        0.25, "of the peak", "a guess; published runs come to 0.01 to 0.06, docs/scaling.md", "supposed"
+        0.1, "of the peak", "the best that the hours of published runs come to, docs/scaling.md", "supposed"
     ),
     "network": Constant(12.5, "GB/s one way", "100 Gbit/s between two nodes", "supposed"),
     "frames a video": Constant(300, "frames", "10 seconds at 30 a second, as Kinetics", "supposed"),
