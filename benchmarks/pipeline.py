@@ -5,8 +5,8 @@
 A simulation in virtual time of the policy of `tubelet.data.loader`: each worker makes whole batches, clip after clip,
 at most `ahead` of them before the step that takes them; batch k comes from worker k modulo workers, and steps take
 batches in order. All GPUs go in lock-step: a step ends when the slowest one has had its batch. Reads that fail are
-tried again as `tubelet.data.retry` does. First the simulation is held against the real loader, with a data set that sleeps
-as long as the simulated one. Writes benchmarks/pipeline.csv.
+tried again as `tubelet.data.retry` does. First the simulation is held against the real loader, with a data set that
+sleeps as long as the simulated one. Writes benchmarks/pipeline.csv.
 """
 
 import argparse
@@ -69,6 +69,7 @@ class Reads:
     def __init__(self, storage: Storage, seed: int, decode: float, many: int = 1 << 16) -> None:
         self.storage, self.generator, self.many, self.decode = storage, np.random.default_rng(seed), many, decode
         self.drawn: Iterator[tuple[float, float, float]] = iter(())
+        self.shared = storage.total < math.inf
         self.free = 0.0  # when the wires of all are free again
         self.again = self.replaced = 0  # tries, and videos
 
@@ -83,7 +84,7 @@ class Reads:
             self.drawn = zip(first.tolist(), chance.tolist(), server.tolist())
             return next(self.drawn)
 
-    def until(self, now: float, batch: int, clip: int) -> float:
+    def until(self, now: float, gpu: int, batch: int, clip: int) -> float:
         """When a clip is there that is begun now: fetched, again where that fails, another one at last, and decoded."""
         s, tried = self.storage, 0
         first, chance, place = self.draw()
@@ -101,12 +102,15 @@ class Reads:
             else:
                 first, chance, dice = self.draw()  # the same file, from the same server
                 now += dice * min(s.longest, s.backoff * 2 ** (tried - 1))
-        self.free = max(self.free, now) + s.bytes / s.total
-        return max(self.free, now + seconds + s.bytes / s.stream) + self.decode
+        there = now + seconds + s.bytes / s.stream
+        if self.shared:
+            self.free = max(self.free, now) + s.bytes / s.total
+            there = max(there, self.free)
+        return there + self.decode
 
 
 def simulate(cluster: Cluster, reads: Any, steps: int) -> list[float]:
-    """When each step ended, in seconds; `reads.until(now, batch, clip)` says when a clip is there."""
+    """When each step ended, in seconds; `reads.until(now, gpu, batch, clip)` says when a clip is there."""
     events: list[
         tuple[float, int, int, int, int, int]
     ] = []  # time, order, GPU, worker, batch, clips of it that are done
@@ -161,7 +165,10 @@ def simulate(cluster: Cluster, reads: Any, steps: int) -> list[float]:
                 hungry[other] = True
                 take(now, other)
         elif done < cluster.clips:
-            push(reads.until(now, batch, done), gpu, worker, batch, done + 1)
+            many = 1 if reads.shared else cluster.clips  # what others do matters between clips, or only between batches
+            for clip in range(done, done + many):
+                now = reads.until(now, gpu, batch, clip)
+            push(now, gpu, worker, batch, done + many)
         else:
             ready[gpu].add(batch)
             take(now, gpu)
@@ -175,11 +182,13 @@ def simulate(cluster: Cluster, reads: Any, steps: int) -> list[float]:
 class Written:
     """Reads that take what was drawn for their place, whoever comes to it and when."""
 
+    shared = False
+
     def __init__(self, clips: int, steps: int, tail: float) -> None:
         reads = Reads(Storage(tail=tail), 0, 0.0)
         self.clips, self.seconds = clips, [reads.draw()[0] for _ in range(clips * steps)]
 
-    def until(self, now: float, batch: int, clip: int) -> float:
+    def until(self, now: float, gpu: int, batch: int, clip: int) -> float:
         """As `Reads.until`."""
         return now + self.seconds[batch * self.clips + clip]
 
@@ -278,38 +287,39 @@ def asked(question: str, cluster: Cluster, storage: Storage, steps: int) -> dict
 
 def questions() -> Iterator[dict[str, Any]]:
     """All simulations."""
-    steps = {8: 600, 64: 320, 512: 160}
+    steps = {8: 600, 64: 320, 512: 120}
     usual, storage = Cluster(), Storage()
-    for gpus in steps:
-        for workers in (13, 14, 16, 20, 24):
-            yield asked("workers", replace(usual, gpus=gpus, workers=workers), storage, steps[gpus])
-    for gpus in steps:
-        for ahead in (1, 3, 4, 8):
-            yield asked("ahead", replace(usual, gpus=gpus, ahead=ahead), storage, steps[gpus])
-    for gpus in steps:
-        for tail in (1.001, 3, 30, 100):
-            yield asked("tail", replace(usual, gpus=gpus, workers=20), replace(storage, tail=tail), steps[gpus])
-    for gpus in (8, 64):
-        for workers in (14, 16, 20):
-            yield asked("any order", replace(usual, gpus=gpus, workers=workers, ordered=False), storage, steps[gpus])
-    for gpus in steps:
+    for gpus, count in steps.items():
+        here = replace(usual, gpus=gpus)
+        for workers in (12, 13, 14, 16):
+            yield asked("workers", replace(here, workers=workers), storage, count)
+        for ahead in (1, 3):
+            yield asked("ahead", replace(here, workers=14, ahead=ahead), storage, count)
+        for clips in (4, 1):  # as many clips a second in smaller batches
+            small = replace(here, workers=14, clips=clips, step=usual.step * clips / usual.clips)
+            yield asked("small batches", small, storage, count * 4)
+        for tail in (3, 30, 100):
+            slow = replace(storage, tail=tail)
+            work = 0.0428 + 0.001 + 0.02 * math.exp((math.log(tail) / NormalDist().inv_cdf(0.99)) ** 2 / 2)
+            workers = math.ceil(1.15 * 32 * work / usual.step)
+            yield asked("tail, 15 % more workers than work", replace(here, workers=workers), slow, count)
         for failing in (0.001, 0.01):
-            for workers in (16, 20):
-                cluster = replace(usual, gpus=gpus, workers=workers)
-                yield asked("failing", cluster, replace(storage, failing=failing), steps[gpus])
-    for gpus in steps:
-        for stalling, limit in ((1e-5, math.inf), (1e-5, 2.0), (1e-4, math.inf), (1e-4, 2.0), (1e-4, 0.5)):
-            cluster = replace(usual, gpus=gpus, workers=20)
-            yield asked("stalling", cluster, replace(storage, stalling=stalling, limit=limit), steps[gpus])
+            for workers in (14, 16):
+                yield asked("failing", replace(here, workers=workers), replace(storage, failing=failing), count)
+        for stalling, limit in ((1e-5, 30.0), (1e-4, 30.0), (1e-4, 2.0)):
+            hangs = replace(storage, stalling=stalling, limit=limit, stall=300.0)
+            yield asked("stalling", replace(here, workers=16), hangs, count)
     for gpus in (8, 64):
-        for ahead in (2, 8):
-            for tries in (6, 2):
-                sick = replace(storage, dead=(60.0, 60.0), tries=tries)
-                yield asked(
-                    f"dead server, {tries} tries", replace(usual, gpus=gpus, workers=20, ahead=ahead), sick, 700
-                )
-    for total in (1.5e9, 2.0e9, 2.5e9, 3.0e9):
-        yield asked("bandwidth", replace(usual, workers=20), replace(storage, total=total), steps[64])
+        for workers in (12, 14):
+            loose = replace(usual, gpus=gpus, workers=workers, ordered=False)
+            yield asked("any order", loose, storage, steps[gpus])
+        hangs = replace(storage, stalling=1e-4, stall=300.0)
+        yield asked("stalling, any order", replace(usual, gpus=gpus, ordered=False), hangs, steps[gpus])
+        for ahead, tries in ((2, 6), (8, 6), (2, 2)):
+            sick = replace(storage, dead=(40.0, 60.0), tries=tries)
+            yield asked(f"dead server; {tries} tries", replace(usual, gpus=gpus, ahead=ahead), sick, 600)
+    for total in (1.5e9, 2.0e9, 2.2e9):
+        yield asked("bandwidth", usual, replace(storage, total=total), 150)
 
 
 def main() -> None:
