@@ -1,6 +1,6 @@
 """How many workers, and how far ahead, keep 8, 64 and 512 GPUs busy where storage is slow, fails or dies?
 
-    python benchmarks/pipeline.py [--only calibration]
+    python benchmarks/pipeline.py [--only tail]
 
 A simulation in virtual time of the policy of `tubelet.data.loader`: each worker makes whole batches, clip after clip,
 at most `ahead` of them before the step that takes them; batch k comes from worker k modulo workers, and steps take
@@ -10,12 +10,14 @@ sleeps as long as the simulated one. Writes benchmarks/pipeline.csv.
 """
 
 import argparse
+import csv
 import heapq
 import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -245,7 +247,8 @@ def calibration() -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------------------- questions
 
 COLUMNS = (
-    *("question", "GPUs", "workers a GPU", "ahead", "order", "cores of work a GPU", "median ms", "p99 / median"),
+    *("question", "GPUs", "workers a GPU", "ahead", "clips", "order", "cores of work a GPU"),
+    *("median ms", "p99 / median"),
     *("failing", "stalling", "broken off after s", "dead s", "GB/s of all", "busy", "seconds lost", "tried again"),
     *("replaced", "ms a step: real loader", "ms a step: simulated", "simulated / real"),
 )
@@ -261,6 +264,7 @@ def told(question: str, cluster: Cluster, storage: Storage, **found: float) -> d
         cluster.gpus,
         cluster.workers,
         cluster.ahead,
+        cluster.clips,
         "kept" if cluster.ordered else "any",
         round(work, 2),
     ]
@@ -270,7 +274,7 @@ def told(question: str, cluster: Cluster, storage: Storage, **found: float) -> d
     return dict.fromkeys(COLUMNS, "") | dict(zip(COLUMNS, values)) | named
 
 
-def asked(question: str, cluster: Cluster, storage: Storage, steps: int) -> dict[str, Any]:
+def simulated(question: str, cluster: Cluster, storage: Storage, steps: int) -> dict[str, Any]:
     """A simulation as a row."""
     reads = Reads(storage, 1, cluster.decode)
     ends = simulate(cluster, reads, steps)
@@ -285,52 +289,63 @@ def asked(question: str, cluster: Cluster, storage: Storage, steps: int) -> dict
     }
 
 
-def questions() -> Iterator[dict[str, Any]]:
-    """All simulations."""
+def questions(only: str) -> Iterator[dict[str, Any]]:
+    """The simulations whose question begins so."""
+
+    def asked(question: str, cluster: Cluster, storage: Storage, steps: int) -> list[dict[str, Any]]:
+        return [simulated(question, cluster, storage, steps)] if question.startswith(only) else []
+
     steps = {8: 600, 64: 320, 512: 120}
     usual, storage = Cluster(), Storage()
     for gpus, count in steps.items():
         here = replace(usual, gpus=gpus)
         for workers in (12, 13, 14, 16):
-            yield asked("workers", replace(here, workers=workers), storage, count)
+            yield from asked("workers", replace(here, workers=workers), storage, count)
         for ahead in (1, 3):
-            yield asked("ahead", replace(here, workers=14, ahead=ahead), storage, count)
+            yield from asked("ahead", replace(here, workers=14, ahead=ahead), storage, count)
         for clips in (4, 1):  # as many clips a second in smaller batches
             small = replace(here, workers=14, clips=clips, step=usual.step * clips / usual.clips)
-            yield asked("small batches", small, storage, count * 4)
+            yield from asked("small batches", small, storage, count * 4)
+            far = replace(small, ahead=2 * usual.clips // clips)
+            yield from asked("small batches, further ahead", far, storage, count * 4)
         for tail in (3, 30, 100):
             slow = replace(storage, tail=tail)
             work = 0.0428 + 0.001 + 0.02 * math.exp((math.log(tail) / NormalDist().inv_cdf(0.99)) ** 2 / 2)
             workers = math.ceil(1.15 * 32 * work / usual.step)
-            yield asked("tail, 15 % more workers than work", replace(here, workers=workers), slow, count)
+            yield from asked("tail, 15 % more workers than work", replace(here, workers=workers), slow, count)
+            if tail > 10:
+                yield from asked("tail, further ahead", replace(here, workers=workers, ahead=8), slow, count)
+                impatient = replace(slow, limit=1.0)
+                yield from asked("tail, broken off", replace(here, workers=workers), impatient, count)
         for failing in (0.001, 0.01):
             for workers in (14, 16):
-                yield asked("failing", replace(here, workers=workers), replace(storage, failing=failing), count)
+                yield from asked("failing", replace(here, workers=workers), replace(storage, failing=failing), count)
         for stalling, limit in ((1e-5, 30.0), (1e-4, 30.0), (1e-4, 2.0)):
             hangs = replace(storage, stalling=stalling, limit=limit, stall=300.0)
-            yield asked("stalling", replace(here, workers=16), hangs, count)
+            yield from asked("stalling", replace(here, workers=16), hangs, count)
     for gpus in (8, 64):
         for workers in (12, 14):
             loose = replace(usual, gpus=gpus, workers=workers, ordered=False)
-            yield asked("any order", loose, storage, steps[gpus])
+            yield from asked("any order", loose, storage, steps[gpus])
         hangs = replace(storage, stalling=1e-4, stall=300.0)
-        yield asked("stalling, any order", replace(usual, gpus=gpus, ordered=False), hangs, steps[gpus])
+        yield from asked("stalling, any order", replace(usual, gpus=gpus, ordered=False), hangs, steps[gpus])
         for ahead, tries in ((2, 6), (8, 6), (2, 2)):
             sick = replace(storage, dead=(40.0, 60.0), tries=tries)
-            yield asked(f"dead server; {tries} tries", replace(usual, gpus=gpus, ahead=ahead), sick, 600)
+            yield from asked(f"dead server; {tries} tries", replace(usual, gpus=gpus, ahead=ahead), sick, 600)
     for total in (1.5e9, 2.0e9, 2.2e9):
-        yield asked("bandwidth", usual, replace(storage, total=total), 150)
+        yield from asked("bandwidth", usual, replace(storage, total=total), 150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["calibration", "questions"])
-    only, rows = parser.parse_args().only, []
-    for name, make in (("calibration", calibration), ("questions", questions)):
-        for row in make() if only in (None, name) else ():
-            rows.append(row | provenance())
-            print({key: value for key, value in row.items() if value != ""}, flush=True)
-    save(__file__, rows)
+    parser.add_argument("--only", help="the questions that begin so; rows of others stay as they are")
+    only, rows = parser.parse_args().only or "", []
+    for row in chain(calibration() if "real loader".startswith(only) else (), questions(only)):
+        rows.append(row | provenance())
+        print({key: value for key, value in row.items() if value != ""}, flush=True)
+    table, new = Path(__file__).with_suffix(".csv"), {row["question"] for row in rows}
+    before = [*csv.DictReader(table.read_text().splitlines())] if only and table.exists() else []
+    save(__file__, [*(row for row in before if row["question"] not in new), *rows])
 
 
 if __name__ == "__main__":
