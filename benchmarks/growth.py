@@ -16,7 +16,8 @@ from dataclasses import replace
 import torch
 from table import provenance, save
 
-from tubelet.bench.steps import flops, made
+from tubelet.bench.steps import made
+from tubelet.budget import flops
 from tubelet.config import Run, preset
 from tubelet.masks.random_masks import Tube
 from tubelet.masks.running_cell import RunningCell
@@ -96,7 +97,7 @@ def main() -> None:
     rows = []
     base = found["as the preset"] / args.clips
     for name, (run, clips) in compared.items():
-        work = flops(run, made(run, torch.device("cpu")))
+        work = flops(plan(run).gmacs, made(run, torch.device("cpu")))
         rows.append({
             "preset": args.preset, "setting": name, "clips": clips, "tokens": run.grid().tokens,
             "s, a clip": round(found[name] / clips, 4), "times the preset's": round(found[name] / clips / base, 3),

@@ -133,12 +133,12 @@ def write(size: str, path: Path) -> None:
 
 def work(size: str, decode: RunningCell | None) -> float:
     """Multiplications and additions for one clip of a step."""
-    from tubelet.bench.steps import flops
+    from tubelet.budget import flops
     from tubelet.plan import on_meta
 
     run = preset(f"videomae-k400-{size}")
     run = replace(run, method=replace(run.method, decode=decode))
-    return flops(run, on_meta(run.method, run.encoder, run.grid(), 3))
+    return flops(plan(run).gmacs, on_meta(run.method, run.encoder, run.grid(), 3))
 
 
 def child(size: str, precision: str, side: str, weights: str, batch: int, device: torch.device) -> None:

@@ -20,7 +20,7 @@ LAYERS = [
     {"config"},
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
-    | {"space", "charts", "overlay", "activations"},
+    | {"space", "charts", "overlay", "activations", "hardware", "budget"},
     {"cli", "demo", "bench"},
     {"__main__"},
 ]
@@ -35,6 +35,8 @@ ALLOWED = {
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
     ("plan", "activations"),  # a part of memory, and all of it
+    ("budget", "plan"),  # what a run is, and whether machines have it
+    ("budget", "hardware"),
     ("cli", "demo"),
     ("cli", "bench"),
     ("pictures", "strips"),  # what is shown, and how it is drawn

@@ -87,13 +87,7 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     Raises:
         ValueError: settings that cannot be used, as training itself would say.
     """
-    checked(run)
-    run = with_shape(run)
-    if supposed := isinstance(run.method, Latent) and run.method.momentum is None and run.method.shape is None:
-        run = replace(run, method=replace(run.method, shape=run.encoder))
-    open_classes = getattr(run.method, "outputs", None) == 0
-    if open_classes:
-        run = replace(run, method=replace(run.method, outputs=SUPPOSED))
+    run, notes = resolved(run)
     grid = run.grid()
     method = on_meta(run.method, run.encoder, grid, run.data.channels)
     rates = numbers(run, 10**9 if videos is None else videos)  # rates do not depend on how many
@@ -106,9 +100,8 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     uncounted = isinstance(run.method, Supervised) and run.method.teacher
     shown = settings(run, rates, counted) | {
         "mask": "; and ".join(share(mask, grid) for mask in masks) or "none",
-        **({"classes": f"{SUPPOSED} supposed; the labels of --data will tell"} if open_classes else {}),
+        **notes,
         **({"teacher": f"{run.method.teacher}, not counted"} if uncounted else {}),
-        **({"teacher": "supposed to be as the encoder; --method.teacher will tell"} if supposed else {}),
         "parameters": f"{parameters['total']:,}: " + ", ".join(f"{k} {v:,}" for k, v in list(parameters.items())[1:]),
         "GMACs a clip": ", ".join(f"{name} {value:,.2f}" for name, value in passed.gmacs.items()),
         "memory": f"about {gib(memory.total)} in {memory.precision}: weights {gib(memory.weights)}, gradients "
@@ -119,6 +112,19 @@ def plan(run: Run, videos: int | None = None) -> Plan:
     }
     first = masks[0] if masks else ()
     return Plan(tuple(stages(run, grid, method, masks)), shown, parameters, passed.gmacs, first, memory, counted)
+
+
+def resolved(run: Run) -> tuple[Run, dict[str, str]]:
+    """The run as it can be built, and what had to be supposed for that."""
+    checked(run)
+    run = with_shape(run)
+    if isinstance(run.method, Latent) and run.method.momentum is None and run.method.shape is None:
+        supposed = {"teacher": "supposed to be as the encoder; --method.teacher will tell"}
+        return replace(run, method=replace(run.method, shape=run.encoder)), supposed
+    if getattr(run.method, "outputs", None) == 0:
+        supposed = {"classes": f"{SUPPOSED} supposed; the labels of --data will tell"}
+        return replace(run, method=replace(run.method, outputs=SUPPOSED)), supposed
+    return run, {}
 
 
 def fine_tuned(encoder: Encoder, grid: Grid, channels: int, classes: int) -> int:

@@ -11,12 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from tubelet.bench.reading import Reading, chosen, count, dataset_of, gained, read
-from tubelet.bench.steps import Step, flops, made, matmul, stepped
+from tubelet.bench.steps import Step, made, matmul, stepped
+from tubelet.budget import flops
 from tubelet.config import Run, checked, parts_of
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Batches
 from tubelet.data.sources import find
+from tubelet.plan import plan
 from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
 from tubelet.train.teacher import with_shape
 from tubelet.types import Batch
@@ -115,7 +117,7 @@ def bench(run: Run, source: str, *, trial: bool = True, progress: Callable[[str]
         reading.decoded > 1 and run.data.repeats == 1 and method.views == 1,
         steps,
         full[0] if full else None,
-        flops(run, method),
+        flops(plan(run).gmacs, method),
         peak,
         source,
     )

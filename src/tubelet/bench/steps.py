@@ -34,17 +34,6 @@ class Step:
         return self.clips / self.seconds
 
 
-def flops(run: Run, method: Method) -> float:
-    """Of a clip in a step: the backward pass has two products for each of the forward pass, where something learns."""
-    gmacs = plan(run).gmacs
-    learnt = sum(
-        gmacs.get(name, 0.0)
-        for name, part in method.named_children()
-        if any(parameter.requires_grad for parameter in part.parameters())
-    )
-    return 2e9 * gmacs["forward"] + 4e9 * learnt
-
-
 def made(run: Run, device: torch.device) -> Method:
     """The module, as training makes it.
 

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import count
@@ -138,17 +138,24 @@ def named(preset: str) -> str:
 def plan_verb(args: list[str]) -> int:
     """What a run would cost, without training: tubelet plan PRESET"""
     from tubelet.config import Run
+    from tubelet.hardware import Machines
 
     @dataclass(frozen=True)
     class PlanArguments:
         """Print a run's stages, sizes, steps, learning rate, parameters, GMACs and memory, without training.
 
         tubelet plan videomae-k400-b --training.accumulate 64
+
+        With --gpus: whether it fits on machines, and what it takes beside them. 0 is returned where it does not fit,
+        too: the question is answered.
+
+        tubelet plan videomae-k400-b --videos 240436 --gpus 64 --gpu a100 --hours 48
         """
 
         preset: tyro.conf.Positional[str]
         """What to plan: a name from `tubelet list`, the run.json of a run, or module:function."""
         run: Annotated[Run, Unprefixed]
+        machines: Annotated[Machines, Unprefixed] = field(default_factory=Machines)
         data: str | None = None
         """Videos that it would train on; steps and schedule depend on how many there are."""
         videos: int | None = None
@@ -159,18 +166,32 @@ def plan_verb(args: list[str]) -> int:
         """As JSON on stdout."""
 
     a = with_preset(PlanArguments, args, "plan")
+    from tubelet.budget import Budget, budget
+    from tubelet.budget import render as render_budget
     from tubelet.data.datasets import Dataset
     from tubelet.data.sources import find
-    from tubelet.plan import plan, render
+    from tubelet.plan import Plan, plan, render
 
-    count = len(Dataset(find(a.data), a.run.data, a.run.training.seed)) if a.data else a.videos
-    result = plan(on(a.run, a.device), count)
+    items = find(a.data) if a.data else []
+    count = len(Dataset(items, a.run.data, a.run.training.seed)) if items else a.videos
+    run = on(a.run, a.device)
+    result: Plan | Budget
+    if a.machines.gpus is None:
+        if idle := [name for name, value in vars(a.machines).items() if value != getattr(Machines(), name)]:
+            raise ValueError(
+                f"--{idle[0].replace('_', '-')} does nothing without --gpus, which says how many there are"
+            )
+        result, table = (planned := plan(run, count)), render(planned)
+    else:
+        sizes = [item.path.stat().st_size for item in items[:: len(items) // 1000 + 1] if item.path.is_file()]
+        found = budget(run, a.machines, count, sum(sizes) / len(sizes) if sizes else None)
+        result, table = found, render_budget(found)
     if a.json:
         print(json.dumps(result.to_dict()))
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(render(result))
+        Console(highlight=False).print(table)
     return 0
 
 
