@@ -12,7 +12,8 @@ import pytest
 from films import moving
 
 from tubelet.data import check as module
-from tubelet.data.check import Report, Row, check
+from tubelet.data.check import check
+from tubelet.data.findings import Report, Row
 from tubelet.data.flow import Flow
 from tubelet.data.sampling import Dense
 from tubelet.data.sources import Item, find
@@ -121,19 +122,19 @@ def test_duplicates(clips, tmp_path):
     assert f"duplicates  {tmp_path / 'x.mp4'} = {tmp_path / 'y.mp4'}" in report.lines()
 
 
-honest = module.examine
+honest = module.looked
 
 
-def deadly(item, level, sampler):
+def deadly(item, how):
     """In a worker, which knows nothing of monkeypatch."""
     if item.group == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
-    return honest(item, level, sampler)
+    return honest(item, how)
 
 
 def test_a_file_that_crashes_its_process_is_named(clips, monkeypatch):
     items = [replace(item, group="deadly" if place == 1 else None) for place, item in enumerate(find(clips)[:3])]
-    monkeypatch.setattr(module, "examine", deadly)
+    monkeypatch.setattr(module, "looked", deadly)
     report = check(items, workers=2)
     (row,) = report.problems
     assert row.path == str(items[1].path)
@@ -152,7 +153,7 @@ def test_json(clips, bad):
 
 def test_nothing_readable_and_nothing_at_all():
     report = Report("demux", (Row("a.mp4", problem="does not open"),), ())
-    assert report.lines()[-2:] == ["problems    1", "  a.mp4: does not open"]
+    assert report.lines()[-2:] == ["problems    1 (1 unreadable)", "  a.mp4: does not open"]
     assert check([], workers=0).lines()[0].startswith("0 videos")
 
 
