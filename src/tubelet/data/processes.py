@@ -175,11 +175,12 @@ class Processes:
                     give(worker)  # before anything else is done: it waits
                     kept(result)
             now = time.monotonic()
-            for worker in busy if self.patience and late is not None else ():
-                if worker.job is not None and 0 < self.due[worker.place] < now and not worker.pipe.poll():
-                    job = worker.job
-                    give(self._renewed(worker))
-                    kept(late(jobs[job]))
+            for worker in busy:
+                job = worker.job
+                if late is None or job is None or not 0 < self.due[worker.place] < now or worker.pipe.poll():
+                    continue
+                give(self._renewed(worker))
+                kept(late(jobs[job]))
 
     def _begun(self, place: int) -> Worker:
         """A new process."""
