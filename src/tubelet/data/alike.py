@@ -24,8 +24,8 @@ from tubelet.data.parts import part_of
 from tubelet.data.sampling import HAIR
 from tubelet.data.video import frames_at, probe
 
-Print = Float[np.ndarray, "t 6 6"]
-Waves = Float[np.ndarray, "t 35"]
+Print = Float[np.ndarray, "_ 6 6"]
+Waves = Float[np.ndarray, "_ 35"]
 
 PACE = 10  # moments a second
 MOMENTS = 64  # at most, from the start
@@ -106,13 +106,13 @@ def still(one: Print) -> bool:
     return bool(waved(one).var(axis=0).sum() < STILL**2)
 
 
-def keys_of(rows: Waves) -> Int[np.ndarray, "2 t"]:
+def keys_of(rows: Waves) -> Int[np.ndarray, "2 _"]:
     """The signs of a print at each moment, as numbers; and those of it in a mirror."""
     bits = 1 << np.arange(rows.shape[1], dtype=np.int64)
     return np.stack([(rows > 0) @ bits, (rows * MIRROR > 0) @ bits])
 
 
-def candidates(keys: Sequence[Int[np.ndarray, "2 t"] | None], firsts: int | None = None) -> set[tuple[int, int]]:
+def candidates(keys: Sequence[Int[np.ndarray, "2 _"] | None], firsts: int | None = None) -> set[tuple[int, int]]:
     """Pairs that have a key in common, the second as it is or in a mirror; keys that very many have do not count."""
     plain: dict[int, list[int]] = defaultdict(list)
     known = [(number, pair) for number, pair in enumerate(keys) if pair is not None]

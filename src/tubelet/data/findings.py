@@ -75,7 +75,8 @@ class Pair:
         """In words."""
         parts = [f"likeness {self.likeness:.2f}"] + ["mirrored"] * self.mirrored
         if abs(self.later) >= 0.05:
-            parts.append(f"begins {abs(self.later):.1f} s {'later' if self.later < 0 else 'earlier'} than the other")
+            one, other = ("second", "first") if self.later > 0 else ("first", "second")
+            parts.append(f"the {one} begins {abs(self.later):.1f} s into the {other}")
         return ", ".join(parts)
 
 
