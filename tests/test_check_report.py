@@ -75,7 +75,7 @@ def test_the_page_needs_no_network_and_runs_no_names(folder, tmp_path):
     assert [bool(cells[1]) for cells in rows] == [True, True, False, False, False, False]  # problems first
     assert {cells[0] for cells in rows} == {row.path for row in report.rows}
     assert {cells[1] for cells in rows} == {"", "duplicate", "unreadable"}
-    assert [cells[2] for cells in read.cells if len(cells) == 3 and "bad.mp4" in cells[1]][0].startswith(
+    assert next(cells[2] for cells in read.cells if len(cells) == 3 and "bad.mp4" in cells[1]).startswith(
         "does not open"
     )
 
