@@ -215,7 +215,7 @@ def of_clips(item: Item, video: Video, sampler: Sampler, vectors: bool) -> dict[
     part = part_of(item, video.seconds)
     short = not is_picture(item.path) and too_short(sampler, video.seconds[part])
     try:
-        now, then = (cost.per_clip(video, part, sampler, vectors, keys) for keys in (None, cost.Encoding().keyframes))
+        now, then = cost.per_clip(video, part, sampler, vectors)
     except ValueError:  # too short, and that is an error
         return {"short": short}
     return {"short": short, "decoded": round(now, 2), "times": round(cost.times_prepared(video, now, then), 3)}

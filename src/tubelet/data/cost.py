@@ -20,20 +20,22 @@ def key_distances(video: Video) -> Int[np.ndarray, " keys"]:
     return np.diff(np.append(video.keys, video.frames))
 
 
-def per_clip(video: Video, part: slice, sampler: Sampler, vectors: bool = False, keyframes: int | None = None) -> float:
-    """Frames decoded for one clip of a part of a video, on average over those that training draws.
+def per_clip(video: Video, part: slice, sampler: Sampler, vectors: bool = False) -> tuple[float, float]:
+    """Frames decoded for one clip of a part of a video, on average over those that training draws: as it is, and if it
+    were prepared.
 
     At most: frames that no other refers to are left out where FFmpeg can tell them. In the order of showing, from which
-    that of decoding differs by a few where frames refer to later ones. `keyframes`: if they were so many frames apart.
+    that of decoding differs by a few where frames refer to later ones.
 
     Raises:
         ValueError: the part is too short, and the sampler says that this is an error.
     """
-    clips = part.start + drawn(sampler, video.seconds[part] - video.seconds[part.start])
-    if video.stamp == "order" and video.container in ("images", "image"):
-        return float(np.mean([len(set(clip)) for clip in clips.tolist()]))  # each is a file
-    starts = video.starts[:, 0] if keyframes is None else np.arange(0, video.frames, keyframes)
-    return float(decoded(np.sort(clips, axis=1), starts, FAR if vectors else 0).mean())
+    clips = np.sort(part.start + drawn(sampler, video.seconds[part] - video.seconds[part.start]), axis=1)
+    prepared, linked = np.arange(0, video.frames, Encoding().keyframes), FAR if vectors else 0
+    after = float(decoded(clips, prepared, linked).mean())
+    if video.container in ("images", "image"):
+        return float(np.mean([len(set(clip)) for clip in clips.tolist()])), after  # each frame is a file
+    return float(decoded(clips, video.starts[:, 0], linked).mean()), after
 
 
 def drawn(sampler: Sampler, seconds: Float[np.ndarray, " total"]) -> Int[np.ndarray, "clips t"]:
