@@ -20,7 +20,7 @@ LAYERS = [
     {"config"},
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
-    | {"space", "charts", "overlay", "activations", "hardware", "budget"},
+    | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"},
     {"cli", "demo", "bench"},
     {"__main__"},
 ]
@@ -34,6 +34,8 @@ ALLOWED = {
     ("motion_targets", "targets"),  # the ways to normalise
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
+    ("check_report", "page"),
+    ("check_report", "charts"),
     ("plan", "activations"),  # a part of memory, and all of it
     ("budget", "plan"),  # what a run is, and whether machines have it
     ("budget", "hardware"),

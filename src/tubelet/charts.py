@@ -1,6 +1,9 @@
-"""Numbers as pictures: the curves of a run, the confusion matrix of a test."""
+"""Numbers as pictures: the curves of a run, the confusion matrix of a test, how values are distributed."""
 
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +179,43 @@ def logarithmic(axes: Any) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)
+
+
+# ---------------------------------------------------------------------------- distributions
+
+
+def histograms(values: Mapping[str, Sequence[float]]) -> str:
+    """How values of each name are distributed, side by side, as SVG for a page; large ranges are logarithmic."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(inked, GRAPHITE) | {"svg.fonttype": "none", "svg.hashsalt": "tubelet", "font.size": 9}
+    with matplotlib.rc_context(style | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)):
+        rows = -(-len(values) // 3)
+        figure = Figure(figsize=(8, 1.7 * rows), layout="constrained")
+        for place, (name, given) in enumerate(values.items()):
+            axes: Any = figure.add_subplot(rows, 3, place + 1)
+            some = np.asarray(given, float)
+            low, high = some.min(), some.max()
+            wide = low > 0 and high > 20 * low
+            edges = np.geomspace(low, high, 25) if wide else np.linspace(low, high if high > low else low + 1, 25)
+            axes.hist(some, edges.tolist(), color=BLUE)
+            if wide:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter("")
+            axes.set_title(name, loc="left", fontsize=9)
+            axes.tick_params(length=3)
+            axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return inlined(text.getvalue())
+
+
+def inlined(svg: str) -> str:
+    """An SVG as a part of a page, in the colours of the page."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    head = re.sub(r' (width|height|xmlns(:xlink)?)="[^"]*"', "", text[: text.index(">")])  # the page knows these better
+    text = head + text[text.index(">") :]
+    return text.replace(GRAPHITE, "currentColor").replace(BLUE, "var(--accent)")

@@ -12,9 +12,11 @@ PAGE = Template(
 <link rel="icon" href="data:,">
 <title>$title · tubelet</title>
 <style>
-:root { --paper: #fbfaf7; --card: #f2f0ea; --ink: #22252b; --faint: #666b75; --line: #e1ded6; --accent: #24709f; }
+:root { --paper: #fbfaf7; --card: #f2f0ea; --ink: #22252b; --faint: #666b75; --line: #e1ded6; --accent: #24709f;
+  --bad: #a8371f; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #121316; --card: #1c1e23; --ink: #e4e2dd; --faint: #9a9da5; --line: #2c2f36; --accent: #6db1dc; }
+  :root { --paper: #121316; --card: #1c1e23; --ink: #e4e2dd; --faint: #9a9da5; --line: #2c2f36; --accent: #6db1dc;
+    --bad: #ef8a72; }
 }
 * { box-sizing: border-box; } html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 17px/1.6 system-ui, "Segoe UI", sans-serif; }
@@ -53,6 +55,14 @@ th { font-weight: 400; color: var(--faint); padding-right: 24px; width: 8em; }
 code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 pre { background: var(--card); border-radius: 8px; padding: 12px 16px; margin: 0 0 20px; white-space: pre-wrap; }
 pre code { user-select: all; }
+.sheet { width: min(1320px, 100vw - 48px); margin-left: 50%; transform: translateX(-50%); overflow-x: auto; }
+.sheet table { font-size: 13px; font-variant-numeric: tabular-nums; }
+.sheet th, .sheet td { width: auto; padding: 6px 14px 6px 0; }
+.sheet thead th { cursor: pointer; white-space: nowrap; } .sheet thead th:hover { color: var(--accent); }
+.sheet td:first-child { min-width: 14em; } .sheet .bad td { color: var(--bad); }
+.pair { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: flex-start; margin: 0 0 20px; }
+.pair figure { margin: 0; width: 180px; font-size: 13px; overflow-wrap: anywhere; }
+.pair p { flex-basis: 100%; margin: 0; }
 ul { padding-left: 20px; margin: 0; font-size: 15px; } li { margin-bottom: 4px; }
 @media (max-width: 640px) {
   main { padding: 40px 18px 64px; } section { margin-top: 52px; }
@@ -69,7 +79,7 @@ ul { padding-left: 20px; margin: 0; font-size: 15px; } li { margin-bottom: 4px; 
 </head>
 <body>
 <main>
-<p class="eyebrow">tubelet · learned from video without labels</p>
+<p class="eyebrow">tubelet · $about</p>
 <h1>$title</h1>
 <p class="lead">$lead</p>
 $tiles

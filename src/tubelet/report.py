@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from tubelet.charts import BLUE, GRAPHITE, curves
+from tubelet.charts import curves, inlined
 from tubelet.data.joint import LOSSES
 from tubelet.page import PAGE
 from tubelet.train.checkpoint import atomically, void
@@ -53,7 +53,8 @@ def write_report(folder: Path | str) -> Path:
     sections = sections[taught(card) :]  # labels are not imagined
     body = "".join(f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections)
     name = escape(folder.resolve().name)
-    page = PAGE.substitute(title=name, lead=lead(card, lines), tiles=tiles(card, lines), body=body)
+    about = "learned from video without labels"
+    page = PAGE.substitute(about=about, title=name, lead=lead(card, lines), tiles=tiles(card, lines), body=body)
     path = folder / "report.html"
     atomically(path, lambda file: void(file.write(page.encode())))
     return path
@@ -201,11 +202,7 @@ def learned(folder: Path, lines: Sequence[dict[str, float]]) -> str:
         return ""
     (folder / "pictures").mkdir(exist_ok=True)
     _, svg = curves(folder, folder / "pictures" / "curves.png")
-    text = svg.read_text(encoding="utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    head = re.sub(r' (width|height|xmlns(:xlink)?)="[^"]*"', "", text[: text.index(">")])  # the page knows these better
-    text = head + text[text.index(">") :]
-    text = text.replace(GRAPHITE, "currentColor").replace(BLUE, "var(--accent)")
+    text = inlined(svg.read_text(encoding="utf-8"))
     caption = "Faint: every step. Firm: mean over 2 % of the steps."
     return f'<div class="wide curves">{text}</div><p class="caption">{caption}</p>'
 

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
+import time
 from dataclasses import replace
 
 import av
@@ -12,7 +14,8 @@ import pytest
 from films import moving
 
 from tubelet.data import check as module
-from tubelet.data.check import Report, Row, check
+from tubelet.data.check import check
+from tubelet.data.findings import Report, Row
 from tubelet.data.flow import Flow
 from tubelet.data.sampling import Dense
 from tubelet.data.sources import Item, find
@@ -121,19 +124,19 @@ def test_duplicates(clips, tmp_path):
     assert f"duplicates  {tmp_path / 'x.mp4'} = {tmp_path / 'y.mp4'}" in report.lines()
 
 
-honest = module.examine
+honest = module.looked
 
 
-def deadly(item, level, sampler):
+def deadly(item, how):
     """In a worker, which knows nothing of monkeypatch."""
     if item.group == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
-    return honest(item, level, sampler)
+    return honest(item, how)
 
 
 def test_a_file_that_crashes_its_process_is_named(clips, monkeypatch):
     items = [replace(item, group="deadly" if place == 1 else None) for place, item in enumerate(find(clips)[:3])]
-    monkeypatch.setattr(module, "examine", deadly)
+    monkeypatch.setattr(module, "looked", deadly)
     report = check(items, workers=2)
     (row,) = report.problems
     assert row.path == str(items[1].path)
@@ -152,7 +155,7 @@ def test_json(clips, bad):
 
 def test_nothing_readable_and_nothing_at_all():
     report = Report("demux", (Row("a.mp4", problem="does not open"),), ())
-    assert report.lines()[-2:] == ["problems    1", "  a.mp4: does not open"]
+    assert report.lines()[-2:] == ["problems    1 (1 unreadable)", "  a.mp4: does not open"]
     assert check([], workers=0).lines()[0].startswith("0 videos")
 
 
@@ -178,3 +181,50 @@ def test_files_that_break_off_are_found(tmp_path):
         assert "breaks off after" in row.problem
         assert "of 6.0 seconds" in row.problem
         (tmp_path / name).unlink()
+
+
+def test_what_is_no_file_is_never_opened(clips, tmp_path):
+    shutil.copy(clips / "a" / "0.mp4", tmp_path / "good.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "socket.mp4"))
+        (tmp_path / "device.mp4").symlink_to("/dev/zero")
+        report = check(find(tmp_path), "decode", near=True, workers=0)  # in this process: nothing could end it
+    said = {os.path.basename(row.path): (row.kind, row.problem) for row in report.problems}
+    assert {name: kind for name, (kind, _) in said.items()} == dict.fromkeys(
+        ("pipe.mp4", "socket.mp4", "device.mp4"), "not a file"
+    )
+    for name, what in (("pipe.mp4", "a FIFO"), ("socket.mp4", "a socket"), ("device.mp4", "a device")):
+        assert f"is {what}" in said[name][1]
+
+
+def stuck(item, how):
+    """In a worker: a file that never ends, one that goes away, and others."""
+    if item.group == "endless":
+        time.sleep(600)
+    if item.group == "fleeting":
+        item.path.unlink()
+    return honest(item, how)
+
+
+def test_files_that_hang_and_files_that_vanish_are_named_and_the_rest_goes_on(clips, monkeypatch, tmp_path):
+    for name in "abcd":
+        shutil.copy(clips / "a" / "0.mp4", tmp_path / f"{name}.mp4")
+    groups = {"b": "endless", "c": "fleeting"}
+    items = [replace(item, group=groups.get(item.path.stem)) for item in find(tmp_path)]
+    monkeypatch.setattr(module, "looked", stuck)
+    report = check(items, workers=2, timeout=2)
+    assert [row.kind for row in report.rows] == ["", "hangs", "gone", ""]
+    assert "nothing came of it in 2 seconds (--timeout)" in report.rows[1].problem
+    assert "is not there (any more)" in report.rows[2].problem
+    assert report.duplicates == ((str(tmp_path / "a.mp4"), str(tmp_path / "d.mp4")),)
+
+
+def test_classes_are_told_with_those_that_are_small():
+    labels = ["a"] * 12 + ["b"] * 6 + ["c"] * 3 + [None] * 2
+    report = Report("open", tuple(Row(f"{n}.mp4", label) for n, label in enumerate(labels)), ())
+    totals = report.totals()
+    assert totals["labels"] == {"a": 12, "b": 6, "c": 3}
+    assert (totals["imbalance"], totals["small_classes"], totals["unlabelled"]) == (4, {"c": 3}, 2)
+    (line,) = (line for line in report.lines() if line.startswith("classes"))
+    assert line.endswith("3 (c) to 12 (a) videos each, 4 times; fewer than 5 in 1: c; 2 videos without one")

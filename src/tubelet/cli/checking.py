@@ -1,7 +1,9 @@
 """Verbs that look for trouble: in data, in the machine, in the speed of both."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -17,12 +19,24 @@ def check_verb(args: list[str]) -> int:
         """Open, demux or decode every video, and say which have problems. Exit code 3 if any has.
 
         tubelet check my_videos/ --preset videomae-small-cpu
+        tubelet check train.csv --near --against test.csv --fix clean.csv --html check.html
         """
 
         path: tyro.conf.Positional[str]
         """A folder of videos, one video, or a list file."""
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
+        near: bool = False
+        """Also decode the first seconds of each, and find those that show the same: re-encoded, resized, trimmed,
+        mirrored."""
+        against: str | None = None
+        """Videos that must not be among these, such as those to test with: a folder or list. The same files, with
+        --near copies, and others of the same group are leaks."""
+        fix: Path | None = None
+        """Write a list of those without problems (.csv), and beside it NAME.left-out.csv with the others and why. No
+        video is moved or deleted, and no file overwritten."""
+        html: Path | None = None
+        """Write one page that needs no network: all of it as tables and pictures."""
         preset: str | None = None
         """Take the clip from this preset, instead of --frames and --stride; and say which files lack the motion vectors
         that it wants."""
@@ -30,24 +44,51 @@ def check_verb(args: list[str]) -> int:
         """Frames of a clip; videos that are too short for it are named."""
         stride: int = 4
         """Source frames from one frame of a clip to the next."""
+        timeout: float = 60
+        """Seconds after which a file that nothing comes of is given up; large ones get more. 0: never."""
         json: bool = False
         """One JSON object on stdout instead of a table."""
 
     a = parse(Check, args, "check")
+    from tubelet.check_report import render, write_page
     from tubelet.config import preset
     from tubelet.data.check import check
+    from tubelet.data.clean import refused, write_clean
     from tubelet.data.sampling import Dense
     from tubelet.data.sources import find
-    from tubelet.train.log import Counter
+    from tubelet.train.log import Counter, say
 
+    if a.timeout < 0:
+        raise ValueError(f"--timeout {a.timeout:g}: expected seconds, or 0 for no limit")
+    if a.fix is not None:
+        refused(a.fix)
     data = preset(a.preset).data if a.preset else None
     clip, motion = (data.clip, data.motion) if data else (Dense(a.frames, stride=a.stride), None)
-    report = check(find(a.path), a.level, clip, motion=motion, progress=Counter("checking", a.json))
+    items = find(a.path)
+    report = check(
+        items,
+        a.level,
+        clip,
+        motion=motion,
+        near=a.near,
+        against=None if a.against is None else find(a.against),
+        timeout=a.timeout,
+        progress=Counter("checking", a.json),
+    )
     if a.json:
         print(json.dumps(report.to_dict()))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(render(report))
     else:
         print("\n".join(report.lines()))
-    return 3 if report.problems else 0
+    if a.html is not None:
+        say(f"page        {write_page(report, a.path, a.html)}")
+    if a.fix is not None:
+        left = write_clean(a.fix, items, report)
+        say(f"clean list  {a.fix}: {left} of {len(items)} videos; left out: {report.verdict()}")
+    return 3 if report.found else 0
 
 
 def doctor_verb(args: list[str]) -> int:

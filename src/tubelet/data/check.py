@@ -2,122 +2,56 @@
 
 import hashlib
 import re
+import stat
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from tubelet.data import alike, cost
+from tubelet.data.findings import Leak, Level, Pair, Report, Row
 from tubelet.data.flow import Flow, usable
 from tubelet.data.images import is_picture
 from tubelet.data.motion import STANDS_IN
 from tubelet.data.parts import part_of
-from tubelet.data.processes import in_processes
+from tubelet.data.processes import Processes, alive
 from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item
+from tubelet.data.split import overlap, together
 from tubelet.data.vectors import Vectors, has_vectors, tells
-from tubelet.data.video import VideoError, frames_at, opened, probe
+from tubelet.data.video import Video, VideoError, frames_at, opened, probe
 from tubelet.types import Sampler
 
-Level = Literal["open", "demux", "decode"]
+__all__ = ["Report", "Row", "check"]
+
 Progress = Callable[[int, int], object]  # files done, files in all
 T = TypeVar("T")
 
-SMALL = (16, 16)  # pixels that are kept of a decoded frame: an hour of video takes 28 MB
+SMALL = (16, 16)  # pixels that are kept of a decoded frame
+PIECE = 250  # frames or more that are decoded in one go, from a key frame to another
+TIMEOUT = 60.0  # seconds
+SLOW_DISK, SLOW_DECODER = 1e7, 4e6  # bytes, and pixels, a second: so much longer large files may take
+SPECIAL = {
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is known of one file. Zeros where it could not be read so far."""
-
-    path: str
-    label: str | None = None
-    problem: str = ""  # empty: fit to train on
-    codec: str = ""
-    width: int = 0  # pixels
-    height: int = 0
-    fps: float = 0.0
-    frames: int = 0
-    duration: float = 0.0  # seconds
-    variable: bool = False  # frames are not evenly spaced
-    damaged: int = 0  # packets that do not decode, or frames that the decoder made up
-    short: bool = False  # fewer frames than a clip takes; a picture never is
-    vectors: bool = False  # most frames have motion vectors; by the codec alone if opened only
-    bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a check found."""
+class How(NamedTuple):
+    """How closely files are looked at."""
 
     level: Level
-    rows: tuple[Row, ...]
-    duplicates: tuple[tuple[str, ...], ...]  # groups of files with the same bytes
-    clip: str = ""  # the sampler that `short` is about
-    instead: str = ""  # what is done about files without motion vectors, where a run takes motion from them
-
-    @property
-    def problems(self) -> tuple[Row, ...]:
-        """The files that are not fit to train on."""
-        return tuple(row for row in self.rows if row.problem)
-
-    def totals(self) -> dict[str, object]:
-        """Counts over all files; everything but `videos` and `problems` over the readable ones."""
-        good = [row for row in self.rows if row.codec]
-        return {
-            "videos": len(self.rows),
-            "problems": len(self.problems),
-            "hours": round(sum(row.duration for row in good) / 3600, 4),
-            "frames": sum(row.frames for row in good),
-            "codecs": counted(row.codec for row in good),
-            "sizes": counted(f"{row.width}x{row.height}" for row in good),
-            "fps": counted(f"{row.fps:.4g}" for row in good),
-            "variable": sum(row.variable for row in good),
-            "short": sum(row.short for row in good),
-            "vectors": sum(row.vectors for row in good),
-            "duplicates": sum(len(group) - 1 for group in self.duplicates),
-            "labels": counted(row.label for row in self.rows if row.label is not None),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and numbers, for JSON."""
-        return asdict(self) | {"totals": self.totals()}
-
-    def lines(self) -> list[str]:
-        """The summary for people, problems last."""
-        total, good = self.totals(), [row for row in self.rows if row.codec]
-        how = {"open": "headers read", "demux": "all packets read", "decode": "all frames decoded"}[self.level]
-        lines = [
-            f"{len(self.rows)} video{'s' * (len(self.rows) != 1)}, {length(sum(row.duration for row in good))} ({how})"
-        ]
-        if good:
-            lengths = sorted(row.frames for row in good)
-            lines += [
-                f"codecs      {listing(total['codecs'])}",
-                f"sizes       {listing(total['sizes'])}",
-                f"frame rates {listing(total['fps'])}" + f"; {total['variable']} variable" * bool(total["variable"]),
-                f"frames      {lengths[0]} to {lengths[-1]}, median {median(lengths):g}",
-            ]
-        if total["labels"]:
-            lines.append(f"classes     {balance(total['labels'], len(self.rows))}")
-        if total["short"]:
-            names = [row.path for row in good if row.short]
-            lines.append(f"too short   {len(names)} for {self.clip}, so frames would be repeated: {some(names)}")
-        if self.instead and good:
-            bare = [row.path for row in good if not row.vectors]
-            text = f"{len(bare)} of {len(good)} files have none, or too few; {self.instead}: {some(bare)}"
-            lines.append(f"vectors     {text if bare else 'in all files'}")
-        lines += [f"duplicates  {' = '.join(group)}" for group in self.duplicates]
-        lines.append(f"problems    {len(self.problems) or 'none'}")
-        return lines + [f"  {row.path}: {row.problem.removeprefix(row.path).strip()}" for row in self.problems]
-
-
-# ---------------------------------------------------------------------------- the check
+    sampler: Sampler | None = None
+    vectors: bool = False  # a run takes motion from them
+    near: bool = False
 
 
 def check(
@@ -126,36 +60,114 @@ def check(
     sampler: Sampler | None = None,
     *,
     motion: Vectors | Flow | None = None,
+    near: bool = False,
+    against: Sequence[Item] | None = None,
+    timeout: float = TIMEOUT,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """What is wrong with `items`, and what they are, in processes (0 `workers`: in this one).
+    """What is wrong with `items`, and what they are, in processes (0 `workers`: in this one, without `timeout`).
 
     `open` reads headers, `demux` all packets, `decode` all frames, which finds all damage that decoders notice. With a
-    sampler it also says which videos are too short for a clip; and which have no motion vectors, if `motion` is to come
-    from them.
+    sampler it also says which videos are too short for a clip, and what a clip costs; and which have no motion vectors,
+    if `motion` is to come from them. `near` decodes the first seconds of each, and finds those that show the same.
+
+    `against` are videos that must not be trained on, such as those to test with: those of the `items` that are among
+    them, are like one of them (if `near`), or share a group with one, are leaks.
+
+    A file that nothing comes of in `timeout` seconds is given up, its process ended (0: never). It is longer by one for
+    every 10 MB; and of frames that are decoded for every 4 million pixels, in pieces.
     """
-    jobs = [(item, level, sampler) for item in items]
-    rows = parallel(examine, jobs, workers, progress, crashed)
-    sizes = Counter(row.bytes for row in rows if row.bytes)
-    twins = [row.path for row in rows if sizes[row.bytes] > 1]  # only these need to be read for a digest
-    with ThreadPoolExecutor() as pool:  # no new processes: starting one takes longer than most files
-        digests = list(pool.map(digest, twins))
+    how = How(level, sampler, isinstance(motion, Vectors), near)
+    others = list(against or ())
+    jobs = [(item, how) for item in items]
+    jobs += [(item, How("open", near=True)) for item in others if near]
+    with Processes(workers, len(jobs), timeout) as processes:
+        late = partial(gave_up, timeout=timeout)
+        seen = parallel(processes, looked, jobs, crashed, late, progress)
+        rows = [row for row, _ in seen[: len(items)]]
+        sizes = Counter(row.bytes for row in rows if row.bytes)
+        twins = [row.path for row in rows if sizes[row.bytes] > 1]  # only these need to be read for a digest
+        digests = parallel(processes, digest, [(path,) for path in dict.fromkeys(twins)], nothing, nothing)
     groups: dict[str, list[str]] = {}
-    for path, value in zip(twins, digests):
-        if path not in groups.setdefault(value, []):  # a list may name a file twice on purpose
-            groups[value].append(path)
+    for path, value in zip(dict.fromkeys(twins), digests):  # a list may name a file twice on purpose
+        groups.setdefault(value, []).append(path)
     duplicates = tuple(tuple(group) for value, group in groups.items() if value and len(group) > 1)
     instead = without(motion) if isinstance(motion, Vectors) else ""
-    return Report(level, tuple(rows), duplicates, str(sampler or ""), instead)
+    report = Report(level, tuple(rows), duplicates, str(sampler or ""), instead)
+    if near:
+        prints = [one for _, one in seen]
+        pairs = [] if len(items) < 2 else alike.alike(prints[: len(items)])
+        report = replace(report, near=tuple(paired(pairs, items, report)))
+    if against is not None:
+        readable = [(place, item) for place, item in enumerate(items) if not rows[place].problem]
+        found = alike.alike([one for _, one in seen], len(items)) if near else []
+        report = replace(report, leaks=tuple(leaking(readable, others, found, items)))
+    return report
 
 
-def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
-    """What is known of one file after looking as closely as `level` says."""
-    row = Row(str(item.path), item.label)
+def paired(pairs: Sequence[alike.Alike], items: Sequence[Item], report: Report) -> Iterator[Pair]:
+    """Pairs that show the same, but for those that are known to be the same files."""
+    group = {path: number for number, paths in enumerate(report.duplicates) for path in paths}
+    for pair in pairs:
+        one, other = str(items[pair.one].path), str(items[pair.other].path)
+        if one != other and group.get(one, one) != group.get(other, other):
+            yield Pair(one, other, pair.one, pair.other, pair.likeness, pair.later, pair.mirrored)
+
+
+def leaking(
+    items: Sequence[tuple[int, Item]], others: Sequence[Item], pairs: Sequence[alike.Alike], every: Sequence[Item]
+) -> Iterator[Leak]:
+    """Videos that are also among the others, with their places: each once, and for the first reason there is."""
+    places = {id(item): place for place, item in items}
+    told: set[int] = set()
+
+    def leak(place: int, other: Item, why: str) -> Iterator[Leak]:
+        if place not in told:
+            told.add(place)
+            yield Leak(str(every[place].path), str(other.path), place, f"{why} {other.path}")
+
+    for one, other in overlap([item for _, item in items], [other for other in others if exists(other.path)]):
+        same = one.path.resolve() == other.path.resolve()
+        yield from leak(places[id(one)], other, "is" if same else "has the same bytes as")
+    for pair in pairs:
+        other = others[pair.other - len(every)]
+        if every[pair.one].path.resolve() != other.path.resolve() or together(every[pair.one], other):
+            words = Pair("", "", 0, 0, pair.likeness, pair.later, pair.mirrored).how()
+            yield from leak(pair.one, other, f"shows the same ({words}) as")
+    groups = {other.group: other for other in reversed(others) if other.group is not None}
+    for place, item in items:
+        if item.group in groups:
+            yield from leak(place, groups[item.group], f"is of the group {item.group!r}, as")
+
+
+# ---------------------------------------------------------------------------- one file
+
+
+def looked(item: Item, how: How) -> tuple[Row, alike.Print | None]:
+    """What is known of one file, and its print if that was asked for and can be had."""
+    row = examine(item, how)
+    if not how.near or row.problem:
+        return row, None
     try:
+        alive(row.bytes / SLOW_DISK)
+        one = alike.print_of(item)
+    except (VideoError, OSError) as error:
+        return replace(row, problem=row.problem or str(error), kind=row.kind or "unreadable"), None
+    if one is None or alike.still(one):
+        return replace(row, still=True), None
+    return row, one
+
+
+def examine(item: Item, how: How) -> Row:
+    """What is known of one file after looking as closely as was asked for."""
+    row = Row(str(item.path), item.label, start=item.start, end=item.end)
+    try:
+        if what := special(item.path):
+            return replace(row, kind="not a file", problem=f"is {what} and no file; it was not opened: leave it out")
         row = replace(row, bytes=0 if item.path.is_dir() or not exists(item.path) else state_of(item.path)[0])
-        if level == "open":
+        alive(row.bytes / SLOW_DISK)
+        if how.level == "open":
             row = replace(row, **headers(item.path))
             return replace(row, vectors=tells(row.codec))
         video = probe(item.path, anew=True)
@@ -168,20 +180,62 @@ def examine(item: Item, level: Level, sampler: Sampler | None) -> Row:
             frames=video.frames,
             duration=video.duration,
             variable=video.variable,
-            short=sampler is not None
-            and not is_picture(item.path)
-            and too_short(sampler, video.seconds[part_of(item, video.seconds)]),
+            rotation=video.rotation,
             vectors=has_vectors(video),
         )
-        if level == "decode":
-            row = replace(row, damaged=frames_at(video, np.arange(video.frames), size=SMALL, gray=True).damaged)
+        if len(gaps := cost.key_distances(video)):
+            row = replace(row, key_median=float(np.median(gaps)), key_max=int(gaps.max()))
+        if how.sampler is not None:
+            row = replace(row, **of_clips(item, video, how.sampler, how.vectors))
+        if how.level == "decode":
+            row = replace(row, **decoded(video, row.decoded))
         said = 0.0 if is_picture(item.path) else headers(item.path)["duration"]
         if said > 1.1 * video.duration + 0.5:
             text = f"breaks off after {video.duration:.1f} of {said:.1f} seconds ({video.frames} frames): copy it anew"
-            return replace(row, problem=text)
+            return replace(row, problem=text, kind="cut off")
     except (VideoError, OSError) as error:
-        return replace(row, problem=str(error))
-    return replace(row, problem=f"{row.damaged} packets or frames are damaged") if row.damaged else row
+        if not exists(item.path):
+            return replace(row, problem=f"{item.path} is not there (any more)", kind="gone")
+        return replace(row, problem=str(error), kind="unreadable")
+    if row.damaged:
+        return replace(row, problem=f"{row.damaged} packets or frames are damaged", kind="damaged")
+    return row
+
+
+def special(path: Path) -> str:
+    """What there is instead of a file or folder, if anything; it is not opened."""
+    try:
+        return SPECIAL.get(stat.S_IFMT(path.stat().st_mode), "")
+    except OSError:
+        return ""
+
+
+def of_clips(item: Item, video: Video, sampler: Sampler, vectors: bool) -> dict[str, Any]:
+    """Whether clips of a video are too short, and what one costs."""
+    part = part_of(item, video.seconds)
+    short = not is_picture(item.path) and too_short(sampler, video.seconds[part])
+    try:
+        now, then = cost.per_clip(video, part, sampler, vectors)
+    except ValueError:  # too short, and that is an error
+        return {"short": short}
+    return {"short": short, "decoded": round(now, 2), "times": round(cost.times_prepared(video, now, then), 3)}
+
+
+def decoded(video: Video, clip: float) -> dict[str, Any]:
+    """What is lost of a video when all of it is decoded; and the time that this took of one core, for a clip."""
+    damaged, begin = 0, time.process_time()
+    if video.path.is_dir() or is_picture(video.path):
+        edges = [*range(0, video.frames, PIECE), video.frames]
+    else:
+        edges = [0]
+        for key in video.starts[:, 0].tolist():  # where it begins elsewhere, frames would be decoded twice
+            if key >= edges[-1] + PIECE:
+                edges.append(key)
+        edges.append(video.frames)
+    for first, stop in pairwise(edges):
+        alive((stop - first) * video.width * video.height / SLOW_DECODER)
+        damaged += frames_at(video, np.arange(first, stop), size=SMALL, gray=True).damaged
+    return {"damaged": damaged, "milliseconds": round(1000 * clip * (time.process_time() - begin) / video.frames, 3)}
 
 
 def headers(path: Path) -> dict[str, Any]:
@@ -223,14 +277,27 @@ def without(motion: Vectors) -> str:
     return "flow is to stand in, which needs OpenCV (pip install 'tubelet[flow]')"
 
 
-def crashed(item: Item, level: Level, sampler: Sampler | None) -> Row:
-    """The row of a file that took its process with it."""
-    return Row(str(item.path), item.label, "the process that read this file died: FFmpeg crashed, or memory ran out")
+def crashed(item: Item, how: How) -> tuple[Row, None]:
+    """What is known of a file that took its process with it."""
+    text = "the process that read this file died: FFmpeg crashed, or memory ran out"
+    return Row(str(item.path), item.label, text, kind="crashes", start=item.start, end=item.end), None
+
+
+def gave_up(item: Item, how: How, *, timeout: float) -> tuple[Row, None]:
+    """What is known of a file that was given up."""
+    text = f"nothing came of it in {timeout:g} seconds (--timeout): the disk does not answer, or it leads in circles"
+    return Row(str(item.path), item.label, text, kind="hangs", start=item.start, end=item.end), None
+
+
+def nothing(path: str) -> str:
+    """The digest of a file that cannot be read to its end."""
+    return ""
 
 
 def digest(path: str) -> str:
     """A fingerprint of a file's bytes."""
     try:
+        alive(state_of(Path(path))[0] / SLOW_DISK)
         found = hashlib.blake2b()
         with content(Path(path)) as (file, left):
             while part := file.read(min(left, 2**20)):
@@ -242,13 +309,14 @@ def digest(path: str) -> str:
 
 
 def parallel(
+    processes: Processes,
     function: Callable[..., T],
     jobs: Sequence[tuple],
-    workers: int | None,
-    progress: Progress | None,
     died: Callable[..., T],
+    late: Callable[..., T],
+    progress: Progress | None = None,
 ) -> list[T]:
-    """`function` of every job, in order; `died` of a job whose process died."""
+    """`function` of every job, in order; `died` of a job whose process died, `late` of one that was given up."""
     results: dict[int, T] = {}
 
     def keep(done: int, found: tuple[int, T]) -> None:
@@ -257,48 +325,11 @@ def parallel(
             progress(done, len(jobs))
 
     todo = list(enumerate(jobs))
-    in_processes(partial(numbered, function), todo, workers, keep, lambda job: (job[0], died(*job[1])))
+    ways = [lambda job, way=way: (job[0], way(*job[1])) for way in (died, late)]
+    processes.work(partial(numbered, function), todo, keep, *ways)
     return [results[index] for index in range(len(jobs))]
 
 
 def numbered(function: Callable[..., T], job: tuple[int, tuple]) -> tuple[int, T]:
     """`function` of a job, with the job's number."""
     return job[0], function(*job[1])
-
-
-# ---------------------------------------------------------------------------- words
-
-
-def length(seconds: float) -> str:
-    """A time span, in the unit that suits it."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def counted(values: Iterable[str]) -> dict[str, int]:
-    """How often each value is there, the most frequent first."""
-    return dict(Counter(values).most_common())
-
-
-def listing(counts: object) -> str:
-    """The five most frequent values, with their counts."""
-    assert isinstance(counts, dict)
-    shown = [f"{value} ({count})" for value, count in list(counts.items())[:5]]
-    return ", ".join(shown) + (f" and {len(counts) - 5} more" if len(counts) > 5 else "")
-
-
-def balance(labels: object, videos: int) -> str:
-    """How evenly videos are spread over classes."""
-    assert isinstance(labels, dict)
-    few, many = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
-    bare = videos - sum(labels.values())
-    spread = f"{labels[few]} ({few}) to {labels[many]} ({many}) videos each"
-    spread = f"{labels[few]} videos each" if labels[few] == labels[many] else spread
-    return f"{len(labels)}, {spread}" + (f"; {bare} videos without one" if bare else "")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -140,6 +140,14 @@ class Dense:
         """The last place that a step may lead to."""
         return len(seconds) - (2 if self.short == "repeat" and self._room(seconds) < 0 else 1) + HAIR
 
+    def starts(self, seconds: Seconds) -> Indices:
+        """Where clips may begin, each as likely as the others.
+
+        >>> Dense(3, stride=3).starts(np.arange(11) / 30).tolist()
+        [0, 1, 2]
+        """
+        return np.arange(max(self._room(seconds), 0) + 1) // self.every * self.every
+
     def __call__(self, seconds: Seconds, rng: np.random.Generator | None = None) -> Indices:
         """Frame indices, ascending but for those that wrap.
 
@@ -152,9 +160,9 @@ class Dense:
                 f"clip of {self.frames} frames at stride {step:g} needs {self.needs(seconds)} source frames; "
                 f'the video has {total}. Use a smaller stride or short="repeat"'
             )
-        room = max(self._room(seconds), 0)
-        start = room // 2 if rng is None else int(rng.integers(room + 1))
-        places = start // self.every * self.every + step * np.arange(self.frames)
+        starts = self.starts(seconds)
+        start = starts[(len(starts) - 1) // 2 if rng is None else int(rng.integers(len(starts)))]
+        places = start + step * np.arange(self.frames)
         if self.short == "wrap":
             return on_screen(seconds, places % total)
         taken = np.count_nonzero(places[1:] <= self._end(seconds))
