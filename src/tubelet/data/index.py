@@ -68,7 +68,7 @@ class Damage:
     """What decoding took, and had to do without."""
 
     packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
-    frames: set[int] = field(default_factory=set)  # asked for, and replaced or partly made up
+    frames: set[int] = field(default_factory=set)  # replaced or partly made up: those asked for, or on the way to them
     decoded: int = 0  # frames that came out of the decoder, asked for or not
 
 
@@ -240,7 +240,8 @@ def checked(video: Video, indices: Any) -> Int[np.ndarray, " t"]:
 def can_skip(codec: Any) -> bool:
     """Whether FFmpeg can leave out frames that no other refers to, bit for bit as if it had not."""
     if codec.name == "hevc":  # such a frame may still serve a higher temporal layer: only where hvcC says one layer
-        return bool(codec.extradata and codec.extradata[0] == 1 and codec.extradata[21] >> 3 & 7 == 1)
+        told = codec.extradata or b""
+        return len(told) > 21 and told[0] == 1 and told[21] >> 3 & 7 == 1
     return codec.name in ("h264", "mpeg1video", "mpeg2video")
 
 

@@ -107,6 +107,13 @@ def _indexed(name: Name | None, path: Path, container: Any, stream: Any) -> Vide
         frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
     if len(frames):
         video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
+        if len(video.starts) == video.frames > 1 and not stream.codec_context.codec.intra_only:
+            # All key frames: or an AVI that has lost its index, which said what is one.
+            first = decoded_from(
+                video, container, stream, video.starts[0], set(video.stamps[:8].tolist()), Damage(), False
+            )
+            if not all(frame.key_frame for frame in first):
+                video = replace(video, starts=video.starts[:1])
         # Only a decoded frame tells how a player turns it: the first, or else the first that is whole.
         for wanted in (video.stamps[:1], video.stamps):
             run = decoded_from(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
@@ -231,18 +238,25 @@ def _decoded(
         for start in starts:
             before = len(damage.packets)
             for frame in decoded_from(video, container, stream, start, set(missing), damage, fresh, steps):
+                if frame.is_corrupt and shown_from(video, frame.pts, start):
+                    damage.frames.add(frame.pts)  # part of it made up, and of what refers to it
                 if frame.pts in missing:
-                    damage.frames.update({missing[frame.pts]} if frame.is_corrupt else ())  # part of it made up
                     yield missing.pop(frame.pts), frame
             fresh = False
             if not missing or len(damage.packets) > before:
                 break
         if missing:
-            damage.frames.update(missing.values())
+            damage.frames.update(missing)
             # All frames on the way there, also those that no other refers to: one of them may be the nearest.
             near = set(video.stamps[int(starts[-1][0]) : max(missing.values()) + 1].tolist())
             run = decoded_from(video, container, stream, starts[-1], near, Damage(), fresh)
             yield from nearest_of(video, run, missing)
+
+
+def shown_from(video: Video, stamp: int, start: Any) -> bool:
+    """Whether a frame is shown from a starting point on; those before may refer to what was not decoded."""
+    places = np.flatnonzero(video.stamps == stamp)
+    return bool(len(places)) and int(places[0]) >= int(start[0])
 
 
 def decoded_from(
@@ -255,14 +269,25 @@ def decoded_from(
     fresh: bool,
     steps: Steps | None = None,
 ) -> Generator[Any, None, None]:
-    """Decoded frames from one starting point until the last wanted one; others may be among them."""
-    codec, landed = stream.codec_context, _landed(video, container, stream, start, fresh)
+    """Decoded frames from one starting point until the last wanted one; others may be among them.
+
+    Or from the start of the file, if that was no key frame after all: an AVI that has lost its index marks all as such.
+    (H.264 may begin at frames that refer to others; its decoder gives none that it cannot have whole.)
+    """
+    codec, landed, all_wanted = stream.codec_context, _landed(video, container, stream, start, fresh), set(wanted)
+    held = start[1] > 0 and codec.name != "h264"
     try:
         frames = fed(_needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
-        yield from frames if steps is None else steps.seen(frames)
+        for frame in frames if steps is None else steps.seen(frames):
+            if held and frame.pts == start[3] and not frame.key_frame:
+                break
+            yield frame
+        else:
+            return
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
+    yield from decoded_from(video, container, stream, video.starts[0], all_wanted, damage, False, steps)
 
 
 def _needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
@@ -312,7 +337,7 @@ def _stamped(container: Any, stream: Any, stamp: str) -> Iterator[Any]:
 
 def demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of the stream that are not empty, up to the end or to where the file breaks off."""
-    with suppress(FFmpegError):
+    with suppress(FFmpegError, IndexError):  # PyAV's, at the end, where a stream has begun in the middle of the file
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
@@ -321,10 +346,12 @@ def demuxed(container: Any, stream: Any) -> Iterator[Any]:
 def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
     """What the decoder makes of the packets, and what it still holds after the last; an error costs one packet."""
     for packet in packets:
+        if packet.is_corrupt:
+            damage.packets.append("a packet is cut off, or marked as damaged")
         try:
             frames = codec.decode(packet)
         except FFmpegError as error:
-            damage.packets.append(str(error))
+            damage.packets += [] if packet.is_corrupt else [str(error)]
         else:
             damage.decoded += len(frames)
             yield from frames
