@@ -31,6 +31,7 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -45,6 +46,7 @@ from table import provenance, save
 
 from tubelet.data.check import check
 from tubelet.data.datasets import Data, Dataset
+from tubelet.data.h264 import Headers, Slice
 from tubelet.data.index import NONE
 from tubelet.data.items import Item
 from tubelet.data.paint import Brush
@@ -145,6 +147,7 @@ class Player:
     said: float = 0.0  # seconds that the file is to have
 
 
+@lru_cache(maxsize=4)
 def played(path: Path, first: int = 0) -> Player:
     """A file decoded in the plainest way, and every complaint of FFmpeg put to the frames that may suffer from it.
 
@@ -154,11 +157,12 @@ def played(path: Path, first: int = 0) -> Player:
     logging.set_level(logging.ERROR)
     logging.set_skip_repeated(False)
     try:
-        with opened(path) as (container, stream), logging.Capture() as lines:
+        with logging.Capture() as lines, opened(path) as (container, stream):
             player.said = float(stream.duration or 0) * float(stream.time_base or 0)
             codec = stream.codec_context.name
             brush, keys, where = Brush(path), [0], dict[int | None, int]()
             bad, said = set[int](), set[int]()
+            headers = Headers(stream.codec_context.extradata) if codec == "h264" else None
             frames: list[tuple[Any, bytes, bool]] = []
             for number, packet in enumerate([*demuxed(container, stream), None]):
                 if packet is not None:
@@ -175,10 +179,15 @@ def played(path: Path, first: int = 0) -> Player:
                         with suppress(VideoError):
                             brush.paint(frame, out)
                         frames.append((frame.pts, out.tobytes(), frame.is_corrupt))
+                        if not frames[1:] and not frame.key_frame and codec != "h264" and first:
+                            return Player()  # no place to begin
                         if frame.is_corrupt and (int(frame.pict_type) != 3 or codec in ("h264", "hevc")):
                             bad.add(where.get(frame.pts, number))  # nothing refers to B-frames of older codecs
                 except av.FFmpegError:
-                    bad.add(number)
+                    # Of H.264 frames that nothing refers to may be lost; if it was another, later ones are marked.
+                    part = Slice(True, False) if headers is None or packet is None else headers.slices(bytes(packet))
+                    if part is not None and part.reference:
+                        bad.add(number)
                 if any(line[1] == codec for line in lines[before:]):
                     said.add(number)
             for pts, picture, corrupt in frames:
@@ -269,17 +278,22 @@ def verdict(
     found = [n for n, other in enumerate(player.pictures) if other == data]
     if not found:  # decoders remember more than a key frame should leave them
         row = int(np.searchsorted(video.starts[:, 0], index, side="right")) - 1
-        player = played(video.path, int(video.starts[row, 1]))
-        found = [n for n, other in enumerate(player.pictures) if other == data]
+        again = played(video.path, int(video.starts[row, 1]))
+        if found := [n for n, other in enumerate(again.pictures) if other == data]:
+            player = again
     if not found:
         if any(player.logged):
             return "logged", ""  # what does not decode shows what was in memory before
+        if video.codec == "vp8" and not any(player.troubled):
+            return "changed", ""  # a spoilt key frame keeps what VP8 knew of whatever was decoded before
         return "silent", f"frame {index} is shown nowhere"
     if all(player.troubled[n] for n in found):
         return "silent", f"frame {index} depends on what FFmpeg complains of"
     if video.stamp == "pts":
         times = [player.times[n] for n in found]
         if stamp not in times and NONE not in times:
+            if any(player.logged):
+                return "logged", ""
             return "silent", f"frame {index} is shown at {times}, not at {stamp}"
     return "logged" if all(player.logged[n] for n in found) else "changed", ""
 

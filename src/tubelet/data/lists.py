@@ -97,7 +97,7 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
     first = rows[0][1]
     separator = next((mark for mark in MARKS if mark in first), None)
     names = split(first, separator)
-    places = None if (root / names[0]).exists() else header(path, names, columns, part)
+    places = None if not names or (root / names[0]).exists() else header(path, names, columns, part)
     for number, line in rows[1:] if places else rows:
         where = f"{path}, line {number}"
         if places is None or (separator is None and not places["path"] and places.keys() <= {"path", "label"}):
@@ -212,8 +212,15 @@ def header(path: Path, names: Sequence[str], columns: Columns, part: str | None)
 
 
 def split(line: str, separator: str | None) -> list[str]:
-    """The parts of a line, without quotes; no separator means any run of blanks."""
-    row = next(csv.reader([line], delimiter=separator or " ", skipinitialspace=True))
+    """The parts of a line, without quotes; no separator means any run of blanks.
+
+    Raises:
+        ValueError: it is far longer than any line of a list.
+    """
+    try:
+        row = next(csv.reader([line], delimiter=separator or " ", skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"a line of {len(line)} characters is none of a list: {line[:40]!r}... ({error})") from error
     return [field.strip() for field in row if separator or field]
 
 

@@ -13,13 +13,15 @@ import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 SUFFIX = ".tar"
 COLUMNS = ("member", "offset", "bytes", "sha256")
+# What Python's reader raises for damaged headers.
+DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError)
 
 
 class Member(NamedTuple):
@@ -55,15 +57,20 @@ def members(shard: str, size: int, modified: int) -> dict[str, tuple[int, int]]:
     """
     table = Path(shard).with_suffix(".csv")
     if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
+        with suppress(ValueError, csv.Error), table.open(encoding="utf-8", newline="") as file:
             names, *rows = [*csv.reader(file)] or [[]]
-        if tuple(names) == COLUMNS and all(int(offset) + int(count) <= size for _, offset, count, _ in rows):
-            return {name: (int(offset), int(count)) for name, offset, count, _ in rows}  # else it is about other things
+            places = {name: (int(offset), int(count)) for name, offset, count, _ in rows}
+            if tuple(names) == COLUMNS and all(min(place) >= 0 and sum(place) <= size for place in places.values()):
+                return places  # else it is about other things
+    found: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(shard) as tar:
-            return {posixpath.normpath(info.name): (info.offset_data, info.size) for info in tar if info.isfile()}
-    except tarfile.TarError as error:
+        with tarfile.open(shard, "r:") as tar:  # not packed: then nothing would lie where it is said to
+            for info in tar:
+                if info.isreg() and not info.issparse() and 0 <= info.size <= size - info.offset_data:
+                    found[posixpath.normpath(info.name)] = info.offset_data, info.size
+    except DAMAGE as error:
         raise OSError(f"{shard} cannot be read as a tar file: {error}; copy it anew") from error
+    return found
 
 
 def state_of(path: Path) -> tuple[int, int]:
