@@ -276,7 +276,7 @@ def verdict(
             return "right", ""
     stamp, data = int(video.stamps[index]), picture.tobytes()
     found = [n for n, other in enumerate(player.pictures) if other == data]
-    if not found:  # decoders remember more than a key frame should leave them
+    if all(player.troubled[n] for n in found):  # or nowhere: decoders remember more than a key frame should leave them
         row = int(np.searchsorted(video.starts[:, 0], index, side="right")) - 1
         again = played(video.path, int(video.starts[row, 1]))
         if found := [n for n, other in enumerate(again.pictures) if other == data]:
@@ -284,8 +284,9 @@ def verdict(
     if not found:
         if any(player.logged):
             return "logged", ""  # what does not decode shows what was in memory before
-        if video.codec == "vp8" and not any(player.troubled):
-            return "changed", ""  # a spoilt key frame keeps what VP8 knew of whatever was decoded before
+        # A spoilt key frame keeps what VP8 knew of what was decoded before; of half a JPEG the rest is old memory.
+        if video.codec in ("vp8", "mjpeg") and not any(player.troubled):
+            return "changed", ""
         return "silent", f"frame {index} is shown nowhere"
     if all(player.troubled[n] for n in found):
         return "silent", f"frame {index} depends on what FFmpeg complains of"

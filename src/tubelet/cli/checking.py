@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, parse, with_preset
+from tubelet.printable import printable
 
 
 def check_verb(args: list[str]) -> int:
@@ -46,7 +47,7 @@ def check_verb(args: list[str]) -> int:
     if a.json:
         print(json.dumps(report.to_dict()))
     else:
-        print("\n".join(report.lines()))
+        print("\n".join(printable(line, lines=False) for line in report.lines()))
     return 3 if report.problems else 0
 
 

@@ -26,7 +26,7 @@ from tubelet.data.labels import Labels
 from tubelet.data.motion import motion_of, tells_enough, with_flow
 from tubelet.data.paint import uncoloured
 from tubelet.data.parts import chosen, part_of
-from tubelet.data.sampling import Dense, Segments, Spread, clips_of
+from tubelet.data.sampling import CLIP_SECONDS, Dense, Segments, Spread, clips_of
 from tubelet.data.sources import find
 from tubelet.data.transforms import Crop, MultiScaleCrop, Place, Region, Window, carried, evened, flipped
 from tubelet.data.vectors import Vectors, has_vectors
@@ -340,7 +340,9 @@ def duration(item: Item) -> float:
         part = part_of(item, video.seconds)
     except (VideoError, OSError):
         return 0.0
-    return (part.stop - part.start) / video.fps
+    # A damaged file may claim a billion seconds: it gives no more clips than it has frames.
+    frames = part.stop - part.start
+    return min(frames / video.fps, CLIP_SECONDS * frames)
 
 
 def checked(data: Data) -> None:

@@ -126,7 +126,8 @@ def video_of(
     fps = float(stream.average_rate or stream.guessed_rate or 25)
     # What is shown first has the first time, even if that was meant for decoding; AVI has only that kind.
     times = np.sort(packets.dts)[: len(frames)] if container == "avi" else np.sort(packets.pts[frames])
-    if times[0] != NONE and (np.diff(times) > 0).all():
+    span = int(times[-1]) - int(times[0])  # times by chance may lie further apart than 64 bits can tell
+    if times[0] != NONE and (np.diff(times) > 0).all() and span < 2**63:
         seconds = (times - times[0]) * float(stream.time_base)
     else:
         seconds = np.arange(len(frames)) / fps

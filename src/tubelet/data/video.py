@@ -50,6 +50,8 @@ from tubelet.data.vectors import BLOCK, FAR, Steps
 from tubelet.data.writing import write
 from tubelet.types import Clip, Motion
 
+PIXELS = 2**26  # of a frame: twice as many as 8K has, and a quarter of a gigabyte in memory
+
 __all__ = ["SUFFIXES", "Video", "VideoError", "frames_at", "frames_when", "probe", "write"]
 
 # ---------------------------------------------------------------------------- 1. the index
@@ -388,6 +390,11 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
             raise VideoError(f"{path} ({container.format.name}) has no video stream, only {kinds}; leave it out")
         if stream.codec_context is None:
             raise VideoError(f"{path} ({container.format.name}) has a video stream that no decoder of FFmpeg knows")
+        if stream.width * stream.height > PIXELS:
+            raise VideoError(
+                f"{path} ({container.format.name}) claims frames of {stream.width}x{stream.height} pixels, more than "
+                f"{PIXELS} in all: its header is damaged, or made to fill the memory. Leave it out, or make it smaller"
+            )
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         for other in container.streams:
             if other is not stream:
