@@ -17,7 +17,7 @@ motion vectors, as a `Dataset` reads it, and checked (`check`, level decode). Ou
 - silent: wrong, and could be known: frames that differ from those before the damage although FFmpeg, decoding the file
   from its start, gives an error or marks something that they depend on; frames that FFmpeg does not show at that time,
   or nowhere; times that do not ascend; fewer seconds than the header has. And nothing is said.
-- crash, hang (60 seconds), memory, exception: what must not be.
+- crash, hang (300 seconds), memory, exception: what must not be.
 
 Writes benchmarks/damage.csv: a row for each way and container.
 """
@@ -79,7 +79,7 @@ MADE = {
 PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8", "cinepak": "rgb24"}
 FORMATS = {".ts": "mpegts", ".mpg": "mpeg", ".ogv": "ogg", ".wmv": "asf", ".m4v": "mp4"}  # by no name that FFmpeg knows
 BAD = ("silent", "crash", "hang", "memory", "exception")
-LIMIT = 60.0  # seconds for one file
+LIMIT = 300.0  # seconds for one file: as a training run waits
 MEMORY = 2**31  # bytes beyond those that the process has at first
 
 
@@ -160,7 +160,7 @@ def played(path: Path, first: int = 0) -> Player:
         with logging.Capture() as lines, opened(path) as (container, stream):
             player.said = float(stream.duration or 0) * float(stream.time_base or 0)
             codec = stream.codec_context.name
-            brush, keys, where = Brush(path), [0], dict[int | None, int]()
+            brush, keys, times = Brush(path), [0], dict[int | None, int | None]()
             bad, said = set[int](), set[int]()
             headers = Headers(stream.codec_context.extradata) if codec == "h264" else None
             frames: list[tuple[Any, bytes, bool]] = []
@@ -169,7 +169,8 @@ def played(path: Path, first: int = 0) -> Player:
                     if number < first:
                         continue
                     keys += [number] if packet.is_keyframe else []
-                    where[packet.pts] = number
+                    times[number] = packet.pts
+                    packet.pts = number  # the time may be there twice
                     if packet.is_corrupt:
                         bad.add(number)
                 before = len(lines)
@@ -182,7 +183,9 @@ def played(path: Path, first: int = 0) -> Player:
                         if not frames[1:] and not frame.key_frame and codec != "h264" and first:
                             return Player()  # no place to begin
                         if frame.is_corrupt and (int(frame.pict_type) != 3 or codec in ("h264", "hevc")):
-                            bad.add(where.get(frame.pts, number))  # nothing refers to B-frames of older codecs
+                            bad.add(
+                                number if frame.pts is None else frame.pts
+                            )  # nothing refers to B-frames of older codecs
                 except av.FFmpegError:
                     # Of H.264 frames that nothing refers to may be lost; if it was another, later ones are marked.
                     part = Slice(True, False) if headers is None or packet is None else headers.slices(bytes(packet))
@@ -191,9 +194,9 @@ def played(path: Path, first: int = 0) -> Player:
                 if any(line[1] == codec for line in lines[before:]):
                     said.add(number)
             for pts, picture, corrupt in frames:
-                at = where.get(pts, 0)
+                at = pts or 0
                 key = max((place for place in keys if place <= at), default=0)
-                player.times.append(pts)
+                player.times.append(times.get(pts))
                 player.pictures.append(picture)
                 player.troubled.append(corrupt or any(key <= place <= at for place in bad))
                 player.logged.append(any(key <= place <= at for place in said))

@@ -106,7 +106,8 @@ def _indexed(name: Name | None, path: Path, container: Any, stream: Any) -> Vide
         with opened(path) as (again, same):
             same.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # only the order matters here
             decoded = [frame.pts for frame in fed(_stamped(again, same, stamp), same.codec_context, Damage())]
-        frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
+        once = dict.fromkeys(places[value] for value in decoded if value in places)  # what is damaged may come twice
+        frames = np.array([*once], dtype=np.int64)
     if len(frames):
         video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
         if len(video.starts) == video.frames > 1 and not stream.codec_context.codec.intra_only:
