@@ -340,9 +340,8 @@ def duration(item: Item) -> float:
         part = part_of(item, video.seconds)
     except (VideoError, OSError):
         return 0.0
-    # A damaged file may claim a billion seconds: it gives no more clips than it has frames.
-    frames = part.stop - part.start
-    return min(frames / video.fps, CLIP_SECONDS * frames)
+    # No more clips than frames: a damaged file may claim a billion seconds.
+    return (part.stop - part.start) * min(1 / video.fps, CLIP_SECONDS)
 
 
 def checked(data: Data) -> None:

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,6 +246,18 @@ def can_skip(codec: Any) -> bool:
     return codec.name in ("h264", "mpeg1video", "mpeg2video")
 
 
+def needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
+    """Packets until the last wanted one, which are taken from `wanted` as they come."""
+    skips = can_skip(codec)
+    for packet in packets:
+        # What was not asked for and no other frame refers to need not be decoded.
+        codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
+        yield packet
+        wanted.discard(packet.pts)
+        if not wanted:
+            return
+
+
 def runs_of(
     video: Video, asked: Int[np.ndarray, " t"], linked: int = 0
 ) -> Iterator[tuple[Int[np.ndarray, " run"], Int[np.ndarray, "tries 4"]]]:
@@ -263,6 +275,12 @@ def runs_of(
     cuts = np.flatnonzero(far) + 1
     for run, row in zip(np.split(frames, cuts), rows[np.append(0, cuts)]):
         yield run, video.starts[sorted({0, int(row)}, reverse=True)]
+
+
+def shown_from(video: Video, stamp: int, start: Any) -> bool:
+    """Whether a frame is shown from a starting point on; those before may refer to what was not decoded."""
+    places = np.flatnonzero(video.stamps == stamp)
+    return bool(len(places)) and int(places[0]) >= int(start[0])
 
 
 def nearest_of(video: Video, run: Iterator[Any], lost: dict[int, int]) -> Iterator[tuple[int, Any]]:

@@ -31,15 +31,16 @@ from tubelet.data.index import (
     Packets,
     Video,
     VideoError,
-    can_skip,
     checked,
     frames_of,
     name_of,
     nearest_of,
+    needed,
     remember,
     runs_of,
     scaled,
     shown_at,
+    shown_from,
     stamps_of,
     video_of,
 )
@@ -256,12 +257,6 @@ def _decoded(
             yield from nearest_of(video, run, missing)
 
 
-def shown_from(video: Video, stamp: int, start: Any) -> bool:
-    """Whether a frame is shown from a starting point on; those before may refer to what was not decoded."""
-    places = np.flatnonzero(video.stamps == stamp)
-    return bool(len(places)) and int(places[0]) >= int(start[0])
-
-
 def decoded_from(
     video: Video,
     container: Any,
@@ -280,7 +275,7 @@ def decoded_from(
     codec, landed, all_wanted = stream.codec_context, _landed(video, container, stream, start, fresh), set(wanted)
     held = start[1] > 0 and codec.name != "h264"
     try:
-        frames = fed(_needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
+        frames = fed(needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
         for frame in frames if steps is None else steps.seen(frames):
             if held and frame.pts == start[3] and not frame.key_frame:
                 break
@@ -291,18 +286,6 @@ def decoded_from(
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
     yield from decoded_from(video, container, stream, video.starts[0], all_wanted, damage, False, steps)
-
-
-def _needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
-    """Packets until the last wanted one, which are taken from `wanted` as they come."""
-    skips = can_skip(codec)
-    for packet in packets:
-        # What was not asked for and no other frame refers to need not be decoded.
-        codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
-        yield packet
-        wanted.discard(packet.pts)
-        if not wanted:
-            return
 
 
 def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:
