@@ -14,7 +14,7 @@ ROOT = Path(tubelet.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"types"},
+    {"types", "printable"},
     {"data", "nn"},
     {"masks", "targets", "motion_targets"},
     {"config"},
@@ -59,7 +59,7 @@ def name_of(file: Path) -> str:
 
 
 HOMES = {
-    "av": {"data/video.py", "data/paint.py", "data/writing.py", "data/stream.py", "doctor.py"},
+    "av": {"data/video.py", "data/container.py", "data/paint.py", "data/writing.py", "data/stream.py", "doctor.py"},
     "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
     "fsspec": {"data/remote.py"},
     "aiohttp": set(),

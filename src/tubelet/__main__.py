@@ -2,4 +2,5 @@
 
 from tubelet.cli import main
 
-main()
+if __name__ == "__main__":  # and not where a run.json names this module
+    main()

@@ -345,7 +345,7 @@ def read_card(path: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(card["run"], dict):
             raise TypeError(f"run is {card['run']!r}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no run.json ({type(error).__name__}: {error})") from error
     return card
 
@@ -359,7 +359,10 @@ def from_json(text: str) -> Any:
     Raises:
         ValueError: a class or a field that this version of tubelet does not have.
     """
-    return _object(json.loads(text))
+    try:
+        return _object(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("run.json is nested deeper than any config") from error
 
 
 def _object(value: Any) -> Any:

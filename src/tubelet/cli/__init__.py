@@ -13,6 +13,7 @@ from importlib import import_module
 import tubelet
 from tubelet.cli.arguments import nearest
 from tubelet.cli.launching import several
+from tubelet.printable import printable
 
 # What a verb does, and where; the module is imported when the verb is used.
 VERBS = {
@@ -45,7 +46,9 @@ def main() -> None:
     """The `tubelet` command."""
     # Threads that wait by spinning make a step ten times slower as soon as something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is later
-    warnings.showwarning = lambda message, *_: print(f"tubelet: {message}", file=sys.stderr)  # videos that are missing
+    warnings.showwarning = lambda message, *_: print(
+        printable(f"tubelet: {message}"), file=sys.stderr
+    )  # missing videos
     code = run(sys.argv[1:])
     if several():  # gloo's threads may abort a process that ends as usual
         sys.stdout.flush()
@@ -123,7 +126,7 @@ def mendable(error: Exception) -> int | None:
 def fail(message: str, code: int) -> int:
     """Prints an error and passes its exit code on."""
     who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if os.environ.get("RANK", "0") != "0" else ""
-    print(f"tubelet{who}: {message}", file=sys.stderr)
+    print(printable(f"tubelet{who}: {message}"), file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, parse, with_preset
+from tubelet.printable import printable
 
 
 def check_verb(args: list[str]) -> int:
@@ -82,7 +83,7 @@ def check_verb(args: list[str]) -> int:
 
         Console(highlight=False).print(render(report))
     else:
-        print("\n".join(report.lines()))
+        print("\n".join(printable(line, lines=False) for line in report.lines()))
     if a.html is not None:
         say(f"page        {write_page(report, a.path, a.html)}")
     if a.fix is not None:

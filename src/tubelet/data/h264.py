@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}  # profiles that tell their chroma format
 HEADER = 64  # bytes that hold all that is read of a slice
+SET = 4096  # bytes that hold any parameter set; a damaged one may be as long as the file, and would take hours
 READ = 4  # bytes that mostly hold what must be read of one with a single reference
 
 
@@ -135,9 +136,9 @@ class Headers:
                 return self._slice(unit[:HEADER], kind == 5)
             self.alike.clear()
             if kind == 7:
-                self._sequence(Bits(unit[1:]))
+                self._sequence(Bits(unit[1:SET]))
             elif kind == 8:
-                self._picture(Bits(unit[1:]))
+                self._picture(Bits(unit[1:SET]))
         except (ValueError, KeyError):  # damaged, or its parameter sets were lost
             return Slice(unit[0] >> 5 > 0, False) if kind in (1, 5) else None
         return None

@@ -6,7 +6,7 @@
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class Damage:
     """What decoding took, and had to do without."""
 
     packets: list[str] = field(default_factory=list)  # FFmpeg's words about those that it could not use
-    frames: set[int] = field(default_factory=set)  # asked for, and replaced or partly made up
+    frames: set[int] = field(default_factory=set)  # replaced or partly made up: those asked for, or on the way to them
     decoded: int = 0  # frames that came out of the decoder, asked for or not
 
 
@@ -129,7 +129,8 @@ def video_of(
     fps = float(stream.average_rate or stream.guessed_rate or 25)
     # What is shown first has the first time, even if that was meant for decoding; AVI has only that kind.
     times = np.sort(packets.dts)[: len(frames)] if container == "avi" else np.sort(packets.pts[frames])
-    if times[0] != NONE and (np.diff(times) > 0).all():
+    span = int(times[-1]) - int(times[0])  # times by chance may lie further apart than 64 bits can tell
+    if times[0] != NONE and (np.diff(times) > 0).all() and span < 2**63:
         seconds = (times - times[0]) * float(stream.time_base)
     else:
         seconds = np.arange(len(frames)) / fps
@@ -243,8 +244,21 @@ def checked(video: Video, indices: Any) -> Int[np.ndarray, " t"]:
 def can_skip(codec: Any) -> bool:
     """Whether FFmpeg can leave out frames that no other refers to, bit for bit as if it had not."""
     if codec.name == "hevc":  # such a frame may still serve a higher temporal layer: only where hvcC says one layer
-        return bool(codec.extradata and codec.extradata[0] == 1 and codec.extradata[21] >> 3 & 7 == 1)
+        told = codec.extradata or b""
+        return len(told) > 21 and told[0] == 1 and told[21] >> 3 & 7 == 1
     return codec.name in ("h264", "mpeg1video", "mpeg2video")
+
+
+def needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
+    """Packets until the last wanted one, which are taken from `wanted` as they come."""
+    skips = can_skip(codec)
+    for packet in packets:
+        # What was not asked for and no other frame refers to need not be decoded.
+        codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
+        yield packet
+        wanted.discard(packet.pts)
+        if not wanted:
+            return
 
 
 def runs_of(
@@ -264,6 +278,12 @@ def runs_of(
     cuts = np.flatnonzero(far) + 1
     for run, row in zip(np.split(frames, cuts), rows[np.append(0, cuts)]):
         yield run, video.starts[sorted({0, int(row)}, reverse=True)]
+
+
+def shown_from(video: Video, stamp: int, start: Any) -> bool:
+    """Whether a frame is shown from a starting point on; those before may refer to what was not decoded."""
+    places = np.flatnonzero(video.stamps == stamp)
+    return bool(len(places)) and int(places[0]) >= int(start[0])
 
 
 def nearest_of(video: Video, run: Iterator[Any], lost: dict[int, int]) -> Iterator[tuple[int, Any]]:

@@ -39,7 +39,20 @@ NEARBY = 2**16  # bytes fetched at once of such a file that lies elsewhere
 BEFORE = (b"ftyp", b"moov", b"free")  # boxes of an MP4 that may come before its pictures
 SCALARS = ("codec", "container", "width", "height", "rotation", "fps", "variable", "stamp")
 ARRAYS = ("keys", "stamps", "starts")
-TROUBLE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, struct.error, zlib.error)
+KINDS = (str, str, int, int, int, float, bool, str)  # of `SCALARS`
+MOST = 2**29  # bytes of an unpacked record: ten million frames, all key frames. More is made to fill the memory
+PIECE = 2**20  # bytes of a file that are read at a time
+TROUBLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -123,7 +136,9 @@ def digest_of(path: Path) -> bytes | None:
                 return found.digest() if tables else None
             if kind not in BEFORE or not 8 <= size <= left:
                 break
-            found.update(box + file.read(size - 8))
+            found.update(box)
+            for begin in range(8, size, PIECE):
+                found.update(file.read(min(PIECE, size - begin)))
             tables, left = tables or kind == b"moov", left - size
     return None
 
@@ -134,16 +149,38 @@ def unpacked(path: Path, record: bytes) -> Video:
     Raises:
         Any of `TROUBLE`: it is damaged.
     """
-    line, _, data = zlib.decompress(record).partition(b"\n")
+    unpacking = zlib.decompressobj()
+    line, _, data = unpacking.decompress(record, MOST).partition(b"\n")
+    if not unpacking.eof:
+        raise ValueError("a record that is cut off, or larger than any index")
     about = json.loads(line)
     ends = np.cumsum([about.pop(name) for name in ARRAYS])
     parts = np.split(np.frombuffer(data, "<i8").astype(np.int64, copy=False), ends[:-1])
     keys, stamps = (part.cumsum() for part in parts[:2])
     starts = parts[2].reshape(-1, 4).cumsum(0)
     seconds = timed(stamps, about.pop("rate"))
+    if wrong := unlikely(about, seconds, keys, stamps, starts):
+        raise ValueError(f"no index: {wrong}")
     for array in (seconds, keys, stamps, starts):
         array.setflags(write=False)
     return Video(path=path, seconds=seconds, keys=keys, stamps=stamps, starts=starts, **about)
+
+
+def unlikely(about: dict, seconds: np.ndarray, keys: np.ndarray, stamps: np.ndarray, starts: np.ndarray) -> str:
+    """What no index of a video says; empty if all can be."""
+    if [type(about.get(name)) for name in SCALARS] != [*KINDS] or about["stamp"] not in ("pts", "pos", "order"):
+        return "settings of another kind"
+    if min(about["width"], about["height"]) < 1 or not 0 < about["fps"] < np.inf:
+        return f"{about['width']}x{about['height']} pixels, {about['fps']} fps"
+    if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+        return "times that do not ascend"
+    total = len(stamps)
+    if len(keys) and not 0 <= keys.min() <= keys.max() < total:
+        return "key frames that are not there"
+    first = starts[:, 0]
+    if not len(first) or first[0] or first[-1] >= total or (np.diff(first) < 0).any() or starts[:, 1].min() < 0:
+        return "starts that are not there"
+    return ""
 
 
 def timed(stamps: np.ndarray, rate: int) -> np.ndarray:

@@ -109,8 +109,8 @@ def lines(path: Path, columns: Columns, part: str | None, root: Path) -> Iterato
     first = top[1]
     separator = next((mark for mark in MARKS if mark in first), None)
     names = split(first, separator)
-    there = remote.url_of(root) is None and (root / names[0]).exists()
-    places = None if there else header(path, names, columns, part)
+    there = remote.url_of(root) is None and bool(names) and (root / names[0]).exists()
+    places = None if there or not names else header(path, names, columns, part)
     for number, line in rows if places else chain([top], rows):
         where = f"{path}, line {number}"
         if places is None or (separator is None and not places["path"] and places.keys() <= {"path", "label"}):
@@ -246,8 +246,15 @@ def header(path: Path, names: Sequence[str], columns: Columns, part: str | None)
 
 
 def split(line: str, separator: str | None) -> list[str]:
-    """The parts of a line, without quotes; no separator means any run of blanks."""
-    row = next(csv.reader([line], delimiter=separator or " ", skipinitialspace=True))
+    """The parts of a line, without quotes; no separator means any run of blanks.
+
+    Raises:
+        ValueError: it is far longer than any line of a list.
+    """
+    try:
+        row = next(csv.reader([line], delimiter=separator or " ", skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"a line of {len(line)} characters is none of a list: {line[:40]!r}... ({error})") from error
     return [field.strip() for field in row if separator or field]
 
 

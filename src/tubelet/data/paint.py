@@ -95,7 +95,7 @@ def drawn(
             for array in out:
                 array[:, t] = array[:, place[nearest]]
     seconds = torch.from_numpy(video.seconds[asked])
-    lost = max(len(damage.packets), len(damage.frames))
+    lost = max(len(damage.packets), len(damage.frames), len(place) - len(got))
     if yuv:
         shape = torch.empty(*lead, height, width, 3, dtype=torch.uint8, device="meta")
         return Clip(shape, seconds, lost, decoded=damage.decoded, yuv=Yuv(*map(torch.from_numpy, out)))

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from tubelet.data.items import Item
 from tubelet.data.mixture import Mixture
 from tubelet.data.parts import part_of
-from tubelet.data.sampling import clips_of
+from tubelet.data.sampling import CLIP_SECONDS, clips_of
 from tubelet.data.video import VideoError, probe
 
 
@@ -39,4 +39,5 @@ def duration(item: Item) -> float:
         part = part_of(item, video.seconds)
     except (VideoError, OSError):
         return 0.0
-    return (part.stop - part.start) / video.fps
+    # No more clips than frames: a damaged file may claim a billion seconds.
+    return (part.stop - part.start) * min(1 / video.fps, CLIP_SECONDS)

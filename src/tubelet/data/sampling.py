@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 Seconds = Float[np.ndarray, " total"]  # when each frame of the video is shown
 Indices = Int[np.ndarray, " t"]
+CLIP_SECONDS = 10.0  # the length of a Kinetics video
 
 
 def varies(seconds: Seconds) -> bool:
@@ -281,7 +282,7 @@ class Spread:
 def clips_of(
     durations: Sequence[float] | Float[np.ndarray, " videos"],
     per: Literal["video", "duration"] = "duration",
-    clip_seconds: float = 10.0,  # the length of a Kinetics video
+    clip_seconds: float = CLIP_SECONDS,
 ) -> Int[np.ndarray, " videos"]:
     """How many clips of an epoch each video gives: one each, or one for every `clip_seconds`; at least one.
 

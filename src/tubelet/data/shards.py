@@ -15,7 +15,7 @@ import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -25,6 +25,8 @@ from tubelet.data import remote
 SUFFIX = ".tar"
 COLUMNS = ("member", "offset", "bytes", "sha256")
 HEADERS = 2**14  # bytes fetched at once of a remote shard whose headers are read: little of the videos between them
+# What Python's reader raises for damaged headers.
+DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError)
 
 
 class Member(NamedTuple):
@@ -64,18 +66,25 @@ def members(shard: str, size: int, modified: int) -> dict[str, tuple[int, int]]:
     """
     table, url = Path(shard).with_suffix(".csv"), remote.url_of(shard)
     try:
-        names, *rows = [*csv.reader(io.StringIO(text_of(table), newline=""))] or [[]]
-        if tuple(names) == COLUMNS and all(int(offset) + int(count) <= size for _, offset, count, _ in rows):
-            return {name: (int(offset), int(count)) for name, offset, count, _ in rows}  # else it is about other things
+        with suppress(ValueError, csv.Error):
+            names, *rows = [*csv.reader(io.StringIO(text_of(table), newline=""))] or [[]]
+            places = {name: (int(offset), int(count)) for name, offset, count, _ in rows}
+            if tuple(names) == COLUMNS and all(min(place) >= 0 and sum(place) <= size for place in places.values()):
+                return places  # else it is about other things
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:  # some storages refuse what is not there
         if url is None and isinstance(error, PermissionError):
             raise
+    found: dict[str, tuple[int, int]] = {}
     try:
         far = nullcontext() if url is None else remote.opened(url, block=HEADERS)
-        with far as file, tarfile.open(shard, fileobj=file) as tar:
-            return {posixpath.normpath(info.name): (info.offset_data, info.size) for info in tar if info.isfile()}
-    except tarfile.TarError as error:
+        # "r:": not packed, for then nothing would lie where it is said to
+        with far as file, tarfile.open(shard, "r:", fileobj=file) as tar:
+            for info in tar:
+                if info.isreg() and not info.issparse() and 0 <= info.size <= size - info.offset_data:
+                    found[posixpath.normpath(info.name)] = info.offset_data, info.size
+    except DAMAGE as error:
         raise OSError(f"{remote.shown(shard)} cannot be read as a tar file: {error}; copy it anew") from error
+    return found
 
 
 def text_of(path: Path) -> str:

@@ -7,23 +7,20 @@ One decoding thread and no state beyond a cache of indices: all of it works in f
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
-from av import logging
 from av.error import FFmpegError
-from av.stream import Discard, Disposition
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tubelet.data import images, shards
-from tubelet.data.formats import REFUSED, guarded
+from tubelet.data import images
+from tubelet.data.container import opened
 from tubelet.data.index import (
     NONE,
     SUFFIXES,
@@ -32,15 +29,16 @@ from tubelet.data.index import (
     Packets,
     Video,
     VideoError,
-    can_skip,
     checked,
     frames_of,
     name_of,
     nearest_of,
+    needed,
     remember,
     runs_of,
     scaled,
     shown_at,
+    shown_from,
     stamps_of,
     video_of,
 )
@@ -105,9 +103,17 @@ def _indexed(name: Name | None, path: Path, container: Any, stream: Any) -> Vide
         with opened(path) as (again, same):
             same.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # only the order matters here
             decoded = [frame.pts for frame in fed(_stamped(again, same, stamp), same.codec_context, Damage())]
-        frames = np.array([places[value] for value in decoded if value in places], dtype=np.int64)
+        once = dict.fromkeys(places[value] for value in decoded if value in places)  # what is damaged may come twice
+        frames = np.array([*once], dtype=np.int64)
     if len(frames):
         video = video_of(path, kind, stream, packets, stamp, stamps, frames, keyed)
+        if len(video.starts) == video.frames > 1 and not stream.codec_context.codec.intra_only:
+            # All key frames: or an AVI that has lost its index, which said what is one.
+            first = decoded_from(
+                video, container, stream, video.starts[0], set(video.stamps[:8].tolist()), Damage(), False
+            )
+            if not all(frame.key_frame for frame in first):
+                video = replace(video, starts=video.starts[:1])
         # Only a decoded frame tells how a player turns it: the first, or else the first that is whole.
         for wanted in (video.stamps[:1], video.stamps):
             run = decoded_from(video, container, stream, video.starts[0], set(wanted.tolist()), Damage(), False)
@@ -232,14 +238,15 @@ def _decoded(
         for start in starts:
             before = len(damage.packets)
             for frame in decoded_from(video, container, stream, start, set(missing), damage, fresh, steps):
+                if frame.is_corrupt and shown_from(video, frame.pts, start):
+                    damage.frames.add(frame.pts)  # part of it made up, and of what refers to it
                 if frame.pts in missing:
-                    damage.frames.update({missing[frame.pts]} if frame.is_corrupt else ())  # part of it made up
                     yield missing.pop(frame.pts), frame
             fresh = False
             if not missing or len(damage.packets) > before:
                 break
         if missing:
-            damage.frames.update(missing.values())
+            damage.frames.update(missing)
             # All frames on the way there, also those that no other refers to: one of them may be the nearest.
             near = set(video.stamps[int(starts[-1][0]) : max(missing.values()) + 1].tolist())
             run = decoded_from(video, container, stream, starts[-1], near, Damage(), fresh)
@@ -256,26 +263,25 @@ def decoded_from(
     fresh: bool,
     steps: Steps | None = None,
 ) -> Generator[Any, None, None]:
-    """Decoded frames from one starting point until the last wanted one; others may be among them."""
-    codec, landed = stream.codec_context, _landed(video, container, stream, start, fresh)
+    """Decoded frames from one starting point until the last wanted one; others may be among them.
+
+    Or from the start of the file, if that was no key frame after all: an AVI that has lost its index marks all as such.
+    (H.264 may begin at frames that refer to others; its decoder gives none that it cannot have whole.)
+    """
+    codec, landed, all_wanted = stream.codec_context, _landed(video, container, stream, start, fresh), set(wanted)
+    held = start[1] > 0 and codec.name != "h264"
     try:
-        frames = fed(_needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
-        yield from frames if steps is None else steps.seen(frames)
+        frames = fed(needed(landed if steps is None else steps.heard(landed), codec, wanted), codec, damage)
+        for frame in frames if steps is None else steps.seen(frames):
+            if held and frame.pts == start[3] and not frame.key_frame:
+                break
+            yield frame
+        else:
+            return
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
-
-
-def _needed(packets: Iterable[Any], codec: Any, wanted: set[int]) -> Iterator[Any]:
-    """Packets until the last wanted one, which are taken from `wanted` as they come."""
-    skips = can_skip(codec)
-    for packet in packets:
-        # What was not asked for and no other frame refers to need not be decoded.
-        codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
-        yield packet
-        wanted.discard(packet.pts)
-        if not wanted:
-            return
+    yield from decoded_from(video, container, stream, video.starts[0], all_wanted, damage, False, steps)
 
 
 def _landed(video: Video, container: Any, stream: Any, start: Any, fresh: bool) -> Iterator[Any]:
@@ -313,7 +319,7 @@ def _stamped(container: Any, stream: Any, stamp: str) -> Iterator[Any]:
 
 def demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of the stream that are not empty, up to the end or to where the file breaks off."""
-    with suppress(FFmpegError):
+    with suppress(FFmpegError, IndexError):  # PyAV's, at the end, where a stream has begun in the middle of the file
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
@@ -322,10 +328,12 @@ def demuxed(container: Any, stream: Any) -> Iterator[Any]:
 def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
     """What the decoder makes of the packets, and what it still holds after the last; an error costs one packet."""
     for packet in packets:
+        if packet.is_corrupt:
+            damage.packets.append("a packet is cut off, or marked as damaged")
         try:
             frames = codec.decode(packet)
         except FFmpegError as error:
-            damage.packets.append(str(error))
+            damage.packets += [] if packet.is_corrupt else [str(error)]
         else:
             damage.decoded += len(frames)
             yield from frames
@@ -333,63 +341,3 @@ def fed(packets: Iterable[Any], codec: Any, damage: Damage) -> Iterator[Any]:
         frames = codec.decode(None)
         damage.decoded += len(frames)
         yield from frames
-
-
-# ---------------------------------------------------------------------------- 3. files
-
-
-@contextmanager
-def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
-    """An open file and its best video stream, set to one thread; closed again whatever happens."""
-    path = Path(path)
-    if path.is_dir() or not shards.exists(path):
-        raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
-    if not shards.state_of(path)[0]:
-        raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
-    with shards.address(path) as address, _container(path, address) as container:
-        stream: Any = container.streams.best("video")
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        if stream is None or stream.disposition & Disposition.attached_pic:
-            raise VideoError(f"{path} ({container.format.name}) has no video stream, only {kinds}; leave it out")
-        if stream.codec_context is None:
-            raise VideoError(f"{path} ({container.format.name}) has a video stream that no decoder of FFmpeg knows")
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        for other in container.streams:
-            if other is not stream:
-                other.discard = Discard.all
-        yield container, stream
-
-
-def _container(path: Path, address: Any) -> Any:
-    """The open file, to be closed.
-
-    Raises:
-        VideoError: with what FFmpeg says.
-    """
-    try:
-        # Or FFmpeg would decode some frames here, to learn what they tell anyway once they are asked for.
-        return av.open(address, options={"skip_frame": "all", **guarded(address)})
-    except (FFmpegError, UnicodeError) as error:
-        words = _complaint(address) or str(error)
-        if REFUSED in words:
-            words = "it is no container of videos, but a playlist that names other files, a picture, sound or text"
-        raise VideoError(
-            f"{path} does not open as a video: {words}. "
-            "Copy it anew if it was cut off; leave it out if it is something else"
-        ) from error
-
-
-def _complaint(address: Any) -> str:
-    """FFmpeg's own last words about a file that does not open; silent otherwise, so the file is opened once more."""
-    level, skips = logging.get_level(), logging.get_skip_repeated()
-    logging.set_level(logging.ERROR)
-    logging.set_skip_repeated(False)  # two files may have the same trouble
-    try:
-        with logging.Capture() as lines, suppress(FFmpegError, UnicodeError):
-            if not isinstance(address, str):
-                address.seek(0)
-            av.open(address, options=guarded(address)).close()
-    finally:
-        logging.set_level(level)
-        logging.set_skip_repeated(skips)
-    return lines[-1][2].strip() if lines else ""
