@@ -54,14 +54,13 @@ def on(gpus: int, run: Run | None = None, videos: int | None = VIDEOS, **machine
 # ---------------------------------------------------------------------------- memory
 
 
-def test_with_ddp_every_gpu_has_sixteen_bytes_a_parameter_and_the_buckets():
+def test_with_ddp_every_gpu_has_sixteen_bytes_a_parameter():
     memory = on(8, base(accumulate=8)).held.memory
     assert memory.gradients == 4 * PARAMETERS
     assert memory.moments == 8 * PARAMETERS
     assert 4 * PARAMETERS <= memory.weights < 4.1 * PARAMETERS  # and fixed positions
     assert memory.clips == 2048 / 8 / 8
-    assert on(8).held.exchange == 4 * PARAMETERS
-    assert on(1).held.exchange == 0
+    assert on(8).held.exchange == on(1).held.exchange == 0  # gradients lie in the buckets that are sent
 
 
 def test_with_fsdp_every_gpu_has_its_share_and_the_blocks_that_are_gathered():
@@ -71,6 +70,9 @@ def test_with_fsdp_every_gpu_has_its_share_and_the_blocks_that_are_gathered():
     assert fsdp.held.memory.activations == ddp.held.memory.activations
     rest = PARAMETERS - 12 * BLOCK[768] - 4 * BLOCK[384]
     assert fsdp.held.exchange == 4 * (rest + 4 * BLOCK[768])
+    parts = on(64, base(parallel="fsdp", accumulate=4)).held.memory
+    assert parts.gradients == 4 * PARAMETERS  # added up whole, and sent once
+    assert parts.moments == math.ceil(8 * PARAMETERS / 64)
 
 
 def test_libraries_and_a_tenth_are_allowed_for_on_gpus_only():
@@ -132,14 +134,18 @@ def test_hours_are_steps_times_the_share_of_a_gpu_over_what_it_reaches():
     assert found.hours == pytest.approx(found.steps * 32 * found.flops / 50e12 / 3600)
 
 
-def test_exchange_is_a_ring_of_gradients_and_half_as_much_again_with_fsdp():
+def test_exchange_is_a_ring_of_gradients_and_with_fsdp_of_weights_too():
     ring = 2 * 63 / 64 * 4 * PARAMETERS / 10e9
     ddp = on(64, link=10, peak=1000, utilisation=1.0).pace
     assert ddp.exchange == pytest.approx(ring)
     assert ddp.exposed == pytest.approx(ring - ddp.products * 2 / 3)
     slow = on(64, link=10, peak=1, utilisation=1.0).pace
     assert slow.exposed == 0
-    assert on(64, base(parallel="fsdp"), link=10).pace.exchange == pytest.approx(1.5 * ring)
+    for precision, parts, rings in (("float32", 1, 1.5), ("bfloat16", 1, 1.0), ("bfloat16", 4, 2.5)):
+        run = base(
+            parallel="fsdp", precision=precision, accumulate=parts
+        )  # half a ring for sums, and for each gathering
+        assert on(64, run, link=10).pace.exchange == pytest.approx(rings * ring), (precision, parts)
     assert on(64, base(accumulate=4), link=10).pace.exchange == pytest.approx(ring)  # once a step
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from tubelet.nn.cross import CrossBlock
 from tubelet.plan import (
     Memory,
     Passage,
+    arithmetic,
     gib,
     masks_of,
     on_meta,
@@ -41,7 +43,7 @@ class Held:
     """Bytes on each GPU."""
 
     memory: Memory  # as of one process alone; under fsdp its share
-    exchange: int  # gradient buckets of ddp; under fsdp blocks that are gathered, and gradients on their way
+    exchange: int  # under fsdp blocks that are gathered, and gradients on their way; ddp's gradients lie in its buckets
     allowance: int  # libraries, and what the allocator cannot reuse
 
     @property
@@ -218,14 +220,13 @@ def share(run: Run, gpus: int) -> Run:
 def spread(run: Run, method: Method, whole: Memory, gpus: int, value: Mapping[str, float]) -> Held:
     """What each of several processes holds of what one alone would."""
     exchange = 0
-    if gpus > 1 and run.training.parallel == "ddp":
-        exchange = whole.gradients
-    elif gpus > 1:
+    if gpus > 1 and run.training.parallel == "fsdp":
         blocks = [size(module) for module in method.modules() if isinstance(module, Block | CrossBlock)]
         rest = size(method) - sum(blocks)  # stays gathered; of blocks this one and the next, and the gradients of two
         exchange = 4 * (rest + 4 * max(blocks, default=0))
-        shares = {name: math.ceil(getattr(whole, name) / gpus) for name in ("weights", "gradients", "moments")}
-        whole = replace(whole, **shares)
+        # Gradients are added up over parts before they are shared out, so that processes need not talk in between.
+        shared = ("weights", "moments", *["gradients"] * (run.training.accumulate < 2))
+        whole = replace(whole, **{name: math.ceil(getattr(whole, name) / gpus) for name in shared})
     if run.training.device == "cpu":
         return Held(whole, exchange, 0)
     unusable = value["fragmentation"] * (whole.total + exchange)
@@ -286,18 +287,19 @@ def recomputed(run: Run, passed: Passage) -> float:
 
 
 def with_exchange(run: Run, method: Method, products: float, gpus: int, link: float) -> Pace:
-    """The seconds of a step with what goes between GPUs, in rings, float32.
+    """The seconds of a step with what goes between GPUs, in rings.
 
-    ddp adds up gradients once a step, while the backward pass of the last part goes on. fsdp gathers all weights for
-    the forward and the backward pass of every part and scatters its gradients, three times half as much, while all
-    products go on.
+    Both add up gradients once a step, in float32, while the backward pass of the last part goes on. fsdp also gathers
+    all weights, in bfloat16 if the products are, for the forward and the backward pass of every part, while all
+    products go on, and scatters the sums instead of giving them to all: half as much.
     """
     parts, learnt = max(run.training.accumulate, 1), sum(p.numel() for p in method.parameters() if p.requires_grad)
     once = 4 * (gpus - 1) / gpus / (link * 1e9)
     if run.training.parallel == "ddp":
         exchange, hides = 2 * learnt * once, BACKWARD * products / parts
     else:
-        exchange, hides = parts * (2 * size(method) + learnt) * once, products
+        gathered = 2 * size(method) * (1 if arithmetic(run)[1] == torch.float32 else 0.5)
+        exchange, hides = (parts * gathered + learnt) * once, products
     return Pace(products, exchange, max(0.0, exchange - hides))
 
 

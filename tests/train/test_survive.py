@@ -415,6 +415,7 @@ def test_a_pipe_among_the_videos_is_one_more_that_cannot_be_read(videos, tmp_pat
     train(tiny(workers=1), folder, tmp_path / "run", quiet=True)
     assert time.monotonic() - begun < 60
     assert f"1 of 8 videos could not be read and were replaced: {folder / 'pipe.mp4'}" in capsys.readouterr().err
+    assert "is a pipe, a socket or a device" in (tmp_path / "run" / "notes.txt").read_text()
 
 
 def test_a_video_that_vanishes_is_named_and_the_run_goes_on(videos, tmp_path, capsys):

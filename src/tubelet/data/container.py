@@ -23,6 +23,8 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
     path = Path(path)
     if path.is_dir() or not shards.exists(path):
         raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a video file was expected")
+    if path.exists() and not path.is_file():
+        raise VideoError(f"{path} is a pipe, a socket or a device, and no file; leave it out")
     if not shards.state_of(path)[0]:
         raise VideoError(f"{path} is empty (0 bytes); copy it anew, or leave it out")
     with shards.address(path) as address, _container(path, address) as container:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import tubelet
 from tubelet.config import Run, differences, from_json, numbers, read_card, to_json
 from tubelet.data.cache import cores
 from tubelet.data.datasets import Dataset
+from tubelet.data.items import Item
+from tubelet.data.mixture import Mixture
 from tubelet.data.shards import size_of
+from tubelet.data.table import Table
 from tubelet.train.checkpoint import atomically, last, refused, void
 from tubelet.train.log import metrics
 
@@ -126,16 +130,32 @@ def begun_in(folder: Path) -> Run | None:
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What a resumed run must find again: how many videos, in which order, with which names, sizes, parts and labels.
 
-    A folder may have moved: only the names of the files count, not where they are.
+    A folder may have moved: only the names of the files count, not where they are. A table has a digest of its own,
+    without sizes: to ask for those of millions of files takes too long.
     """
+    found = {
+        "videos": len(dataset.items),
+        "places": len(dataset),
+        "digest": content(dataset.items, dataset.labels is not None),
+    }
+    return found | ({} if dataset.pictures is None else {"pictures": fingerprint(dataset.pictures)})
+
+
+def content(items: Sequence[Item], labelled: bool) -> str:
+    """A digest of which videos these are."""
+    if isinstance(items, Table):
+        return items.digest
     digest = hashlib.sha256()
-    for item in dataset.items:
+    if isinstance(items, Mixture):
+        for count, source in zip(items.counts, items.sources):
+            digest.update(f"{count} {content(source.items, labelled)}\n".encode())
+        return digest.hexdigest()
+    for item in items:
         size = size_of(item.path)
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
-        label = "" if dataset.labels is None else f" {item.label}"
+        label = f" {item.label}" if labelled else ""
         digest.update(f"{item.path.name} {'missing' if size is None else size}{part}{label}\n".encode())
-    found = {"videos": len(dataset.items), "places": len(dataset), "digest": digest.hexdigest()}
-    return found | ({} if dataset.pictures is None else {"pictures": fingerprint(dataset.pictures)})
+    return digest.hexdigest()
 
 
 def same_data(folder: Path, data: dict[str, Any], source: Path | str) -> None:
