@@ -13,7 +13,7 @@ motion vectors, as a `Dataset` reads it, and checked (`check`, level decode). Ou
   error, and no header says otherwise: nobody can know.
 - noted: read; the clip, the sample or the check says that the file is damaged, too short, or breaks off.
 - refused: a `VideoError`.
-- logged: the same, with a complaint that FFmpeg only writes to its log: no program is told.
+- logged: the same, with a complaint that FFmpeg only writes to its log.
 - silent: wrong, and could be known: frames that differ from those before the damage although FFmpeg, decoding the file
   from its start, gives an error or marks something that they depend on; frames that FFmpeg does not show at that time,
   or nowhere; times that do not ascend; fewer seconds than the header has. And nothing is said.
