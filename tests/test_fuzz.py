@@ -391,7 +391,6 @@ def test_a_header_of_any_length_is_not_allocated(tmp_path, length):
         archive.read(tmp_path / "w.safetensors")
 
 
-@pytest.mark.xfail(reason="train/log.py: a step that is no number", strict=False)
 @examples(80)
 @given(
     st.lists(

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tubelet.data.joint import LOSSES
 from tubelet.nn.collective import whoami
+from tubelet.printable import printable
 from tubelet.train.checkpoint import SaveError, atomically, void
 from tubelet.weights.report import Report
 
@@ -139,17 +140,17 @@ class Log:
                     self.say(f"note: {message}")
                 elif len(self.notes) == SHOWN + 1:
                     self.say(f"further notes are in {self.notes_path}")
-                self.append(self.notes_path, f"step {step}: {message}")
+                self.append(self.notes_path, printable(f"step {step}: {message}", lines=False))
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A line for people, on stderr; of several processes the first alone speaks."""
     if whoami()[0] == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def noted(notes: Sequence[str]) -> None:
@@ -209,9 +210,10 @@ def rewind(path: Path, step: int) -> None:
 def done(line: str) -> float:
     """The step of a line of metrics.jsonl; infinite where the line is not whole."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return math.inf
+    return step if type(step) in (int, float) else math.inf
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
