@@ -27,7 +27,8 @@ class Retry:
     tries: int = 6
     first: float = 0.5  # seconds: the longest wait after the first try, twice that after the second ...
     longest: float = 16.0  # ... up to this
-    once: float = 10.0  # seconds that a try may take (a reader that hangs holds up all others), where fsspec can cut it short (s3, gs, az, http)
+    # Seconds that a try may take, where fsspec can cut it short (s3, gs, az, http): what hangs holds up all readers.
+    once: float = 10.0
     total: float = 120.0  # seconds for all tries and waits
 
 
