@@ -15,6 +15,7 @@ from tubelet.bench import reading, steps
 from tubelet.bench.reading import Reading
 from tubelet.bench.result import Bench, advice, bench
 from tubelet.bench.steps import Step, repeated
+from tubelet.budget import flops
 from tubelet.cli import run as tubelet
 from tubelet.config import preset
 from tubelet.data.datasets import Dataset
@@ -23,6 +24,7 @@ from tubelet.data.sampling import Dense
 from tubelet.data.synthetic import make
 from tubelet.data.video import VideoError
 from tubelet.data.writing import Encoding
+from tubelet.plan import plan
 from tubelet.train.distributed import alone
 from tubelet.train.guard import TrainingError
 from tubelet.train.loop import one_step
@@ -153,10 +155,10 @@ def test_unreadable_videos_are_said_and_none_at_all_is_an_error(films, tmp_path)
 def test_what_does_not_fit_ends_it(films, monkeypatch):
     step = steps.one_step
 
-    def small_device(method, optimiser, batch, *rest):
+    def small_device(spread, batch, *rest):
         if len(batch.video) > limit:
             raise torch.OutOfMemoryError("out of memory")
-        return step(method, optimiser, batch, *rest)
+        return step(spread, batch, *rest)
 
     monkeypatch.setattr(steps, "one_step", small_device)
     limit = 2

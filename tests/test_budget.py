@@ -141,11 +141,9 @@ def test_exchange_is_a_ring_of_gradients_and_with_fsdp_of_weights_too():
     assert ddp.exposed == pytest.approx(ring - ddp.products * 2 / 3)
     slow = on(64, link=10, peak=1, utilisation=1.0).pace
     assert slow.exposed == 0
-    for precision, parts, rings in (("float32", 1, 1.5), ("bfloat16", 1, 1.0), ("bfloat16", 4, 2.5)):
-        run = base(
-            parallel="fsdp", precision=precision, accumulate=parts
-        )  # half a ring for sums, and for each gathering
-        assert on(64, run, link=10).pace.exchange == pytest.approx(rings * ring), (precision, parts)
+    for parts, rings in ((1, 1.5), (4, 4.5)):  # half a ring for sums, and for each gathering
+        run = base(parallel="fsdp", accumulate=parts)
+        assert on(64, run, link=10).pace.exchange == pytest.approx(rings * ring), parts
     assert on(64, base(accumulate=4), link=10).pace.exchange == pytest.approx(ring)  # once a step
 
 

@@ -70,7 +70,8 @@ def dangers(tree: ast.AST) -> list[str]:
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_no_file_of_ours_carries_out_what_another_says(file):
     name = file.relative_to(ROOT).as_posix()
-    allowed = {"pickle"} if name in ("nn/raft.py", "weights/claims.py") else set()  # its errors; its parser, disarmed
+    # Its errors; its parser, disarmed; answers of processes of ours.
+    allowed = {"pickle"} if name in ("nn/raft.py", "weights/claims.py", "data/processes.py") else set()
     assert {*dangers(ast.parse(file.read_text()))} <= allowed
 
 

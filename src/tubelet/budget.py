@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -21,7 +20,6 @@ from tubelet.nn.cross import CrossBlock
 from tubelet.plan import (
     Memory,
     Passage,
-    arithmetic,
     gib,
     masks_of,
     on_meta,
@@ -287,19 +285,18 @@ def recomputed(run: Run, passed: Passage) -> float:
 
 
 def with_exchange(run: Run, method: Method, products: float, gpus: int, link: float) -> Pace:
-    """The seconds of a step with what goes between GPUs, in rings.
+    """The seconds of a step with what goes between GPUs, in rings, float32.
 
-    Both add up gradients once a step, in float32, while the backward pass of the last part goes on. fsdp also gathers
-    all weights, in bfloat16 if the products are, for the forward and the backward pass of every part, while all
-    products go on, and scatters the sums instead of giving them to all: half as much.
+    Both add up gradients once a step, while the backward pass of the last part goes on. fsdp also gathers all weights
+    for the forward and the backward pass of every part, while all products go on, and scatters the sums instead of
+    giving them to all: half as much.
     """
     parts, learnt = max(run.training.accumulate, 1), sum(p.numel() for p in method.parameters() if p.requires_grad)
     once = 4 * (gpus - 1) / gpus / (link * 1e9)
     if run.training.parallel == "ddp":
         exchange, hides = 2 * learnt * once, BACKWARD * products / parts
     else:
-        gathered = 2 * size(method) * (1 if arithmetic(run)[1] == torch.float32 else 0.5)
-        exchange, hides = (parts * gathered + learnt) * once, products
+        exchange, hides = (2 * parts * size(method) + learnt) * once, products
     return Pace(products, exchange, max(0.0, exchange - hides))
 
 

@@ -16,6 +16,7 @@ from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
 from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.collective import from_first, joined, whoami
 from tubelet.train.checkpoint import classifier_of, last, weights_of
 from tubelet.train.device import pick_device, pick_workers
 from tubelet.train.log import say
@@ -50,46 +51,48 @@ def finetune(
     Raises:
         ValueError, FileNotFoundError: labels, weights or settings that cannot be used.
     """
-    items = find(data) if items is None else items
-    run = completed(run, items)
-    run = replace(run, method=replace(run.method, validation=None if validation is None else str(validation)))
-    assert run.data.labels is not None
-    init = None
-    if run.method.init is not None and not (resume and last(Path(out)) is not None):
-        init = Initial.of(run, run.method.init, new_head)
-    measure = None
-    if validation is not None:
-        held = find(validation)
-        measure = validator(run, held, pick_device(run.training.device))
-        if twice := overlap(items, held):
-            names = "; ".join(f"{one.path} and {other.path}" for one, other in twice[:3])
-            say(f"note: {len(twice)} videos to train on are in the validation data too, as files or as copies: {names}")
+    with joined():
+        items = from_first(lambda: find(data)) if items is None else items
+        run = completed(run, items)
+        run = replace(run, method=replace(run.method, validation=None if validation is None else str(validation)))
+        assert run.data.labels is not None
+        init = None
+        if run.method.init is not None and not (resume and last(Path(out)) is not None):
+            init = Initial.of(run, run.method.init, new_head)
+        measure = None
+        if validation is not None:
+            held = from_first(lambda: find(validation))
+            measure = validator(run, held, pick_device(run.training.device))
+            if twice := overlap(items, held):
+                names = "; ".join(f"{one.path} and {other.path}" for one, other in twice[:3])
+                many = f"{len(twice)} videos to train on are in the validation data too"
+                say(f"note: {many}, as files or as copies: {names}")
 
-    def prepare(method: Method) -> list[Report]:
-        assert isinstance(method, SupervisedLearner)
-        reports = []
-        if init is not None:
-            reports.append(init.into(method.network))
-            if method.averaged is not None:
-                method.averaged.load_state_dict(method.network.state_dict())
-        if run.method.teacher is not None:
-            teacher, report = teacher_of(run)
-            method.teacher = [teacher.to(pick_device(run.training.device))]
-            reports.append(report)
-        return reports
+        def prepare(method: Method) -> list[Report]:
+            assert isinstance(method, SupervisedLearner)
+            reports = []
+            if init is not None:
+                reports.append(init.into(method.network))
+                if method.averaged is not None:
+                    method.averaged.load_state_dict(method.network.state_dict())
+            if run.method.teacher is not None:
+                teacher, report = teacher_of(run)
+                method.teacher = [teacher.to(pick_device(run.training.device))]
+                reports.append(report)
+            return reports
 
-    return train(
-        run,
-        data,
-        out,
-        items=items,
-        prepare=prepare,
-        validate=measure,
-        resume=resume,
-        quiet=quiet,
-        tensorboard=tensorboard,
-        limit=limit,
-    )
+        return train(
+            run,
+            data,
+            out,
+            items=items,
+            prepare=prepare,
+            validate=measure,
+            resume=resume,
+            quiet=quiet,
+            tensorboard=tensorboard,
+            limit=limit,
+        )
 
 
 def validator(run: Run, items: Sequence[Item], device: torch.device) -> Callable[[Method], dict[str, float]]:
@@ -144,11 +147,11 @@ def completed(run: Run, items: Sequence[Item]) -> Run:
                 f"{len(empty)} of {len(labels.names)} classes have no video to train on: {listed(empty)}; add some, or "
                 "leave these classes out"
             )
-    clips = run.training.batch // (run.training.accumulate or 1) * run.data.per_video
+    clips = run.training.batch // whoami()[1] // (run.training.accumulate or 1) * run.data.per_video
     if run.method.mix is not None and clips % 2:
         raise ValueError(
-            f"clips are mixed in pairs, but a step (or part of one) has {clips}: use an even --training.batch, or "
-            "--mixup 0 --cutmix 0"
+            f"clips are mixed in pairs, but a step (or a part or share of one) has {clips}: use an even "
+            "--training.batch, or --mixup 0 --cutmix 0"
         )
     outputs = len(labels.names)
     if run.method.outputs not in (0, outputs):

@@ -5,6 +5,7 @@ All that several processes do is done once, in one launch of two and one of four
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,9 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.loader import batches
 from tubelet.data.sources import find
 from tubelet.data.video import write
+from tubelet.finetune import finetune
+from tubelet.methods.masked import MaskedAutoencoder
+from tubelet.methods.supervised import Supervised
 from tubelet.nn import collective
 from tubelet.nn.collective import first_count, of_slurm, whoami
 from tubelet.train import checkpoint
@@ -54,6 +58,10 @@ WAYS = {
     "ddp": {"parallel": "ddp"},
     "fsdp": {"parallel": "fsdp"},
     "pieces": {"parallel": "fsdp", "checkpoints": "sharded"},
+}
+TUNED = {
+    "tuned": {},
+    "tuned in pieces": {"parallel": "fsdp", "checkpoints": "sharded", "keep": True, "precision": "bfloat16"},
 }
 WORKER = """
 import os, sys
@@ -84,7 +92,7 @@ def steps_of(label: str, kind: str) -> dict[str, Any]:
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))  # what begins at zero lets nothing through yet
-    spread = Spread(method, kind.split()[0], CPU, torch.float32)
+    spread = Spread(method, kind.split()[0], CPU)
     optimiser = adamw(method, run.optim)
     set_rate(optimiser, 1e-4)
     rank, world = whoami()
@@ -125,11 +133,37 @@ def worker(folder: Path) -> None:
     stream = batches(Dataset(items, run.data, 0), 4, 0, 7, rank=rank, world=world)
     (folder / f"seen_{world}_{rank}.json").write_text(json.dumps([batch.paths for batch in stream]))
     if world == 2:
+        for name, settings in TUNED.items():
+            finetune(tuned(**settings), folder / "all.csv", folder / name, validation=folder / "all.csv", quiet=True)
+        spoilt(folder)
         for name in ("weights", "data", "other"):
             try:
                 failing(folder, name, rank)
             except Exception as error:
                 (folder / f"{name}_{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+def tuned(**training: Any) -> Run:
+    """A small network that learns two classes."""
+    settings = {"batch": 4, "epochs": 2, "save_every": 1, "validate_every": 1, **training}
+    return replace(plain_tiny(**settings), method=Supervised())
+
+
+def spoilt(folder: Path) -> None:
+    """A run whose third step is bad, and is saved."""
+    forward, step = MaskedAutoencoder.forward, [-1]
+
+    def spoil(self, batch, draws):
+        step[0] += torch.is_grad_enabled()
+        loss = forward(self, batch, draws)
+        return replace(loss, sum=loss.sum * math.nan) if step[0] == 2 and torch.is_grad_enabled() else loss
+
+    MaskedAutoencoder.forward = spoil
+    try:
+        run = tiny(parallel="fsdp", precision="bfloat16", skip=1)
+        train(run, folder / "videos", folder / "spoilt", quiet=True, limit=3)
+    finally:
+        MaskedAutoencoder.forward = forward
 
 
 def failing(folder: Path, name: str, rank: int) -> None:
@@ -138,10 +172,9 @@ def failing(folder: Path, name: str, rank: int) -> None:
     if name == "weights":
         train(tiny(batch=3), folder / "videos", folder / "failed", quiet=True)
     if name == "data":
-        data = run.data
         bad = folder / "bad"
         items = find(bad) if rank == 0 else find(folder / "videos")  # a node whose disk is broken
-        train(replace(run, data=data), bad, folder / "failed", quiet=True, items=items)
+        train(run, bad, folder / "failed", quiet=True, items=items)
     if name == "other":
         train(run, folder / "videos", folder / "ddp", quiet=True)
 
@@ -158,6 +191,8 @@ def videos(tmp_path_factory) -> Path:
         frames = np.stack([np.roll(picture, (index * t, 2 * t), (0, 1)) for t in range(12)])
         write(folder / "videos" / f"{index}.mp4", frames, 10)
         (folder / "bad" / f"{index}.mp4").write_text("no video")
+    rows = [f"videos/{index % 7}.mp4,{'ab'[index % 2]}" for index in range(9)]  # one process has a batch more
+    (folder / "all.csv").write_text("\n".join(["path,label", *rows]))
     return folder
 
 
@@ -312,6 +347,38 @@ def test_what_is_wrong_is_known_to_all(two):
     assert not (two / "failed").exists()
 
 
+def test_fine_tuning_and_its_validation_are_those_of_one(two, tmp_path):
+    """Nine videos to validate on: one process has five of them, and so a batch more."""
+    finetune(tuned(), two / "all.csv", tmp_path / "run", validation=two / "all.csv", quiet=True)
+    expected, found = numbers_of(tmp_path / "run"), numbers_of(two / "tuned")
+    assert len(found) == len(expected) == 4
+    for line, one in zip(found, expected):
+        assert line == pytest.approx(one, rel=2e-5)
+    assert sum("validation_top1" in line for line in found) == 2
+    ours, theirs = (load_file(place / "model.safetensors") for place in (two / "tuned", tmp_path / "run"))
+    for name, value in theirs.items():
+        assert ((ours[name] - value).abs() < 1e-4).float().mean() > 0.99, name
+    rough = numbers_of(two / "tuned in pieces")
+    for line, one in zip(rough, expected):
+        assert line["loss"] == pytest.approx(one["loss"], rel=0.05)  # of bfloat16
+    assert (two / "tuned in pieces" / "best.safetensors").is_file()
+
+
+def test_pieces_that_are_to_be_kept_are(two):
+    names = [place.name for place in sorted((two / "tuned in pieces" / "checkpoints").iterdir())]
+    assert names == ["last", "step_000002", "step_000004"]
+
+
+def test_a_bad_step_of_shares_is_left_out_and_saved_whole(two):
+    lines, state = metrics(two / "spoilt"), checkpoint.read(two / "spoilt")
+    assert [line.get("left_out", 0) for line in lines] == [0, 0, 1]
+    named = {name for name, parameter in checkpoint.load_method(two / "spoilt").named_parameters()}
+    assert state["optimiser"].keys() == named
+    assert state["guard"]["skipped"] == 1
+    kept = sorted(place.name for place in (two / "spoilt" / "evidence" / "step_000002").iterdir())
+    assert kept == ["clips_0.safetensors", "clips_1.safetensors", "evidence.json"]
+
+
 def test_slurm_says_what_torchrun_would():
     step = {
         "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456",
@@ -380,6 +447,16 @@ def test_gpus_starts_processes_that_save_on_a_signal_and_go_on(videos, tmp_path)
     run = replace(tiny(epochs=400, save_every=1), optim=plain_tiny().optim)
     train(run, videos / "videos", out, quiet=True, resume=True, limit=steps + 2)
     assert [line["step"] for line in metrics(out)] == list(range(1, steps + 3))
+
+
+def test_gpus_with_pieces_end_with_pictures_and_a_report(videos, tmp_path):
+    out, pieces = tmp_path / "run", ["--training.parallel", "fsdp", "--training.checkpoints", "sharded"]
+    both = command(videos, out, "--gpus", "2", "--training.epochs", "2", *pieces)
+    done = subprocess.run(both, cwd=videos, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report.html").is_file()
+    assert checkpoint.last(out).is_dir()
+    assert done.stderr.count("learning rate") == 1  # one plan
 
 
 def test_gpus_that_are_not_there_are_counted(videos, tmp_path):

@@ -5,6 +5,7 @@ and 138 on SIGUSR1, after saving. Heavy imports wait until a verb needs them, so
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -69,7 +70,11 @@ def run(argv: Sequence[str]) -> int:
     if verb not in VERBS:
         return fail(f"no verb {verb!r}.{nearest(verb, VERBS)} There are: {', '.join(VERBS)}. See tubelet --help", 2)
     if several() and verb not in TOGETHER:
-        return fail(f"{verb} is done by one process; several are for {', '.join(sorted(TOGETHER))}", 2)
+        return fail(
+            f"{verb} is done by one process, and WORLD_SIZE or SLURM says that there are several; several are for "
+            f"{', '.join(sorted(TOGETHER))}. If there are none, unset WORLD_SIZE",
+            2,
+        )
     try:
         module, function = VERBS[verb][1].split(":")
         act = getattr(import_module(f"tubelet.cli.{module}"), function)
@@ -89,17 +94,26 @@ def run(argv: Sequence[str]) -> int:
 
 def told_elsewhere(error: Exception) -> bool:
     """Whether the first of several processes says this."""
-    from tubelet.train.guard import Elsewhere, Interrupted
+    from tubelet.train.guard import Interrupted
+    from tubelet.train.signals import Elsewhere
 
-    first = int(os.environ.get("RANK", "0")) == 0
-    return not first and (isinstance(error, Elsewhere | Interrupted) or hasattr(error, "of_first"))
+    return (
+        several()
+        and os.environ.get("RANK", "0") != "0"
+        and (isinstance(error, Elsewhere | Interrupted) or hasattr(error, "of_all"))
+    )
 
 
 def of_several(act: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Carries out a verb as one of several processes; an error is also left where torchrun looks for it."""
+    """Carries out a verb as one of several processes; an error is also left where torchrun looks for it.
+
+    Raises:
+        Elsewhere: the connection to another process broke: that one says why.
+    """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from tubelet.nn.collective import joined
+    from tubelet.train.signals import Elsewhere
 
     with joined():
         try:
@@ -107,6 +121,8 @@ def of_several(act: Callable[[list[str]], int], arguments: list[str]) -> int:
         except Exception as error:
             if "TORCHELASTIC_ERROR_FILE" in os.environ:
                 get_error_handler().record_exception(error)
+            if mendable(error) is None and re.search(r"Connection (closed|reset)|Broken pipe|gloo|NCCL", str(error)):
+                raise Elsewhere(f"another process has ended, and says why ({str(error).splitlines()[0]})") from error
             raise
 
 
@@ -114,7 +130,8 @@ def mendable(error: Exception) -> int | None:
     """The exit code for an error that the user can mend; None for a defect."""
     from tubelet.data.video import VideoError
     from tubelet.train.checkpoint import SaveError
-    from tubelet.train.guard import Elsewhere, Interrupted, TrainingError
+    from tubelet.train.guard import Interrupted, TrainingError
+    from tubelet.train.signals import Elsewhere
 
     if isinstance(error, Interrupted):
         return error.exit_code
@@ -125,7 +142,8 @@ def mendable(error: Exception) -> int | None:
 
 def fail(message: str, code: int) -> int:
     """Prints an error and passes its exit code on."""
-    who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if os.environ.get("RANK", "0") != "0" else ""
+    rank = os.environ.get("RANK", "0") if several() else "0"
+    who = f" (process {rank} of {os.environ['WORLD_SIZE']})" if rank != "0" else ""
     print(printable(f"tubelet{who}: {message}"), file=sys.stderr)
     return code
 

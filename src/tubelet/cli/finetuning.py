@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, with_preset
-from tubelet.cli.launching import launched, several
+from tubelet.cli.launching import asked, launched
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.config import Run
@@ -73,7 +73,7 @@ def finetune_verb(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Finetune, args, "finetune", "finetune-small-cpu")
-    if a.gpus > 1 and not several():
+    if asked(a.gpus):
         return launched(a.gpus, ["finetune", *args], a.device or a.run.training.device)
     from tubelet.cli.training import named, on
     from tubelet.data.datasets import Dataset

@@ -15,14 +15,28 @@ TAIL = 20  # lines shown of what a process said that failed
 
 def several() -> bool:
     """Whether this is one of several processes that torchrun, srun or --gpus started."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1
+    said = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
+    return said.isdigit() and int(said) > 1
+
+
+def asked(gpus: int) -> bool:
+    """Whether so many processes are to be started here.
+
+    Raises:
+        ValueError: fewer than one; or they are started already, and not as many.
+    """
+    if gpus < 1:
+        raise ValueError(f"--gpus {gpus}: at least one process")
+    if several() and gpus > 1 and os.environ.get("WORLD_SIZE") != str(gpus):
+        raise ValueError(f"--gpus {gpus} starts processes, and this is one of several already; leave it out")
+    return gpus > 1 and not several()
 
 
 def launched(processes: int, arguments: Sequence[str], device: str | None) -> int:
     """Carries out `tubelet ARGUMENTS` in so many processes; the exit code of the first that failed.
 
     The first one has this terminal; what the others say goes to files, which are shown in part if one fails, and kept.
-    If one fails, the others are told to end, and have five minutes to save.
+    On a signal all have five minutes to save (with PyTorch before 2.8 thirty seconds).
 
     Raises:
         ValueError: more processes than GPUs.
@@ -60,6 +74,7 @@ def launched(processes: int, arguments: Sequence[str], device: str | None) -> in
     try:
         elastic_launch(config, sys.executable)("-m", "tubelet", *arguments)
     except SignalException as error:
+        shutil.rmtree(logs, ignore_errors=True)
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, first = error.get_first_failure()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
-from tubelet.cli.launching import launched, several
+from tubelet.cli.launching import asked, launched
 
 if TYPE_CHECKING:
     from tubelet.data.sources import Item
@@ -75,7 +75,7 @@ def test_verb(args: list[str]) -> int:
         if a.weights or a.data:
             raise ValueError("--results says numbers again; leave out --weights and --data")
         return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
-    if a.gpus > 1 and not several():
+    if asked(a.gpus):
         return launched(a.gpus, ["test", *args], a.device)
     if a.weights is None or a.data is None:
         raise ValueError("a test needs --weights RUN and --data VIDEOS, or --results FILE of an earlier one")

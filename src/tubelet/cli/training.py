@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, parse, with_preset
-from tubelet.cli.launching import launched, several
+from tubelet.cli.launching import asked, launched
 
 if TYPE_CHECKING:  # or listing presets would import torch
     from tubelet.config import Run
@@ -59,7 +59,7 @@ def pretrain(args: list[str]) -> int:
         """The result as one JSON line on stdout."""
 
     a = with_preset(Pretrain, args, "pretrain")
-    if a.gpus > 1 and not several():
+    if asked(a.gpus):
         return launched(a.gpus, ["pretrain", *args], a.device or a.run.training.device)
     run = on(a.run, a.device)
     if a.weights or a.inflate or a.start.heads:

@@ -134,6 +134,13 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return default_collate(list(parts)).flatten(0, 1)
 
 
+def undisturbed(worker: int) -> None:
+    """A worker leaves signals to the process that it works for: schedulers send them to every process of a job."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 class Batches:
     """Batches by step, made wherever they are asked for."""
 
@@ -199,10 +206,8 @@ class Batches:
 
     def begin(self, worker: int) -> None:
         """First act of a worker: it leaves signals to the process that trains, and has no threads of its own."""
-        for name in ("SIGINT", "SIGUSR1"):  # a scheduler sends them to every process of a job
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        undisturbed(worker)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which ends it where it stands still
         torch.set_num_threads(1)
 
     def stands_still(self, step: int, patience: float) -> bool:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from tubelet.data.datasets import Data
 from tubelet.data.labels import Labels
-from tubelet.data.loader import unchanged
+from tubelet.data.loader import unchanged, undisturbed
 from tubelet.data.parts import part_of
 from tubelet.data.sources import Item
 from tubelet.data.transforms import Place, covering
@@ -222,6 +222,7 @@ def multi_view(
         batch_size=None,
         num_workers=workers,
         collate_fn=unchanged,
+        worker_init_fn=undisturbed if workers else None,
         generator=torch.Generator(),
     )
     rows: list[Row] = []

@@ -24,7 +24,7 @@ def joined() -> Iterator[tuple[int, int]]:
         ValueError: the environment says that there are others, but not where.
     """
     environment = os.environ | of_slurm(os.environ)
-    if int(environment.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(environment.get("WORLD_SIZE") or "1") == 1 or dist.is_initialized():
         yield whoami()
         return
     if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - set(environment):
@@ -46,7 +46,7 @@ def of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     An sbatch script itself, or a shell of salloc, is no job step of several, whatever the job has asked for. The first
     node of the step is where the processes meet, at a port that follows from the number of the job.
     """
-    if "WORLD_SIZE" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+    if environment.get("WORLD_SIZE") or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return {}
     said = {
         "RANK": environment["SLURM_PROCID"],
@@ -123,9 +123,14 @@ def from_first(act: Callable[[], T]) -> T:
             raise
     dist.broadcast_object_list(found)
     if found[1] is not None:
-        found[1].of_first = True  # which says it
-        raise found[1]
+        raise of_all(found[1])
     return found[0]
+
+
+def of_all(error: Exception) -> Exception:
+    """An error that all processes raise alike: the first of them says it."""
+    error.of_all = True  # type: ignore[attr-defined]
+    return error
 
 
 def gathered_rows(rows: Shaped[Tensor, "b ..."]) -> tuple[Shaped[Tensor, "g ..."], int]:
@@ -177,3 +182,14 @@ def put(target: Any, value: Tensor) -> None:
 
         value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
     target.copy_(value)
+
+
+def whole(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which each process has a share, gathered one by one in the first process's main memory; others as
+    they are. All processes must call it."""
+    found = {}
+    for name, value in values.items():
+        gathered = plain(value)
+        if whoami()[0] == 0:
+            found[name] = value if gathered is value else gathered.cpu()
+    return found

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tubelet.config import Run, from_json, to_json
 from tubelet.nn.classifier import Classifier
-from tubelet.nn.collective import from_first, plain, put, whoami
+from tubelet.nn.collective import from_first, of_all, put, whole
 from tubelet.nn.vit import ViT
 from tubelet.train import sharded
 from tubelet.train.optim import make_moments, moments, named_moments
@@ -100,24 +100,15 @@ def save(
         state = about | {"method": whole(method.state_dict()), "optimiser": kept}
 
         def write() -> None:
+            before = last(folder)
             atomically(checkpoints / "last.pt", lambda file: torch.save(state, file))
             (checkpoints / LAST).unlink(missing_ok=True)
+            superseded(before)
             if keep:
                 atomically(checkpoints / f"step_{step:06d}.pt", lambda file: torch.save(state, file))
 
         from_first(write)
     export(folder, run, method, step)
-
-
-def whole(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of which each process has a share, gathered one by one in the first process's main memory; others as
-    they are. All processes must call it."""
-    found = {}
-    for name, value in values.items():
-        gathered = plain(value)
-        if whoami()[0] == 0:
-            found[name] = value if gathered is value else gathered.cpu()
-    return found
 
 
 LAST = "last"  # in the folder of checkpoints: the name of the last one, if it is not last.pt
@@ -131,23 +122,36 @@ def in_pieces(checkpoints: Path, about: dict[str, Any], tensors: dict[str, Tenso
     """
     place = checkpoints / f"step_{about['step']:06d}"
     before = from_first(lambda: last(checkpoints.parent))
+    if before == place:  # this step was saved already
+        return
     try:
-        from_first(lambda: rmtree(place) if place.is_dir() and place != before else None)  # of one that was killed
-        place.mkdir(parents=True, exist_ok=True)
+        from_first(lambda: emptied(place))
         files = sharded.write(place, tensors)
     except OSError as error:
-        from_first(lambda: rmtree(place, ignore_errors=True) if place != before else None)
-        raise refused(place, error, before) from error
+        from_first(lambda: rmtree(place, ignore_errors=True))
+        raise of_all(refused(place, error, before)) from error
 
     def finish() -> None:
-        card = json.dumps(about | {"files": files}, indent=1).encode()
+        card = json.dumps(about | {"keep": keep, "files": files}, indent=1).encode()
         atomically(place / sharded.CARD, partial(written, card))
         atomically(checkpoints / LAST, partial(written, place.name.encode()))
         (checkpoints / "last.pt").unlink(missing_ok=True)
-        if not keep and before is not None and before.is_dir() and before != place:
-            rmtree(before, ignore_errors=True)
+        superseded(before)
 
     from_first(finish)
+
+
+def emptied(place: Path) -> None:
+    """Makes a folder; what is there is of one that was killed."""
+    if place.is_dir():
+        rmtree(place)
+    place.mkdir(parents=True)
+
+
+def superseded(before: Path | None) -> None:
+    """Removes a checkpoint in pieces that is not the last any more, unless it was to be kept."""
+    if before is not None and before.is_dir() and not sharded.read(before).get("keep"):
+        rmtree(before, ignore_errors=True)
 
 
 def flat(method: Method, kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -180,7 +184,7 @@ def export(folder: Path, run: Run, method: Method, step: int, name: str | None =
         SaveError: the disk refuses.
     """
     for own, kept in method.exported().items():
-        state = {key: plain(tensor.detach()).cpu().contiguous() for key, tensor in kept.items()}
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in whole(kept).items()}
         from_first(partial(exported, folder / f"{name or own}.safetensors", state, run, step))
 
 

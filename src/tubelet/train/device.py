@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +30,14 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used here; there is: {', '.join(there)} (or auto)")
     if several > 1 and kind == "mps":
         raise ValueError("device mps computes for one process only; start one, or use --device cpu")
-    if several > 1 and name == "cuda":  # one for each process
-        if several > torch.cuda.device_count():
-            raise ValueError(
-                f"{several} processes, but {torch.cuda.device_count()} GPUs on this machine; start as many"
-            )
-        name = f"cuda:{rank}"
-        torch.cuda.set_device(rank)
+    if several > 1 and kind == "cuda":  # one for each process; where a scheduler shows each its own, the only one
+        count = torch.cuda.device_count()
+        if name != "cuda":
+            raise ValueError(f"{several} processes cannot all have {name!r}; name no number: --device cuda")
+        if 1 < count < several or (count == 1 and "SLURM_LOCALID" not in os.environ):
+            raise ValueError(f"{several} processes, but this machine has {count} GPUs; start as many")
+        name = f"cuda:{rank if count > 1 else 0}"
+        torch.cuda.set_device(name)
     try:
         return torch.device(name)
     except RuntimeError as error:

@@ -7,7 +7,7 @@ with the whole batch: its sums are over all of them (docs/scaling.md).
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,16 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tubelet.nn.attention import Block
 from tubelet.nn.collective import gathered, summed, whoami
 from tubelet.nn.cross import CrossBlock
-from tubelet.train.guard import Elsewhere, Signals
+from tubelet.train.signals import Elsewhere, Signals
 from tubelet.types import Batch, Draws, Loss, Method
 
 
 class Spread:
     """A method on all processes; on one it is the method itself."""
 
-    def __init__(
-        self, method: Method, parallel: Literal["ddp", "fsdp"], device: torch.device, precision: torch.dtype
-    ) -> None:
+    def __init__(self, method: Method, parallel: Literal["ddp", "fsdp"], device: torch.device) -> None:
         self.method = method
         self.module: Any = method
         if whoami()[1] == 1:
@@ -43,15 +41,12 @@ class Spread:
                 )
             return
         from torch.distributed.device_mesh import init_device_mesh  # a second's import
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(device.type, (whoami()[1],))
-        # what autocast would round is gathered rounded, at half the bytes; sums over processes stay exact
-        rounded = torch.bfloat16 if precision == torch.bfloat16 else None
         for part in method.modules():
             if isinstance(part, Block | CrossBlock):
-                narrow = MixedPrecisionPolicy(rounded, torch.float32, cast_forward_inputs=False)
-                fully_shard(part, mesh=mesh, mp_policy=narrow)
+                fully_shard(part, mesh=mesh)
         fully_shard(method, mesh=mesh)
 
     def __call__(self, batch: Batch, draws: Draws) -> Loss:
@@ -66,27 +61,24 @@ class Spread:
             return self.module.no_sync()
         return nullcontext()
 
-    def whole(self) -> AbstractContextManager[object]:
-        """Within it the parts of the method can be called by themselves."""
-        return Gathered(self.method) if hasattr(self.method, "unshard") else nullcontext()
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within it each process has the whole network, and may call its parts as often as it likes, by itself."""
+        shares: list[Any] = [module for module in self.method.modules() if hasattr(module, "unshard")]
+        for module in shares:  # FSDP2's
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in shares:
+                module.set_reshard_after_forward(module is not self.method, recurse=False)
+                module.reshard()
 
 
 def alone(method: Method) -> Spread:
     """A method that one process trains, as it is."""
-    return Spread(method, "ddp", torch.device("cpu"), torch.float32)
-
-
-class Gathered:
-    """The weights that belong to no block, on every process for a while; blocks see to theirs when they are called."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.unshard()
-
-    def __exit__(self, *_: Any) -> None:
-        self.module.reshard()
+    return Spread(method, "ddp", torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------------- numbers of a step

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -127,6 +128,14 @@ def begun_in(folder: Path) -> Run | None:
     return run
 
 
+def begun_by_this_launch(folder: Path) -> bool:
+    """Whether torchrun starts its processes anew (`--max-restarts`), and the run is one that they had begun."""
+    card, launch = folder / "run.json", os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or launch == "none" or not card.is_file():
+        return False
+    return read_card(card).get("launch") == launch
+
+
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What a resumed run must find again: how many videos, in which order, with which names, sizes, parts and labels.
 
@@ -200,6 +209,7 @@ def begin(folder: Path, run: Run, source: Path | str, data: dict[str, Any], lock
         "data": str(source),
         "fingerprint": data,
         "command": sys.argv,
+        "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         "made_with": machine(),
     }
     text = json.dumps(card, indent=1).encode()

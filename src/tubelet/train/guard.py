@@ -2,25 +2,22 @@
 
 import json
 import math
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from tubelet.config import Run, parts_of, to_json
-from tubelet.nn.collective import gathered, plain, whoami
+from tubelet.nn.collective import from_first, gathered, of_all, plain, whoami
 from tubelet.train.checkpoint import SaveError, atomically, written
 from tubelet.train.device import pick_precision
-from tubelet.types import Batch, Draws, Method
+from tubelet.train.distributed import Spread
+from tubelet.types import Batch, Draws
 
 
 class TrainingError(RuntimeError):
@@ -33,10 +30,6 @@ class Interrupted(Exception):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
-
-
-class Elsewhere(RuntimeError):
-    """Another process met a problem, and says so itself; this one had none."""
 
 
 @dataclass
@@ -58,6 +51,7 @@ class Guard:
     skipped: int = 0  # bad steps in a row
     seen: int = 0  # steps that were learnt from
     mean: float = 0.0  # of their losses, the last ones counting most
+    half: bool = False  # the arithmetic is float16
     RECENT = 20  # steps that the mean is of, about; before so many nothing explodes
     GROW = 2000  # good steps after which a scale is doubled
     KEPT = 10  # bad steps whose evidence is kept: it is as large as a batch
@@ -65,20 +59,21 @@ class Guard:
     @classmethod
     def of(cls, run: Run, folder: Path, precision: torch.dtype) -> "Guard":
         """The guard of a run that begins."""
-        return cls(run, folder, 2.0**16 if precision == torch.float16 else 1.0)
+        half = precision == torch.float16
+        return cls(run, folder, 2.0**16 if half else 1.0, half=half)
 
     def state(self) -> dict[str, float]:
         """What a resumed run must know."""
-        return {name: getattr(self, name) for name in ("scale", "good", "skipped", "seen", "mean")}
+        return {name: getattr(self, name) for name in ("scale", "good", "skipped", "seen", "mean", "half")}
 
-    def restore(self, state: dict[str, float], precision: torch.dtype) -> None:
-        """Goes on from a state; the scale is that of float16 alone."""
+    def restore(self, state: dict[str, float]) -> None:
+        """Goes on from a state; its scale is that of float16 alone."""
+        scaled = bool(state.get("half")) == self.half
         for name, value in state.items():
-            setattr(self, name, value)
-        if (precision == torch.float16) != (self.scale != 1):
-            self.scale, self.good = Guard.of(self.run, self.folder, precision).scale, 0
+            if name != "half" and (scaled or name not in ("scale", "good")):
+                setattr(self, name, value)
 
-    def fit(self, loss: float, norm: float, step: int, lr: float, method: Method, batch: Batch) -> str:
+    def fit(self, loss: float, norm: float, step: int, lr: float, spread: Spread, batch: Batch) -> str:
         """Empty for a step to learn from; else why it is left out.
 
         Raises:
@@ -92,22 +87,23 @@ class Guard:
             weight = max(1 / (self.seen + 1), 1 / self.RECENT)
             self.mean += weight * (loss - self.mean)
             self.skipped, self.seen, self.good = 0, self.seen + 1, self.good + 1
-            if self.scale > 1 and self.good == self.GROW:
+            if self.half and self.good == self.GROW:
                 self.scale, self.good = min(2 * self.scale, 2.0**24), 0
             return ""
         self.skipped += 1
-        found = evidence(self.folder, self.run, method, batch, step, self.KEPT)
+        found = evidence(self.folder, self.run, spread, batch, step, self.KEPT)
         found = [f"loss {loss}, gradient norm {norm}, learning rate {lr:.3g}", *found]
         if self.skipped <= self.run.training.skip:
             return f"{why} ({'; '.join(found)})"
-        again = f" It is the {self.skipped}th in a row, --training.skip {self.run.training.skip}." * (self.skipped > 1)
+        again = f" {self.skipped} in a row are more than --training.skip {self.run.training.skip}." * (self.skipped > 1)
         files = "\n  ".join(gathered(batch.paths))
-        raise TrainingError(
+        error = TrainingError(
             f"step {step}: {why} ({'; '.join(found)}); the weights were not changed and the last checkpoint is from "
             f"before.{again} Start anew, with another --out and a lower --optim.base-lr, a longer --optim.warmup, "
             "--optim.clip 1, or --training.precision float32; or go on with --resume and a --training.skip that leaves "
             f"some such steps out. The videos of this step:\n  {files}"
         )
+        raise of_all(error)
 
     def wrong(self, loss: float, norm: float) -> str:
         """What is wrong with a step; nothing mostly."""
@@ -121,31 +117,30 @@ class Guard:
         return ""
 
 
-def evidence(folder: Path, run: Run, method: Method, batch: Batch, step: int, most: int) -> list[str]:
+def evidence(folder: Path, run: Run, spread: Spread, batch: Batch, step: int, most: int) -> list[str]:
     """What is not finite in weights and gradients, and which clips alone give such a loss; kept with the clips.
 
     Every process keeps its own clips; all must call it.
     """
+    parameters = list(spread.method.named_parameters())
     named = {
-        "weights": [name for name, value in method.named_parameters() if not finite(value)],
-        "gradients": [
-            name for name, value in method.named_parameters() if value.grad is not None and not finite(value.grad)
-        ],
-        "clips": gathered(blamed(method, run, batch, step)),
+        "weights": [name for name, value in parameters if not finite(value)],
+        "gradients": [name for name, value in parameters if value.grad is not None and not finite(value.grad)],
     }
+    named["clips"] = gathered([] if named["weights"] else blamed(spread, run, batch, step))
     found = [
         f"{kind} not finite: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for kind, names in named.items()
         if names
     ]
     place = folder / "evidence" / f"step_{step:06d}"
-    if place.parent.is_dir() and len(list(place.parent.iterdir())) >= most and not place.is_dir():
+    told = {"step": step, **named, "videos": gathered(batch.paths), "run": json.loads(to_json(run))}
+    if from_first(lambda: place.parent.is_dir() and not place.is_dir() and len([*place.parent.iterdir()]) >= most):
         return [*found, f"{place.parent} has {most} such steps already, this one is not kept"]
     rank, world = whoami()
     tensors = {"video": batch.video.contiguous(), "ids": batch.ids} | (
         {} if batch.labels is None else {"labels": batch.labels}
     )
-    told = {"step": step, **named, "videos": gathered(batch.paths), "run": json.loads(to_json(run))}
     clips = to_safetensors(tensors, {"step": str(step), "videos": json.dumps(batch.paths)})
     try:
         atomically(place / f"clips{f'_{rank}' if world > 1 else ''}.safetensors", partial(written, clips))
@@ -161,16 +156,18 @@ def finite(tensor: Tensor) -> bool:
     return bool(plain(tensor.detach().isfinite().all()))
 
 
-def blamed(method: Method, run: Run, batch: Batch, step: int) -> list[str]:
+def blamed(spread: Spread, run: Run, batch: Batch, step: int) -> list[str]:
     """The videos whose clips by themselves give a loss that is not finite; none where a method needs several."""
-    if method.views > 1 or getattr(run.method, "draws_by_part", False) or not all(map(finite, method.parameters())):
+    if spread.method.views > 1 or getattr(run.method, "draws_by_part", False):
         return []
     first = whoami()[0] * len(batch.video)
-    device = next(method.parameters()).device
+    device = next(spread.method.parameters()).device
+    precision = pick_precision(run.training.precision, device)
     bad: list[str] = []
-    with torch.no_grad():
+    with torch.no_grad(), spread.whole(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
         for place in range(len(batch.video)):
-            loss = method(batch.clips(place, place + 1).to(device), Draws(run.training.seed, step, [first + place]))
+            clip = batch.clips(place, place + 1).to(device)
+            loss = spread.method(clip, Draws(run.training.seed, step, [first + place]))
             if not bool(loss.sum.isfinite()):
                 bad.append(batch.paths[place // batch.crops])
     return list(dict.fromkeys(bad))
@@ -201,11 +198,13 @@ def advised(run: Run, device: torch.device) -> Iterator[None]:
 def advice(run: Run, device: torch.device, error: BaseException) -> str:
     """Which setting to change when memory runs out, with the numbers."""
     t = run.training
-    parts = parts_of(run, device.type, pick_precision(t.precision, device))
-    part = t.batch * run.data.per_video // parts
+    world = whoami()[1]
+    share, among = t.batch // world, f" / {world} processes" * (world > 1)
+    parts = parts_of(run, device.type, pick_precision(t.precision, device), world)
+    part = share * run.data.per_video // parts
     again = "and repeat the command with --resume"
-    if t.batch > parts:
-        more = next(n for n in range(parts + 1, t.batch + 1) if t.batch % n == 0)
+    if share > parts:
+        more = next(n for n in range(parts + 1, share + 1) if share % n == 0)
         change = f"--training.accumulate {more}: less in memory at once, the same result; {again}"
         if getattr(run.method, "draws_by_part", False):  # clips of a part are mixed or compared: another run
             change = f"--training.accumulate {more}, in a new --out: less in memory at once, and fewer clips in a part"
@@ -215,39 +214,6 @@ def advice(run: Run, device: torch.device, error: BaseException) -> str:
         change = f"a smaller --data.size (now {run.data.size[0]}x{run.data.size[1]}) or encoder, in a new --out"
     return (
         f"out of memory on {device}: {part} clips of {run.data.clip.frames}x{run.data.size[0]}x{run.data.size[1]} at "
-        f"once (batch {t.batch} x {run.data.per_video} crops / {parts} parts). Try {change}. "
+        f"once (batch {t.batch} x {run.data.per_video} crops / {parts} parts{among}). Try {change}. "
         f"`tubelet plan` estimates what a setting needs. ({str(error).splitlines()[0]})"
     )
-
-
-class Signals:
-    """Remembers SIGINT, SIGTERM and SIGUSR1, so that the step under way is finished and saved; a second one stops at
-    once. SIGUSR1 is what schedulers send some minutes before they end a job."""
-
-    KINDS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
-    def __init__(self) -> None:
-        self.heard = 0  # by this process
-        self.agreed: int | None = None  # of several processes: what one of them had heard when the step began
-        self.before: dict[int, Any] = {}
-
-    @property
-    def number(self) -> int:
-        """The signal to stop after this step for; 0: none."""
-        return self.heard if self.agreed is None else self.agreed
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in self.KINDS:
-                self.before[number] = signal.signal(number, self.remember)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def remember(self, number: int, _: FrameType | None) -> None:
-        """Takes note of a signal."""
-        self.heard = number
-        if number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.before[number])

@@ -109,7 +109,7 @@ class Log:
         for line in report.lines():
             self.append(self.notes_path, f"step 0: {line.strip()}")
         self.say(str(report))
-        if self.console.quiet:
+        if self.console.quiet and self.writes:
             report.warn()
 
     def append(self, path: Path, line: str) -> None:

@@ -1,7 +1,6 @@
 """The training loop: the whole of it, top to bottom, no hooks."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -18,10 +17,11 @@ from tubelet.nn.collective import from_first, joined, plain, whoami
 from tubelet.train import checkpoint
 from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
 from tubelet.train.distributed import Spread, averaged, in_step, totals
-from tubelet.train.folder import Lock, begin, fingerprint, same_data, used
-from tubelet.train.guard import Guard, Interrupted, Signals, advised
+from tubelet.train.folder import Lock, begin, begun_by_this_launch, fingerprint, same_data, used
+from tubelet.train.guard import Guard, Interrupted, advised
 from tubelet.train.log import Counter, Log, board_writer, say
 from tubelet.train.optim import adamw, half_cosine, rate, set_decay, set_rate
+from tubelet.train.signals import Signals
 from tubelet.train.start import fitting, started
 from tubelet.train.teacher import teach, with_shape
 from tubelet.types import Batch, Draws, Method
@@ -60,14 +60,12 @@ def train(
         Interrupted: a signal came; resume with the same command.
         Elsewhere: another process met one of these.
     """
-    checked(run)
     folder = Path(out)
-    resume = (
-        resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    )  # torchrun --max-restarts goes on itself
     with joined() as (rank, world), Lock(folder) as lock, threads(run.training.threads):
+        from_first(lambda: checked(run))
+        resume = resume or begun_by_this_launch(folder)
         run, quiet = with_shape(run, folder if resume else None), quiet or rank > 0
-        shared_out(run, world)
+        from_first(lambda: shared_out(run, world))
         # first, because it costs nothing and is the likeliest mistake
         changed = from_first(lambda: used(folder, run, resume, lock))
         grid, device, images = run.grid(), pick_device(run.training.device), run.data.images
@@ -88,12 +86,12 @@ def train(
         reports += [] if prepare is None else prepare(method)
         with advised(run, device):
             method.to(device).train()
-            spread = Spread(method, run.training.parallel, device, precision)
+            spread = Spread(method, run.training.parallel, device)
         optimiser, guard = adamw(method, run.optim), Guard.of(run, folder, precision)
         start, best = 0, -math.inf
         if changed is not None:
             start, best, guarded = checkpoint.restore(folder, method, optimiser)
-            guard.restore(guarded, precision)
+            guard.restore(guarded)
         if run.training.compile:
             compiled(method)
         dataset.fill_cache(Counter("reading videos into memory", quiet))
@@ -133,7 +131,7 @@ def train(
                     set_decay(optimiser, decay)
                 with advised(run, device):
                     loss, norm, told = one_step(spread, batch, step, run, device, precision, guard.scale)
-                    left_out = guard.fit(loss, norm, step, lr, method, batch)
+                    left_out = guard.fit(loss, norm, step, lr, spread, batch)
                     if not left_out:
                         optimiser.step()
                     optimiser.zero_grad()

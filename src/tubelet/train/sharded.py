@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from tubelet.nn.collective import from_first, whoami
+from tubelet.nn.collective import from_first, gathered, whoami
 
 CARD = "checkpoint.json"
 
@@ -34,7 +35,26 @@ def write(folder: Path, tensors: dict[str, Tensor]) -> dict[str, int]:
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise (first if isinstance(first, OSError) else OSError(str(first))) from error
-    return from_first(lambda: {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))})
+    rank = whoami()[0]
+    mine = [(file.name, file.stat().st_size) for file in folder.glob(f"shard-{rank + 1:05d}-*.safetensors")]
+    files = dict(sorted(gathered(mine)))
+    lacking = from_first(lambda: absent(folder, files))
+    if lacking:
+        raise OSError(
+            f"{len(lacking)} of {len(files)} pieces that processes wrote are not seen by the first ({lacking[0]}): all "
+            "must write to one disk that they share"
+        )
+    return files
+
+
+def absent(folder: Path, files: Mapping[str, int]) -> list[str]:
+    """The files that are not there, or not of their size."""
+    return [name for name, size in files.items() if not is_file(folder / name, size)]
+
+
+def is_file(path: Path, size: int) -> bool:
+    """Whether there is a file of that many bytes."""
+    return path.is_file() and path.stat().st_size == size
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -45,11 +65,8 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         card = json.loads((folder / CARD).read_text())
-        lacking = [
-            name
-            for name, size in card["files"].items()
-            if not (folder / name).is_file() or (folder / name).stat().st_size != size
-        ]
+        lacking = absent(folder, card["files"])
+        card["run"], card["step"] = str(card["run"]), int(card["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} cannot be read as a checkpoint ({error}); is it whole?") from error
     if lacking:
@@ -61,8 +78,9 @@ def read(folder: Path) -> dict[str, Any]:
     return card
 
 
-def fill(folder: Path, tensors: Callable[[list[str]], Mapping[str, Tensor]]) -> None:
-    """Fills the tensors that a function gives for the names in a checkpoint, each process its share; all must call it.
+def fill(folder: Path, tensors: Callable[[list[str]], Mapping[str, Tensor]], together: bool = True) -> None:
+    """Fills the tensors that a function gives for the names in a checkpoint, each process its share; all must call it,
+    unless they are not `together`.
 
     Raises:
         ValueError: names or shapes that differ, or a file that is damaged.
@@ -77,8 +95,8 @@ def fill(folder: Path, tensors: Callable[[list[str]], Mapping[str, Tensor]]) -> 
         if wrong := sorted(set(there) ^ set(state)):
             raise ValueError(f"these tensors are on one side only: {', '.join(wrong[:5])}")
         with alone():
-            load(state, storage_reader=reader)
-    except (CheckpointException, OSError, ValueError, KeyError) as error:
+            load(state, storage_reader=reader, no_dist=not together)
+    except (CheckpointException, SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read as a checkpoint of this run ({error})") from error
 
 
@@ -91,13 +109,16 @@ def loaded(folder: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    there = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    try:
+        there = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} cannot be read as a checkpoint ({error}); is it whole?") from error
     state = {
         name: torch.empty(about.size, dtype=about.properties.dtype)
         for name, about in there.items()
         if isinstance(about, TensorStorageMetadata)
     }
-    fill(folder, lambda _: state)
+    fill(folder, lambda _: state, together=False)
     return state
 
 
@@ -106,5 +127,4 @@ class alone(warnings.catch_warnings):
 
     def __enter__(self) -> None:
         super().__enter__()
-        if whoami()[1] == 1:
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
