@@ -14,7 +14,7 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Failures, batches
 from tubelet.data.sources import Item, find
 from tubelet.nn.collective import from_first, joined, plain, whoami
-from tubelet.train import checkpoint
+from tubelet.train import checkpoint, sharded
 from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
 from tubelet.train.distributed import Spread, averaged, in_step, totals
 from tubelet.train.folder import Lock, begin, begun_by_this_launch, fingerprint, same_data, used
@@ -66,6 +66,8 @@ def train(
         resume = resume or begun_by_this_launch(folder)
         run, quiet = with_shape(run, folder if resume else None), quiet or rank > 0
         from_first(lambda: shared_out(run, world))
+        if run.training.checkpoints == "sharded":
+            sharded.usable()
         # first, because it costs nothing and is the likeliest mistake
         changed = from_first(lambda: used(folder, run, resume, lock))
         grid, device, images = run.grid(), pick_device(run.training.device), run.data.images

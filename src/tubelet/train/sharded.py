@@ -20,6 +20,20 @@ from tubelet.nn.collective import from_first, gathered, whoami
 CARD = "checkpoint.json"
 
 
+def usable() -> None:
+    """Looks whether this PyTorch can write checkpoints in pieces.
+
+    Raises:
+        ValueError: it is too old.
+    """
+    try:
+        import torch.distributed.checkpoint.hf_storage
+    except ImportError as error:
+        raise ValueError(
+            f"--training.checkpoints sharded takes a newer PyTorch than {torch.__version__}; update it, or use full"
+        ) from error
+
+
 def write(folder: Path, tensors: dict[str, Tensor]) -> dict[str, int]:
     """Writes this process's pieces of `tensors`, flushed to the disk; all must call it. The files of all, with sizes.
 
