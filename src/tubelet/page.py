@@ -59,6 +59,7 @@ pre code { user-select: all; }
 .sheet table { font-size: 13px; font-variant-numeric: tabular-nums; }
 .sheet th, .sheet td { width: auto; padding: 6px 14px 6px 0; }
 .sheet thead th { cursor: pointer; white-space: nowrap; } .sheet thead th:hover { color: var(--accent); }
+.sheet td:not(:first-child) { overflow-wrap: normal; }
 .sheet td:first-child { min-width: 14em; } .sheet .bad td { color: var(--bad); }
 .pair { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: flex-start; margin: 0 0 20px; }
 .pair figure { margin: 0; width: 180px; font-size: 13px; overflow-wrap: anywhere; }

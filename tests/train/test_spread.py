@@ -449,6 +449,48 @@ def test_gpus_starts_processes_that_save_on_a_signal_and_go_on(videos, tmp_path)
     assert [line["step"] for line in metrics(out)] == list(range(1, steps + 3))
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for children in /proc")
+def test_torchrun_begins_again_after_a_process_was_killed(videos, tmp_path):
+    """Its other attempts go on by themselves; a first one without --resume does not touch a run that is there."""
+    out = tmp_path / "run"
+    again = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    python, *rest = command(videos, out, "--training.epochs", "40", "--training.workers", "0", "--quiet")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [python, *again, *rest],
+        cwd=videos,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").is_file() or len((out / "metrics.jsonl").read_text().splitlines()) < 5:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(child) for child in children if "pretrain" in Path(f"/proc/{child}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, said
+    expected = train(of_forty_epochs(), videos / "videos", tmp_path / "whole", quiet=True)
+    for line, one in zip(numbers_of(out), numbers_of(expected), strict=True):
+        assert line == pytest.approx(one, rel=1e-4)
+    refused = subprocess.run(
+        [python, *again, *rest], cwd=videos, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert refused.returncode
+    assert "is not empty; add --resume" in refused.stderr
+    assert len(metrics(out)) == 70
+
+
+def of_forty_epochs() -> Run:
+    """What the command of the tests trains, for 40 epochs."""
+    return plain_tiny(epochs=40)
+
+
 def test_gpus_with_pieces_end_with_pictures_and_a_report(videos, tmp_path):
     out, pieces = tmp_path / "run", ["--training.parallel", "fsdp", "--training.checkpoints", "sharded"]
     both = command(videos, out, "--gpus", "2", "--training.epochs", "2", *pieces)

@@ -33,11 +33,26 @@ def joined() -> Iterator[tuple[int, int]]:
             "processes with torchrun, srun or --gpus, or unset WORLD_SIZE"
         )
     os.environ.update(environment)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, **of_attempt(environment))
     try:
         yield whoami()
     finally:
         dist.destroy_process_group()
+
+
+def of_attempt(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Where processes meet that torchrun starts anew; nothing where PyTorch's own way is right.
+
+    torchrun keeps its store over restarts, and in it the addresses of processes that are gone, which PyTorch 2.13
+    would connect to.
+    """
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), world, is_master=False)
+    return {"store": dist.PrefixStore(f"attempt_{attempt}", store), "rank": rank, "world_size": world}
 
 
 def of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
