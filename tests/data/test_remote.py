@@ -204,11 +204,14 @@ def test_pictures_in_a_list_are_read_from_elsewhere(folder, storage):
     assert np.array_equal(frames_at(item.path, [0]).frames[0].numpy(), picture)
 
 
-def test_preparing_from_elsewhere_gives_the_same_files(folder, storage, tmp_path):
+def test_preparing_from_elsewhere_gives_the_same_videos(folder, storage, tmp_path):
     outcome = prepare(f"{storage.url}/clips", tmp_path / "out", workers=0)
     assert not outcome.quarantined
     for name in ("a/0.mp4", "b/5.mp4"):
-        assert (tmp_path / "out" / name).read_bytes() == (folder / "prepared" / name).read_bytes()
+        ours, theirs = (probe(root / name) for root in (tmp_path / "out", folder / "prepared"))
+        assert ours.seconds.tolist() == theirs.seconds.tolist()
+        one, other = (frames_at(video.path, range(video.frames)).frames.float() for video in (ours, theirs))
+        assert (one - other).abs().mean() < 1  # x264 does not give the same bytes each time on a busy machine
     again = prepare(f"{storage.url}/clips", tmp_path / "out", workers=0)
     assert again.new == 0
     with pytest.raises(ValueError, match="prepare into a folder here"):
