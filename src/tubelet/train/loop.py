@@ -61,7 +61,7 @@ def train(
         Elsewhere: another process met one of these.
     """
     folder = Path(out)
-    with joined() as (rank, world), Lock(folder) as lock, threads(run.training.threads):
+    with joined() as (rank, world), Lock(folder) as lock, threads(max(run.training.threads, 0)):
         from_first(lambda: checked(run))
         resume = resume or begun_by_this_launch(folder)
         run, quiet = with_shape(run, folder if resume else None), quiet or rank > 0
