@@ -41,7 +41,11 @@ TIMINGS = ("seconds", "clips_per_second", "data_wait")
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     """Seven short videos of noise that moves: more than a batch, and no multiple of one."""
-    folder = tmp_path_factory.mktemp("videos")
+    return seven_films(tmp_path_factory.mktemp("videos"))
+
+
+def seven_films(folder: Path) -> Path:
+    """Writes them; other tests of training use them too."""
     rng = np.random.default_rng(0)
     for index in range(7):
         picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)

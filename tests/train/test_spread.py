@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_loop import seven_films
 from test_loop import tiny as plain_tiny
 
 from tubelet import config
@@ -27,7 +27,6 @@ from tubelet.config import Run
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import batches
 from tubelet.data.sources import find
-from tubelet.data.video import write
 from tubelet.finetune import finetune
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.methods.supervised import Supervised
@@ -183,13 +182,10 @@ def failing(folder: Path, name: str, rank: int) -> None:
 def videos(tmp_path_factory) -> Path:
     """Seven videos that differ; and a folder of broken ones."""
     folder = tmp_path_factory.mktemp("spread")
-    rng = np.random.default_rng(0)
     for part in ("videos", "bad"):
         (folder / part).mkdir()
+    seven_films(folder / "videos")
     for index in range(7):
-        picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
-        frames = np.stack([np.roll(picture, (index * t, 2 * t), (0, 1)) for t in range(12)])
-        write(folder / "videos" / f"{index}.mp4", frames, 10)
         (folder / "bad" / f"{index}.mp4").write_text("no video")
     rows = [f"videos/{index % 7}.mp4,{'ab'[index % 2]}" for index in range(9)]  # one process has a batch more
     (folder / "all.csv").write_text("\n".join(["path,label", *rows]))
@@ -508,3 +504,13 @@ def test_gpus_that_are_not_there_are_counted(videos, tmp_path):
     done = subprocess.run(line, cwd=videos, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert "--gpus 3, but this machine has 0 GPUs" in done.stderr
+
+
+def test_what_the_first_process_says_is_said_once(videos, tmp_path):
+    wrong = command(videos, tmp_path / "run", "--gpus", "2", "--data", "nowhere")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(wrong, cwd=videos, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("no such file or folder: nowhere") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("tubelet-processes-*"))

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import numbers_of, start, state_hash, tiny, wait_for_steps
+from test_loop import numbers_of, seven_films, start, state_hash, tiny, wait_for_steps
 
 from tubelet.config import Run
-from tubelet.data.video import write
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.train import checkpoint
 from tubelet.train.checkpoint import SaveError, atomically
@@ -37,12 +36,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     """Seven short videos of noise that moves."""
-    folder = tmp_path_factory.mktemp("videos")
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
-        write(folder / f"{index}.mp4", np.stack([np.roll(picture, (index * t, 2 * t), (0, 1)) for t in range(12)]), 10)
-    return folder
+    return seven_films(tmp_path_factory.mktemp("videos"))
 
 
 # ---------------------------------------------------------------------------- kills
@@ -424,13 +418,11 @@ def test_a_video_that_vanishes_is_named_and_the_run_goes_on(videos, tmp_path, ca
     for index in range(7):
         (folder / f"{index}.mp4").write_bytes((videos / f"{index}.mp4").read_bytes())
     out = train(tiny(), folder, tmp_path / "run", quiet=True, limit=2)
-    sizes = (folder / "5.mp4").stat().st_size
 
     def prepare(_: Any) -> list:
         (folder / "5.mp4").unlink()
         return []
 
-    assert sizes > 0
     train(tiny(), folder, out, quiet=True, resume=True, prepare=prepare)
     assert f"could not be read and were replaced: {folder / '5.mp4'}" in capsys.readouterr().err
 

@@ -78,7 +78,10 @@ def launched(processes: int, arguments: Sequence[str], device: str | None) -> in
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, first = error.get_first_failure()
-        print(failure(rank, processes, first.exitcode, logs), file=sys.stderr)
+        if rank == 0 and first.exitcode > 0:  # which has said itself why
+            shutil.rmtree(logs, ignore_errors=True)
+        else:
+            print(failure(rank, processes, first.exitcode, logs), file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     shutil.rmtree(logs, ignore_errors=True)
     return 0

@@ -22,7 +22,7 @@ from tubelet.data.mixture import Mixture
 from tubelet.data.shards import size_of
 from tubelet.data.table import Table
 from tubelet.train.checkpoint import atomically, last, refused, void
-from tubelet.train.log import metrics
+from tubelet.train.log import metrics, say
 
 LOCK = ".lock"
 # What a resumed run may set otherwise: neither the clips nor, but for rounding, the arithmetic depend on it.
@@ -82,7 +82,7 @@ class Lock:
                 "end it, or choose another --out"
             ) from None
         except NotImplementedError:
-            pass  # a file system without locks
+            say(f"note: {self.folder} is on a file system without locks; see that no other process trains in it")
         except OSError as error:
             raise refused(self.folder / LOCK, error, None) from error
 
