@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from tubelet.data.datasets import Data
-from tubelet.data.datasets import checked as data_checked
+from tubelet.data.settings import checked as data_checked
 from tubelet.nn.vit import Encoder
 from tubelet.types import Grid
 

@@ -5,7 +5,7 @@ Axis letters, one legend for the whole library:
     b clips in the batch   k crops per video (b counts all of them)   c channels (3 unless said)
     t h w  frames, height, width in pixels   n tokens of the grid = T*H*W, ordered (T H W)   v visible   p to predict
     q values per patch = pt*ph*pw*c   y values to predict per token   d encoder width   e decoder width
-    x output classes   my mx  blocks of a motion field, down and across   *b  leading axes, if any
+    x output classes   r boxes   my mx  blocks of a motion field, down and across   *b  leading axes, if any
 """
 
 from collections.abc import Callable, Sequence
@@ -160,6 +160,18 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Where people are in the key frame of a clip, and what each does. There may be none."""
+
+    corners: Float[Tensor, "r 4"]  # x1 y1 x2 y2 in pixels of the clip, x2 and y2 just outside
+    labels: Float[Tensor, "r x"] | None = None  # one-hot or several hot
+
+    def each(self, act: Callable[[Tensor], Tensor]) -> "Boxes":
+        """The same after `act` on each of its tensors."""
+        return Boxes(act(self.corners), None if self.labels is None else act(self.labels))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Clips on their way to the device: uint8 until they are there."""
 
@@ -171,9 +183,10 @@ class Batch:
     labels: Float[Tensor, "b x"] | None = None  # one-hot, shares, several hot, or values
     motion: Motion | None = None  # with the leading axis b
     yuv: Yuv | None = None  # in place of `video`, which is on the meta device until `to`: its shape and nothing else
+    boxes: tuple[Boxes, ...] | None = None  # of each clip, where the videos have key frames
 
     def each(self, act: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same after `act` on each of its tensors."""
+        """The same after `act` on each of its tensors; boxes, which have no axis b, stay as they are."""
         labels = None if self.labels is None else act(self.labels)
         motion = None if self.motion is None else self.motion.each(act)
         yuv = None if self.yuv is None else self.yuv.each(act)
@@ -181,11 +194,16 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same in memory that a GPU fetches from while the step before is worked on; torch's loader calls it."""
-        return self.each(lambda tensor: tensor if tensor.is_meta else tensor.pin_memory())
+        return self.moved(lambda tensor: tensor if tensor.is_meta else tensor.pin_memory())
+
+    def moved(self, act: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with all of its tensors elsewhere."""
+        boxes = None if self.boxes is None else tuple(one.each(act) for one in self.boxes)
+        return replace(self.each(act), boxes=boxes)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`, in RGB."""
-        there = self.each(lambda tensor: tensor if tensor.is_meta else tensor.to(device, non_blocking=True))
+        there = self.moved(lambda tensor: tensor if tensor.is_meta else tensor.to(device, non_blocking=True))
         if there.yuv is None:
             return there
         return replace(there, video=there.yuv.rgb().permute(0, 4, 1, 2, 3), yuv=None)  # channels last in memory
@@ -193,7 +211,8 @@ class Batch:
     def clips(self, start: int, stop: int) -> "Batch":
         """Clips `start` to `stop`, on video borders: one part of a batch that is accumulated."""
         part = self.each(lambda tensor: tensor[start:stop])
-        return replace(part, paths=self.paths[start // self.crops : stop // self.crops], notes=())
+        boxes = None if self.boxes is None else self.boxes[start:stop]
+        return replace(part, paths=self.paths[start // self.crops : stop // self.crops], notes=(), boxes=boxes)
 
 
 # ---------------------------------------------------------------------------- 3. what is hidden

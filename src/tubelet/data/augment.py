@@ -147,6 +147,40 @@ class RandAugment:
         return changed(frames, self.draw(rng))
 
 
+@dataclass(frozen=True)
+class ColourJitter:
+    """Hue, saturation and value shifted, each by one draw for the whole clip.
+
+    Source: VideoMAE-Action-Detection, after AlphAction: shifts of up to 10 of hue's 180 steps and 26 of 255.
+    """
+
+    hue: float = 10 / 180
+    """At most so much of the whole circle, either way."""
+    saturation: float = 26 / 255
+    """At most so much of the whole scale, either way."""
+    value: float = 26 / 255
+    """The same for how bright the brightest colour of a pixel is."""
+
+    def __post_init__(self) -> None:
+        for name in ("hue", "saturation", "value"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ColourJitter's {name} {getattr(self, name)} cannot be used; expected 0 to 1")
+
+    def __call__(self, frames: UInt8[Tensor, "t h w c"], rng: np.random.Generator) -> UInt8[Tensor, "t h w c"]:
+        """The clip in shifted colours; a grey one in another brightness."""
+        limits = np.array([self.hue, self.saturation, self.value])
+        shifts = np.rint(255 * rng.uniform(-limits, limits)).astype(np.int16)
+        if frames.shape[3] == 1:
+            return (frames.to(torch.int16) + int(shifts[2])).clamp_(0, 255).to(torch.uint8)
+        pictures = torch.empty_like(frames, memory_format=torch.contiguous_format)
+        for frame, picture in zip(frames.numpy(), pictures.numpy()):
+            levels = np.asarray(Image.fromarray(frame).convert("HSV")) + shifts
+            levels[..., 0] %= 256  # hue is a circle
+            shifted = Image.fromarray(levels.clip(0, 255).astype(np.uint8), "HSV")
+            picture[:] = np.asarray(shifted.convert("RGB"))
+        return pictures
+
+
 def changed(frames: UInt8[Tensor, "t h w c"], draws: list[tuple[str, float]]) -> UInt8[Tensor, "t h w c"]:
     """The clip after these operations, by name and amount."""
     if not draws:

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tubelet.data.augment import RandAugment
+from tubelet.data.augment import ColourJitter, RandAugment
+from tubelet.data.box_transforms import BoxJitter, boxes_of
 from tubelet.data.cache import Frames
 from tubelet.data.flow import Flow, usable
 from tubelet.data.images import is_picture
 from tubelet.data.items import Item, Note
 from tubelet.data.joint import Images
-from tubelet.data.joint import checked as images_checked
 from tubelet.data.labels import Labels, rows_of
 from tubelet.data.mixture import Mixture
 from tubelet.data.motion import motion_of, tells_enough, with_flow
@@ -31,13 +31,15 @@ from tubelet.data.order import LARGE, shuffled, stream
 from tubelet.data.paint import uncoloured
 from tubelet.data.parts import chosen, part_of
 from tubelet.data.places import places
-from tubelet.data.sampling import Dense, Segments, Spread
+from tubelet.data.sampling import Around, Dense, Segments, Spread
+from tubelet.data.seconds import clip_of_seconds
+from tubelet.data.settings import checked, fit_for_boxes
 from tubelet.data.sources import find
 from tubelet.data.table import Table
 from tubelet.data.transforms import Crop, MultiScaleCrop, Place, Region, Window, carried, evened, flipped
 from tubelet.data.vectors import Vectors, has_vectors
 from tubelet.data.video import Video, VideoError, frames_at, probe
-from tubelet.types import Clip, Motion, Yuv
+from tubelet.types import Boxes, Clip, Motion, Yuv
 
 ATTEMPTS = 5  # replacements for one unreadable video before giving up; with 5 % unreadable, all fail once in 3 million
 LATE = 1.0  # seconds that a part may end after its video without a word: lists are rounded to seconds
@@ -47,7 +49,7 @@ LATE = 1.0  # seconds that a part may end after its video without a word: lists 
 class Data:
     """Which clips a run sees."""
 
-    clip: Dense | Segments | Spread
+    clip: Dense | Segments | Spread | Around
     """Which frames of a video make a clip, and what happens to videos that are too short."""
     size: tuple[int, int] = (224, 224)
     """Height and width of the clips, in pixels."""
@@ -61,8 +63,11 @@ class Data:
     """Crops of each decoded clip. A step has `clips` times `repeats` clips for every video of its batch."""
     per: Literal["video", "duration"] = "video"
     """What an epoch is: one clip of each video, or clips in proportion to how long the videos are."""
-    augment: RandAugment | None = None
-    """Changes of colour and shape before the crop, alike for all frames of a clip (fine-tuning)."""
+    augment: RandAugment | ColourJitter | None = None
+    """Changes of colour and shape before the crop, or of colour after it; alike for all frames of a clip
+    (fine-tuning)."""
+    boxes: BoxJitter | None = None
+    """How the edges of people's boxes are moved (fine-tuning for action detection); none: they stay."""
     labels: Labels | None = None
     """How the labels of the videos become numbers (fine-tuning); none: they are not looked at."""
     channels: int = 3
@@ -95,6 +100,7 @@ class Sample(NamedTuple):
     notes: list[Note]
     motion: Motion | None = None  # with the leading axis k
     yuv: Yuv | None = None  # in place of `video`, as in `Batch`
+    boxes: list[Boxes] | None = None  # of each clip, if the item is a key frame
 
 
 # ---------------------------------------------------------------------------- one video
@@ -110,6 +116,7 @@ class Dataset:
             ValueError: no items, or settings that cannot be used; flow, and no OpenCV.
         """
         checked(data)
+        fit_for_boxes(data, items)
         with_flow(items, data.motion)  # now, not in the first worker
         if not items:
             raise ValueError("a data set needs at least one video, got none")
@@ -120,7 +127,8 @@ class Dataset:
             )
         self.items: Sequence[Item] = items if isinstance(items, Table | Mixture) else list(items)
         self.data, self.seed = data, seed
-        self.labels = None if data.labels is None else rows_of(data.labels, self.items)
+        unlabelled = data.labels is None or items[0].key is not None  # labels of key frames are those of their boxes
+        self.labels = None if unlabelled or data.labels is None else rows_of(data.labels, self.items)
         self.places = places(self.items, data.per)
         self.frames: Frames | None = None
         self.given_up: dict[int, str] = {}  # items that are not read again, and why
@@ -240,13 +248,14 @@ class Dataset:
             ValueError: it is too short, and `data.clip` says that this is an error.
         """
         data, notes = self.data, list[Note]()
-        views, stored, motions = list[Tensor](), list[Yuv](), list[Motion]()
+        views, stored, motions, boxes = list[Tensor](), list[Yuv](), list[Motion](), list[Boxes]()
+        key, jittered = self.items[item].key, isinstance(data.augment, ColourJitter)
         for _ in range(data.clips):
             cuts: list[tuple[Window, bool]] = []  # where a crop is, and whether it is mirrored
             clip, motion, more = self.clip(item, rng, partial(self.windows, rng=rng, cuts=cuts))
             notes += more
             frame = (clip.frames.shape[1], clip.frames.shape[2])
-            if cuts and motion is not None:
+            if cuts and (motion is not None or key is not None):
                 video = probe(self.items[item].path)
                 frame = video.height, video.width
             for number in range(data.repeats):
@@ -254,9 +263,13 @@ class Dataset:
                 if cuts:
                     view, (region, flip) = clip.frames[number], cuts[number]
                 else:
-                    frames = data.augment(clip.frames, rng) if data.augment else clip.frames
+                    frames = data.augment(clip.frames, rng) if data.augment and not jittered else clip.frames
                     view, region = data.crop.cut(frames, data.size, rng)
                     flip = bool(rng.random() < data.flip)
+                if data.augment and jittered:
+                    view = data.augment(view, rng)
+                if key is not None:
+                    boxes.append(boxes_of(key, frame, region, data.size, flip, data.labels, data.boxes, rng))
                 if data.yuv:
                     yuv = uncoloured(view) if clip.yuv is None else clip.yuv[number]
                     stored.append(yuv.flipped() if flip else yuv)
@@ -268,9 +281,8 @@ class Dataset:
         # Channels stay last in memory: clips are then cut into cubes in a fifth of the time.
         crops = (torch.stack(views) if len(views) > 1 else views[0][None]).permute(0, 4, 1, 2, 3)
         moving = Motion.batch(motions) if motions else None
-        return Sample(
-            crops, item, list(dict.fromkeys(notes)), moving, Yuv.batch(stored, torch.stack) if stored else None
-        )
+        yuvs = Yuv.batch(stored, torch.stack) if stored else None
+        return Sample(crops, item, list(dict.fromkeys(notes)), moving, yuvs, None if key is None else boxes)
 
     def windows(self, video: Video, rng: np.random.Generator, cuts: list[tuple[Window, bool]]) -> list[Window] | None:
         """The crops of a clip if they can be drawn straight from the decoder's frames; with a mirror or not in `cuts`.
@@ -278,7 +290,7 @@ class Dataset:
         None if whole frames are needed, or will be for most clips.
         """
         data = self.data
-        if data.augment is not None or isinstance(data.crop, Place) or isinstance(data.motion, Flow):
+        if isinstance(data.augment, RandAugment) or isinstance(data.crop, Place) or isinstance(data.motion, Flow):
             return None
         if data.motion is not None and not has_vectors(video):
             return None
@@ -300,7 +312,9 @@ class Dataset:
         """
         one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
         notes: list[Note] = []
-        if kept is None:
+        if one.key is not None and kept is None and one.path.is_dir() and isinstance(data.clip, Around):
+            clip = clip_of_seconds(one.path, one.key.seconds, data.clip, gray=data.channels == 1)
+        elif kept is None:
             gray, vectors, size = data.channels == 1, isinstance(data.motion, Vectors), data.size if windows else None
             asked: list[Int[np.ndarray, " t"]] = []
 
@@ -336,62 +350,3 @@ class Dataset:
             text = f"{item.path} is too short for {self.data.clip}: it has {len(part)}; some are repeated"
             notes.append(Note(text, "short", str(item.path)))
         return chosen(item, seconds, self.data.clip, rng)
-
-
-# ---------------------------------------------------------------------------- settings
-
-
-def checked(data: Data) -> None:
-    """Looks for settings that cannot be used.
-
-    Raises:
-        ValueError: names the setting, what it is, and what it may be.
-    """
-    for name, value, fits, expected in (
-        ("size", data.size, min(data.size) > 0, "at least 1x1 pixels"),
-        ("flip", data.flip, 0 <= data.flip <= 1, "a probability, 0 to 1"),
-        ("clips", data.clips, data.clips > 0, "1 or more"),
-        ("repeats", data.repeats, data.repeats > 0, "1 or more"),
-        ("per", data.per, data.per in ("video", "duration"), "video or duration"),
-        ("channels", data.channels, data.channels in (1, 3), "3 (colour) or 1 (grey)"),
-        ("cache", data.cache, data.cache >= 0, "a short side in pixels, or 0 for none"),
-    ):
-        if not fits:
-            raise ValueError(f"--data.{name} {value} cannot be used; expected {expected}")
-    if data.yuv:
-        yuv_checked(data)
-    if data.images is not None:
-        images_checked(data.images)
-        if data.labels is not None or data.motion is not None:
-            raise ValueError(
-                "pictures beside videos are for pre-training, and stand still: set data.images to None, or "
-                + ("data.motion" if data.labels is None else "data.labels")
-            )
-    if data.augment is not None and data.motion is not None:
-        raise ValueError(
-            "data.augment moves what the frames show and not the motion that is read beside them; use one of "
-            "data.augment and data.motion, and set the other to None"
-        )
-
-
-def yuv_checked(data: Data) -> None:
-    """Looks for what does not go together with clips that travel as YUV 4:2:0.
-
-    Raises:
-        ValueError: names the setting, and what to do.
-    """
-    if any(edge % 2 for edge in data.size):
-        even = " ".join(str(edge + edge % 2) for edge in data.size)
-        raise ValueError(
-            f"--data.size {data.size} cannot be used with --data.yuv, which has one colour for two by two pixels; use "
-            f"--data.size {even}"
-        )
-    for name, used, why in (
-        ("channels 1", data.channels == 1, "has no colours to send"),
-        (f"cache {data.cache}", data.cache, "keeps frames in RGB"),
-        ("augment", data.augment, "changes RGB"),
-        (f"crop {data.crop}", isinstance(data.crop, Place), "scales whole frames first"),
-        (f"motion {data.motion}", isinstance(data.motion, Flow), "is made from whole frames in RGB"),
-    ):
-        if used:
-            raise ValueError(f"--data.yuv cannot be used with data.{name}, which {why}; leave one of the two out")

@@ -12,6 +12,7 @@ from tubelet.data import remote
 from tubelet.data.images import SUFFIXES as PICTURES
 from tubelet.data.images import is_even, is_frame, is_video
 from tubelet.data.index import SUFFIXES
+from tubelet.data.keyframes import KeyFrame
 
 PREPARED, LIST = "prepared.json", "videos.csv"  # in a folder that `prepare` wrote: how, and what is in it
 
@@ -25,6 +26,7 @@ class Item:
     start: float | None = None  # seconds: only this part of the video is meant; none: from its beginning
     end: float | None = None  # seconds; none: to its end
     group: str | None = None  # whoever or wherever was filmed: groups are never split between training and test
+    key: KeyFrame | None = None  # only the clip around this moment is meant, with its boxes
 
 
 class Note(str):

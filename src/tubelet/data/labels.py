@@ -102,6 +102,29 @@ class Labels:
         where = torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64)
         return table.index_put_(where, torch.tensor(shares, dtype=torch.float32), accumulate=True)
 
+    def hot(self, named: Sequence[Sequence[str]]) -> Float[Tensor, "r x"]:
+        """A row for each of several names' lists: 1 where it names a class.
+
+        >>> Labels("classes", ("fall", "run")).hot([("run",), (), ("run", "fall")]).tolist()
+        [[0.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+
+        Raises:
+            ValueError: a class that is not in `names`.
+        """
+        places = {name: place for place, name in enumerate(self.names)}
+        table = torch.zeros(len(named), len(self.names))
+        for row, names in enumerate(named):
+            for name in names:
+                if name not in places:
+                    near = difflib.get_close_matches(name, self.names, n=1)
+                    hint = f" (near: {near[0]!r})" if near else ""
+                    raise ValueError(
+                        f"label {name!r} is not in the class list{hint}; the {len(self.names)} classes: "
+                        f"{listed(self.names)}"
+                    )
+                table[row, places[name]] = 1
+        return table
+
     def read(self, outputs: Float[Tensor, "*b x"]) -> Float[Tensor, "*b x"]:
         """What a network's outputs say: probabilities (of one class: they sum to 1), or values in their own units."""
         if self.kind == "values":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -180,6 +181,7 @@ class Batches:
         motions = [sample.motion for sample in samples if sample.motion is not None]
         stored = [sample.yuv for sample in samples if sample.yuv is not None]
         yuv = Yuv.batch(stored, joined) if stored else None
+        boxes = [sample.boxes for sample in samples if sample.boxes is not None]
         clips = [sample.video.permute(0, 2, 3, 4, 1) for sample in samples]  # channels stay last in memory
         if images is not None and dataset is self.pictures:
             clips = [clip.repeat_interleave(images.frames, 1) for clip in clips]
@@ -194,6 +196,7 @@ class Batches:
             None if labels is None else labels[ids],
             Motion.batch(motions) if motions else None,
             yuv,
+            tuple(chain.from_iterable(boxes)) if boxes else None,
         )
 
     def sample(self, step: int, position: int) -> Sample:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from tubelet.data.index import VideoError
 from tubelet.data.items import Item
-from tubelet.data.sampling import HAIR
+from tubelet.data.sampling import HAIR, Around
 from tubelet.data.video import frames_at
 from tubelet.types import Clip, Sampler
 
@@ -41,11 +41,25 @@ def chosen(
     >>> chosen(Item(Path("a.mp4"), start=2.0, end=4.0), np.arange(50) / 10, Segments(4)).tolist()
     [22, 27, 32, 37]
     """
+    if item.key is not None and isinstance(sampler, Around):
+        return around(item, item.key.seconds, seconds, sampler)
     part = part_of(item, seconds)
     try:
         return part.start + sampler(seconds[part] - seconds[part.start], rng)
     except ValueError as error:  # short="error"
         raise ValueError(f"{item.path}: {error}") from error
+
+
+def around(item: Item, moment: float, seconds: Float[np.ndarray, " total"], sampler: Around) -> Int[np.ndarray, " t"]:
+    """The frames of the clip around a moment of an item's video.
+
+    Raises:
+        VideoError: the video ends before it.
+    """
+    if not len(seconds) or moment > seconds[-1] + (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1) + HAIR:
+        end = f"its last frame is shown at {seconds[-1]:.6g} s" if len(seconds) else "it has no frames"
+        raise VideoError(f"{item.path} has no moment {moment:g} s: {end}. Mend the list of boxes, or its time base")
+    return sampler.at(seconds, moment)
 
 
 def part_of(item: Item, seconds: Float[np.ndarray, " total"]) -> slice:

@@ -279,6 +279,74 @@ class Spread:
         return on_screen(seconds, np.minimum(places, end - 1).astype(np.int64))
 
 
+@dataclass(frozen=True)
+class Around:
+    """Frames at equal distances around a moment: the clip of a key frame.
+
+    Of frames * stride source frames, of which the moment's is the first of the second half, each `stride`-th from the
+    second on. At the ends of a video its first or last frame is repeated, so that the moment stays where it is.
+
+    >>> Around(4, stride=2).at(np.arange(20) / 10, 1.0).tolist()
+    [7, 9, 11, 13]
+    >>> Around(4, stride=2).at(np.arange(20) / 10, 0.1).tolist()
+    [0, 0, 2, 4]
+
+    Where the frame rate varies, a step is a time, `stride` mean intervals long, as in `Dense`.
+
+    Source: VideoMAE-Action-Detection: 32 frames before the moment and 32 from it on, of these the second and so on.
+    """
+
+    frames: int = 16
+    """Frames of the clip."""
+    stride: int = 4
+    """Source frames from one frame of the clip to the next."""
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride) < 1:
+            raise ValueError(f"a clip needs positive numbers, got {self!r}")
+
+    def __str__(self) -> str:
+        """For people.
+
+        >>> str(Around())
+        '16 frames at stride 4 around a moment'
+        """
+        return f"{self.frames} frames at stride {self.stride} around a moment"
+
+    def offsets(self) -> Indices:
+        """Where its frames are, in source frames after the moment's.
+
+        >>> Around(16, 4).offsets().tolist()[::5]
+        [-31, -11, 9, 29]
+        """
+        return np.arange(self.frames) * self.stride - (self.frames * self.stride - 1) // 2
+
+    def step(self, seconds: Seconds) -> float:
+        """Source frames from one frame of the clip to the next."""
+        return float(self.stride)
+
+    def needs(self, seconds: Seconds) -> int:
+        """Source frames from the first to the last of a clip, both included."""
+        return (self.frames - 1) * self.stride + 1
+
+    def is_short(self, seconds: Seconds) -> bool:
+        """Whether a clip of such a video repeats frames wherever the moment is."""
+        return len(seconds) < self.needs(seconds)
+
+    def at(self, seconds: Seconds, moment: float) -> Indices:
+        """The frames of the clip around a moment, in seconds."""
+        middle = int(np.searchsorted(seconds, moment + 1e-6, side="right")) - 1
+        places = middle + self.offsets()
+        if varies(seconds):
+            times = seconds[max(middle, 0)] + self.offsets() / rate(seconds)
+            places = np.searchsorted(seconds, times + HAIR, side="right") - 1
+        return places.clip(0, len(seconds) - 1)
+
+    def __call__(self, seconds: Seconds, rng: np.random.Generator | None = None) -> Indices:
+        """The clip in the middle of a video; nothing is random."""
+        return self.at(seconds, float(seconds[len(seconds) // 2]))
+
+
 def clips_of(
     durations: Sequence[float] | Float[np.ndarray, " videos"],
     per: Literal["video", "duration"] = "duration",

@@ -109,6 +109,24 @@ class RandomResizedCrop(Crop):
 
 
 @dataclass(frozen=True)
+class RandomCrop(Crop):
+    """A window of the output's size anywhere in frames whose short side is scaled to `side`, cut first.
+
+    Source: VideoMAE-Action-Detection: 224 of 256 pixels.
+    """
+
+    side: int = 256
+    """Short side of the scaled frames, in pixels."""
+
+    def window(self, height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """A random place; the largest window of the output's shape where the frames are smaller than it."""
+        scale = min(height, width) / self.side
+        tall, wide = largest(height, width, size)
+        h, w = min(round(scale * size[0]), int(tall)), min(round(scale * size[1]), int(wide))
+        return Window(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), max(h, 1), max(w, 1))
+
+
+@dataclass(frozen=True)
 class CentreCrop(Crop):
     """The largest window in the middle, which is "resize the short side, cut the centre", cut first. Nothing random."""
 

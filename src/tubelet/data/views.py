@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tubelet.data.sampling import HAIR, Dense, Indices, Seconds, Segments, Spread, counted, on_screen
+from tubelet.data.sampling import HAIR, Around, Dense, Indices, Seconds, Segments, Spread, counted, on_screen
 
 
-def time_views(sampler: Dense | Segments | Spread, seconds: Seconds, count: int) -> list[Indices]:
+def time_views(sampler: Dense | Segments | Spread | Around, seconds: Seconds, count: int) -> list[Indices]:
     """Frame indices of `count` clips that lie evenly over the whole video, in order; the first starts at its start.
 
     One view is the middle clip, `sampler(seconds)`, so that it shows what validation sees. Clips of frames at equal

@@ -180,3 +180,7 @@ class Positions(nn.Module):
     def forward(self) -> Float[Tensor, "n d"]:
         """A row for each token of the grid."""
         return (self.slot.unsqueeze(1) + self.place).flatten(0, 1) if self.fixed is None else self.fixed
+
+    def on(self, own: Grid, grid: Grid) -> Float[Tensor, "m d"]:
+        """A row for each token of another grid than its own: interpolated, also what is learnt."""
+        return resized(self(), (own.T, own.H, own.W), (grid.T, grid.H, grid.W))

@@ -47,6 +47,10 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer("table", rotations(grid, channels), persistent=False)
 
+    def on(self, own: Grid, grid: Grid) -> Float[Tensor, "2 _ 1 m c"]:
+        """Those of all tokens of another grid, for all heads: places are counted on, nothing is interpolated."""
+        return rotations(grid, self.table.shape[2]).to(self.table.device)[:, None, None]
+
     def forward(self, ids: Int[Tensor, "b v"] | None, tokens: int) -> Float[Tensor, "2 _ 1 v c"]:
         """Those of the tokens at `ids`, for all heads; None: of the first `tokens`."""
         found = self.table[:, :tokens].unsqueeze(1) if ids is None else self.table[:, ids]

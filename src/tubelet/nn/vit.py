@@ -116,26 +116,31 @@ class ViT(nn.Module):
         taps: Sequence[int] = (),
         allowed: Bool[Tensor, "_ 1 v v"] | None = None,
         instead: tuple[Float[Tensor, " d"], Bool[Tensor, "b v"]] | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Tokens for normalised patches; `ids` says where in the grid they are (default: from its start, in order).
 
         With `taps`, what the blocks of these numbers (1 is the first) put out, without the last norm, one after the
         other along the token axis, in ascending order; later blocks are not computed. The number after the last block
         is the normed output. `allowed` says which tokens each may look at (joint attention only). `instead` is a token
-        that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM).
+        that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM). `grid` is
+        that of whole clips of another size than the encoder was made for: positions are interpolated to it.
         """
         assert allowed is None or not (self.divided or self.class_token is not None)
+        other = None if grid == self.grid else grid
+        assert other is None or ids is None
         x = self.embed(patches)
         if instead is not None:
             x = torch.where(instead[1].unsqueeze(2), instead[0].to(x.dtype), x)
         told: tuple[Where | Tensor | None, ...] = (allowed,)
         if isinstance(self.position, Rotary):
-            told = allowed, self.position(ids, patches.shape[1])
+            own = self.position.on(self.grid, other) if other else self.position(ids, patches.shape[1])
+            told = allowed, own
         else:
-            table = self.position()
+            table = self.position.on(self.grid, other) if other else self.position()
             x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
         if self.divided:
-            told = (Where.of(ids, self.grid, patches.shape[1]),)
+            told = (Where.of(ids, grid or self.grid, patches.shape[1]),)
         front = 0
         if self.class_token is not None:
             front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)

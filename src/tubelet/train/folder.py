@@ -163,6 +163,7 @@ def content(items: Sequence[Item], labelled: bool) -> str:
         size = size_of(item.path)
         part = "" if (item.start, item.end) == (None, None) else f" {item.start} {item.end}"
         label = f" {item.label}" if labelled else ""
+        label += f" {item.key}" if item.key is not None else ""
         digest.update(f"{item.path.name} {'missing' if size is None else size}{part}{label}\n".encode())
     return digest.hexdigest()
 
