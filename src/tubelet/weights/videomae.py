@@ -79,7 +79,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
     told = told_by(archive.args, patch, decoder.depth if decoder else None, classes, report)
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
     if boxes:
-        restated(state, *(list(values) for values in ALPHACTION), report)
+        restated(state, list(ALPHACTION[0]), list(ALPHACTION[1]), report)
     elif (seen := pixels(archive, channels)) is not None:  # in a folder of the hub
         restated(state, *seen, report)
     trained, shape = told.frames or 16, told.size or (224, 224)
