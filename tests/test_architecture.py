@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate", "weights"},
-    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune"}
+    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"},
     {"cli", "demo", "bench"},
     {"__main__"},

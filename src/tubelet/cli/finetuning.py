@@ -26,13 +26,17 @@ def finetune_verb(args: list[str]) -> int:
 
         Labels are class folders, or the column of a list. PRESET is one of those of `tubelet list` that begin with
         finetune-, a run.json, or your own module:function. Then: tubelet test, tubelet predict.
+
+        What people do, each in a box (docs/detection.md), is learnt by finetune-boxes- and finetune-ava- presets:
+        tubelet finetune finetune-boxes-small-gpu --weights runs/first --data boxes.csv. Then: tubelet detect.
         """
 
         preset: tyro.conf.Positional[str]
         """What to train: a name from `tubelet list`, the run.json of a run, or module:function."""
         run: Annotated[Run, Unprefixed]
         data: str = tyro.MISSING
-        """Labelled videos to train on: class folders, a list file, or a data set as in ucf101:DIR:train."""
+        """Labelled videos to train on: class folders, a list file, or a data set as in ucf101:DIR:train; of boxes: a table
+        (path, seconds, x1, y1, x2, y2, label), an export of CVAT, Label Studio or COCO, or ava:DIR:train."""
         weights: str | None = None
         """Run to start from, pre-trained or fine-tuned (or a file of it: best.safetensors); none: from scratch."""
         validation: str | None = None
@@ -75,11 +79,14 @@ def finetune_verb(args: list[str]) -> int:
     a = with_preset(Finetune, args, "finetune", "finetune-small-cpu")
     if asked(a.gpus):
         return launched(a.gpus, ["finetune", *args], a.device or a.run.training.device)
+    from tubelet import detection
     from tubelet.cli.training import named, on
+    from tubelet.data.annotations import key_frames
     from tubelet.data.datasets import Dataset
     from tubelet.data.labels import listed
     from tubelet.data.sources import find
     from tubelet.finetune import as_weights, balanced, completed, finetune
+    from tubelet.methods.action_detection import ActionDetection
     from tubelet.methods.supervised import Supervised
     from tubelet.nn.collective import from_first, whoami
     from tubelet.plan import plan, render
@@ -95,9 +102,12 @@ def finetune_verb(args: list[str]) -> int:
         raise FileNotFoundError(f"no such run: {a.weights} (looked in {Path.cwd()})")
     if (a.new_head or a.as_weights or a.inflate or a.start.heads) and not a.weights:
         raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
-    run, items = on(a.run, a.device), from_first(lambda: find(a.data))
-    if isinstance(run.method, Supervised):
-        run = changed(run, a)
+    run = on(a.run, a.device)
+    boxed = isinstance(run.method, ActionDetection)
+    known = from_first(lambda: key_frames(a.data)) if boxed else None
+    items = known.items if known is not None else from_first(lambda: find(a.data))
+    if boxed or isinstance(run.method, Supervised):
+        run = in_boxes(run, a) if boxed else changed(run, a)
         if before is not None and (a.as_weights or a.start.positions == "interpolated"):
             keep = {name: getattr(run.encoder, name) for name in FREE}
             shape = before.encoder if a.as_weights else run.encoder
@@ -106,7 +116,10 @@ def finetune_verb(args: list[str]) -> int:
             run = as_weights(run, run.method.init)
         if a.start.positions == "interpolated" and before is None:
             run = interpolating(run, run.method.init, run.method.init_heads)
-    run = balanced(run, items) if a.balance else completed(run, items)
+    if known is not None:
+        run = detection.completed(run, known)
+    else:
+        run = balanced(run, items) if a.balance else completed(run, items)
     assert run.data.labels is not None
     if not a.quiet and whoami()[0] == 0:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
@@ -115,17 +128,13 @@ def finetune_verb(args: list[str]) -> int:
             say("from scratch: no --weights")
     if run.method.init is not None:
         noted(unfinished(Path(run.method.init)))
-    folder = finetune(
-        run,
-        a.data,
-        out,
-        items=items,
-        validation=a.validation,
-        new_head=a.new_head,
-        resume=a.resume,
-        quiet=a.quiet,
-        tensorboard=a.tensorboard,
-    )
+    options: dict[str, Any] = {name: getattr(a, name) for name in ("validation", "new_head", "resume", "quiet")}
+    options["tensorboard"] = a.tensorboard
+    if known is not None:
+        noted(known.notes())
+        folder = detection.finetune_on_boxes(run, a.data, out, known=known, **options)
+    else:
+        folder = finetune(run, a.data, out, items=items, **options)
     if whoami()[0] > 0:
         return 0
     lines = metrics(folder)
@@ -158,8 +167,23 @@ def finetune_verb(args: list[str]) -> int:
         if run.method.labels == "class":
             print(f"guessing one class of {len(run.data.labels.names)}: {100 / len(run.data.labels.names):.3g}")
     print(f"model   {result['model']}\nreport  {result['report']}")
-    print(f"\nnext: tubelet test --weights {folder} --data LABELLED --views 5x3")
+    test = f"tubelet test --weights {folder} --data"
+    print(f"\nnext: tubelet detect VIDEO --weights {folder}    {test} BOXES" if boxed else f"\nnext: {test} LABELLED")
     return 0
+
+
+def in_boxes(run: "Run", a: Any) -> "Run":
+    """The run with what the short flags say, of which few are for boxes.
+
+    Raises:
+        ValueError: one that is for whole clips.
+    """
+    names = ("augment", "erase", "mixup", "cutmix", "labels")
+    given = [f"--{name}" for name in names if getattr(a, name) is not None] + ["--balance"] * a.balance
+    if given:
+        raise ValueError(f"{', '.join(given)} cannot be used with boxes: clips are not mixed, and have no one label")
+    method = replace(run.method, init=a.weights or run.method.init, inflate=a.inflate or run.method.inflate)
+    return replace(run, method=replace(method, init_heads=a.start.heads or method.init_heads))
 
 
 def changed(run: "Run", a: Any) -> "Run":
