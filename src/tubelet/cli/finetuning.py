@@ -35,8 +35,8 @@ def finetune_verb(args: list[str]) -> int:
         """What to train: a name from `tubelet list`, the run.json of a run, or module:function."""
         run: Annotated[Run, Unprefixed]
         data: str = tyro.MISSING
-        """Labelled videos to train on: class folders, a list file, or a data set as in ucf101:DIR:train; of boxes: a table
-        (path, seconds, x1, y1, x2, y2, label), an export of CVAT, Label Studio or COCO, or ava:DIR:train."""
+        """Labelled videos to train on: class folders, a list file, or a data set as in ucf101:DIR:train. Or boxes: a
+        table (path, seconds, x1, y1, x2, y2, label), an export of CVAT, Label Studio or COCO, or ava:DIR:train."""
         weights: str | None = None
         """Run to start from, pre-trained or fine-tuned (or a file of it: best.safetensors); none: from scratch."""
         validation: str | None = None

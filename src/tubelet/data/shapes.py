@@ -29,7 +29,7 @@ def moving_shapes(
     rng: np.random.Generator,
     *,
     shapes: tuple[int, int] = (2, 4),
-    side: tuple[float, float] = (0.17, 0.24),
+    side: tuple[float, float] = (0.2, 0.26),
     speed: tuple[float, float] = (0.02, 0.035),
 ) -> Drawn:
     """A square video, the boxes x1 y1 x2 y2 of its shapes in pixels, and what each does.
@@ -81,7 +81,7 @@ def free_place(
     return None
 
 
-def make_shapes(folder: Path, videos: int, seed: int = 0, frames: int = 8, size: int = 96, fps: int = 12) -> Path:
+def make_shapes(folder: Path, videos: int, seed: int = 0, frames: int = 8, size: int = 64, fps: int = 12) -> Path:
     """Writes `folder/0001.mp4` and so on, and `folder/boxes.csv`: the boxes of each middle frame; the same for a seed.
 
     Returns:
