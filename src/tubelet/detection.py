@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 
 from tubelet.config import Run
-from tubelet.data.annotations import KeyFrames, key_frames
+from tubelet.data.annotated import KeyFrames
+from tubelet.data.annotations import key_frames
 from tubelet.data.items import Item
 from tubelet.data.labels import Labels, listed
 from tubelet.data.split import overlap
-from tubelet.evaluate.frame_map import frame_map
-from tubelet.evaluate.key_frames import Looker, detections
+from tubelet.evaluate.key_frames import Looker, Network, over_key_frames
 from tubelet.methods.action_detection import ActionDetection, ActionDetector
 from tubelet.nn.collective import from_first, joined
-from tubelet.nn.detector import Detector
 from tubelet.train.checkpoint import last
+from tubelet.train.detector import detector_from
 from tubelet.train.device import pick_device, pick_workers
 from tubelet.train.log import say
 from tubelet.train.loop import train
-from tubelet.train.start import fitting, started
+from tubelet.train.start import fitting
 from tubelet.types import Method
 from tubelet.weights.report import Report
 
@@ -64,7 +64,8 @@ def finetune_on_boxes(
                 say(f"note: {len(twice)} videos to train on are in the validation data too, or copies of them: {names}")
 
         def prepare(method: Method) -> list[Report]:
-            return [] if weights is None else [started(method, weights, new_head)]
+            assert isinstance(method, ActionDetector)
+            return [] if weights is None else [detector_from(weights, run, method.network, new_head)]
 
         return train(
             run,
@@ -111,7 +112,7 @@ def videos_of(known: KeyFrames) -> list[Item]:
     return [Item(path) for path in dict.fromkeys(item.path for item in known.items)]
 
 
-def looker_of(network: Detector, run: Run, device: torch.device, batch: int = 16) -> Looker:
+def looker_of(network: Network, run: Run, device: torch.device, batch: int = 16) -> Looker:
     """What looks at key frames with a network that `run` trained or is training."""
     method = run.method
     return Looker(network, run.data, run.encoder.patch, method.norm, method.side, method.enlarge, device, batch)
@@ -125,15 +126,15 @@ def validator(run: Run, known: KeyFrames, device: torch.device) -> Callable[[Met
     """
     assert run.data.labels is not None
     names = run.data.labels.names
-    for item in known.items:
-        assert item.key is not None
-        run.data.labels.hot([box.labels for box in item.key.boxes])  # now, and not after the first epoch
+    run.data.labels.hot([known.names])  # now, and not after the first epoch
+    evaluated = [name for name in known.evaluated if name in names]
 
     def measure(method: Method) -> dict[str, float]:
         assert isinstance(method, ActionDetector)
         looker = looker_of(method.tested, run, device, run.training.batch)
-        found = detections(looker, known.items, workers=pick_workers(run))
-        evaluated = [name for name in known.evaluated if name in names]
-        return {"validation_frame_map": frame_map(found, known.items, names, evaluated, known.excluded).mean}
+        found = over_key_frames(
+            looker, known.items, evaluated=evaluated, excluded=known.excluded, workers=pick_workers(run)
+        )
+        return {"validation_frame_map": found.counted().mean}
 
     return measure

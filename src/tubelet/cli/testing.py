@@ -28,6 +28,7 @@ def test_verb(args: list[str]) -> int:
 
         Views are clips x crops: 5x3 for Kinetics and UCF101, 2x3 for Something-Something. What was found is written
         to a file, a line per video, from which the numbers can be had again: tubelet test --results FILE.
+        A network that looks at people in boxes is tested on key frames (frame mAP): --data boxes.csv or ava:DIR:val.
         On several GPUs: torchrun --nproc-per-node 4 --no-python tubelet test ...
         """
 
@@ -41,6 +42,13 @@ def test_verb(args: list[str]) -> int:
         """What is averaged over views: probabilities, or the scores before the softmax."""
         classes: Literal["all", "shared"] = "all"
         """shared: say also how often it is right among the classes that the test set has, if the network knows more."""
+        boxes: str | None = None
+        """Of key frames: people that a detector found (csv, or json as ava_val_det_person_bbox.json), to look at
+        instead of the true boxes, which are an upper bound."""
+        least_score: float = 0.8
+        """How sure the detector has to be of those."""
+        most: int | None = None
+        """Of key frames: so many boxes with a class of a frame count, the surest; AVA's official script takes 50."""
         results: Path | None = None
         """Say the numbers of this file again, instead of testing."""
         out: Path | None = None
@@ -64,16 +72,22 @@ def test_verb(args: list[str]) -> int:
         """One JSON object on stdout instead of words."""
 
     a = parse(Test, args, "test")
+    from tubelet.cli.testing_boxes import test_on_boxes, told_boxes
     from tubelet.data.sources import find
+    from tubelet.evaluate.frame_results import from_lines as boxes_from_lines
+    from tubelet.evaluate.frame_results import is_of_key_frames
     from tubelet.evaluate.results import from_lines
     from tubelet.evaluate.views import Views, multi_view
     from tubelet.nn.collective import joined
+    from tubelet.train.checkpoint import weights_of
     from tubelet.train.log import Counter, noted
     from tubelet.weights.hub import on_hub
 
     if a.results is not None:
         if a.weights or a.data:
             raise ValueError("--results says numbers again; leave out --weights and --data")
+        if a.results.is_file() and is_of_key_frames(a.results):
+            return told_boxes(boxes_from_lines(a.results), a.results, a, {})
         return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
     if asked(a.gpus):
         return launched(a.gpus, ["test", *args], a.device)
@@ -81,6 +95,10 @@ def test_verb(args: list[str]) -> int:
         raise ValueError("a test needs --weights RUN and --data VIDEOS, or --results FILE of an earlier one")
     if a.out is None and on_hub(a.weights):
         raise ValueError(f"{a.weights} is no folder to write results to; name a file: --out RESULTS.jsonl")
+    if weights_of(a.weights, a.others.asked()).kind == "detector":
+        return test_on_boxes(a)
+    if a.boxes is not None or a.most is not None:
+        raise ValueError(f"--boxes and --most are for networks that look at people in boxes; {a.weights} does not")
     out = a.out or (a.weights if a.weights.is_dir() else a.weights.parent) / f"test-{word(a.data)}-{a.views}.jsonl"
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: results are JSON lines; name a .jsonl")

@@ -1,0 +1,170 @@
+"""Action detection from a table of boxes to numbers: the verbs, and that the network looks where the boxes are."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tubelet.cli import run as command
+from tubelet.config import Optim, Run, Training
+from tubelet.data.annotations import key_frames
+from tubelet.data.box_transforms import BoxJitter
+from tubelet.data.datasets import Data
+from tubelet.data.labels import Labels
+from tubelet.data.sampling import Around
+from tubelet.data.shapes import ACTIONS, make_shapes
+from tubelet.data.transforms import CentreCrop
+from tubelet.detection import completed, finetune_on_boxes, looker_of
+from tubelet.evaluate.key_frames import over_key_frames
+from tubelet.methods.action_detection import ActionDetection
+from tubelet.nn.vit import Encoder
+from tubelet.train.detector import load_detector
+
+SMALL = [
+    "--encoder.width", "16", "--encoder.depth", "1", "--encoder.heads", "2", "--encoder.hidden", "32",
+    "--data.size", "32", "32", "--data.cache", "64", "--method.side", "64", "--training.epochs", "2",
+    "--training.batch", "2", "--training.workers", "0", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    return {part: make_shapes(folder / part, count, seed) for part, count, seed in (("fit", 6, 1), ("held", 4, 2))}
+
+
+@pytest.fixture(scope="module")
+def tuned(shapes, tmp_path_factory):
+    """A run of the verb, too short to know anything."""
+    out = tmp_path_factory.mktemp("runs") / "tuned"
+    args = ["finetune", "finetune-boxes-small-cpu", "--data", str(shapes["fit"]), "--validation", str(shapes["held"])]
+    assert command([*args, "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def test_a_table_of_boxes_trains_a_network_that_finds_its_classes(tuned, shapes):
+    network, run = load_detector(tuned)
+    known = {name for row in csv.DictReader(shapes["fit"].read_text().splitlines()) for name in row["label"].split("|")}
+    assert set(run.data.labels.names) == known
+    assert network.head.out_features == len(known) == run.method.outputs
+    lines = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["validation_frame_map"] for line in lines if "validation_frame_map" in line]
+    assert measured
+    assert all(0 <= one <= 100 for one in measured)
+    assert (tuned / "best.safetensors").exists()
+    assert (tuned / "report.html").exists() or lines
+
+
+def test_the_test_verb_counts_frame_map_and_writes_what_the_official_evaluation_reads(tuned, shapes, capsys):
+    assert command(["test", "--weights", str(tuned), "--data", str(shapes["held"]), "--json", "--quiet"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["key_frames"] == 4
+    assert 0 <= told["numbers"]["frame_map"]["value"] <= 100
+    rows = [line.split(",") for line in open(told["csv"], encoding="utf-8").read().splitlines()]
+    assert {len(row) for row in rows} == {8}
+    assert len(rows) == told["detections"] * len(load_detector(tuned)[1].data.labels.names)
+    assert command(["test", "--results", told["results"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["numbers"] == told["numbers"]
+
+
+def test_found_boxes_of_a_detector_are_looked_at_if_it_is_sure(tuned, shapes, tmp_path, capsys):
+    """Two tables with a score: one of true boxes, one of boxes elsewhere; the second cannot find anybody."""
+    rows = list(csv.DictReader(shapes["held"].read_text().splitlines()))
+    numbers = {}
+    for name, moved in (("right", 0), ("wrong", 1)):
+        table = tmp_path / f"{name}.csv"
+        with table.open("w", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(("path", "frame", "x1", "y1", "x2", "y2", "score"))
+            for row in rows:
+                x1, y1, x2, y2 = (int(row[key]) for key in ("x1", "y1", "x2", "y2"))
+                corners = (0, 0, 4, 4) if moved else (x1, y1, x2, y2)
+                out.writerow((shapes["held"].parent / row["path"], row["frame"], *corners, 0.9))
+                out.writerow((shapes["held"].parent / row["path"], row["frame"], 30, 30, 40, 40, 0.3))
+        args = ["test", "--weights", str(tuned), "--data", str(shapes["held"]), "--boxes", str(table), "--json"]
+        assert command([*args, "--quiet"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        numbers[name] = told["numbers"]["frame_map"]["value"]
+        assert told["detections"] == len(rows) or moved
+    assert numbers["wrong"] == 0 < numbers["right"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mixup", "0.8"], "--mixup cannot be used with boxes"),
+        (["--balance", "--augment", "none"], "--augment, --balance cannot be used with boxes"),
+        (["--training.init", "x"], "--training.init is for pre-training"),
+        (["--method.outputs", "3"], "--method.outputs 3, but there are"),
+    ],
+)
+def test_flags_that_are_for_whole_clips_are_refused(shapes, tmp_path, flags, message, capsys):
+    args = ["finetune", "finetune-boxes-small-cpu", "--data", str(shapes["fit"]), "--out", str(tmp_path / "run")]
+    assert command([*args, *SMALL, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_test_of_whole_clips_and_one_of_boxes_are_not_mixed_up(tuned, shapes, capsys):
+    assert command(["test", "--weights", str(tuned), "--data", str(shapes["held"]), "--views", "2x3"]) == 2
+    assert "key frames are looked at once" in capsys.readouterr().err
+    assert command(["predict", str(shapes["fit"].parent / "0001.mp4"), "--weights", str(tuned)]) == 2
+    assert "tubelet detect" in capsys.readouterr().err
+
+
+def test_boxes_without_labels_and_labels_that_are_not_known_are_named(shapes, tmp_path):
+    run = small()
+    bare = tmp_path / "bare.csv"
+    video = shapes["fit"].parent / "0001.mp4"
+    bare.write_text(f"path,frame,x1,y1,x2,y2\n{video},4,10,10,20,20\n")
+    with pytest.raises(ValueError, match="not one label"):
+        completed(run, key_frames(bare))
+    known = key_frames(shapes["fit"])
+    named = replace(run, data=replace(run.data, labels=Labels("classes", ("left", "right"))))
+    with pytest.raises(ValueError, match="not in the class list"):
+        completed(named, known)
+
+
+def small(steps: int = 10, videos: int = 6, seed: int = 0) -> Run:
+    """A tiny run on made shapes."""
+    return Run(
+        encoder=Encoder(width=32, depth=1, heads=2, hidden=64, patch=(2, 8, 8), position="axes"),
+        method=ActionDetection(pool="attentive", side=64),
+        data=Data(Around(8, 1), (64, 64), CentreCrop(), boxes=BoxJitter(), cache=64),
+        optim=Optim(base_lr=0.03, min_lr=0.0, warmup=0, betas=(0.9, 0.999)),
+        training=Training(epochs=steps * 4 / videos, batch=4, threads=1, workers=0, seed=seed, precision="float32"),
+    )
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(shapes, tmp_path):
+    whole = finetune_on_boxes(small(), shapes["fit"], tmp_path / "whole", quiet=True)
+    finetune_on_boxes(small(), shapes["fit"], tmp_path / "parts", quiet=True, limit=4)
+    parts = finetune_on_boxes(small(), shapes["fit"], tmp_path / "parts", quiet=True, resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+
+
+def test_what_flickers_is_learnt_in_a_minute_and_only_where_it_is_looked_for(tmp_path):
+    """The easiest of the classes, from scratch: average precision on new videos; boxes beside the shapes find less."""
+    fit, held = (make_shapes(tmp_path / part, count, seed) for part, count, seed in (("fit", 48, 3), ("held", 40, 4)))
+    folder = finetune_on_boxes(small(90, 48), fit, tmp_path / "run", quiet=True)
+    network, run = load_detector(folder)
+    looker = looker_of(network, run, torch.device("cpu"))
+    truth = key_frames(held, names=run.data.labels.names)
+    found = over_key_frames(looker, truth.items).counted().per_class
+    assert found["flicker"] > 90
+
+    def beside(item):
+        """The item with boxes that overlap the true ones by less than half, and say the same."""
+        boxes = []
+        for box in item.key.boxes:
+            x1, y1, x2, y2 = box.corners
+            aside = (x2 - x1) * (0.75 if x2 < 0.75 else -0.75)
+            boxes.append(replace(box, corners=tuple(np.clip((x1 + aside, y1, x2 + aside, y2), 0, 1).tolist())))
+        return replace(item, key=replace(item.key, boxes=tuple(boxes)))
+
+    wrong = over_key_frames(looker, truth.items, [beside(item) for item in truth.items]).counted()
+    assert wrong.per_class["flicker"] < 20
+    assert set(ACTIONS) >= set(run.data.labels.names)
