@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_the_test_verb_counts_frame_map_and_writes_what_the_official_evaluation_
     told = json.loads(capsys.readouterr().out)
     assert told["key_frames"] == 4
     assert 0 <= told["numbers"]["frame_map"]["value"] <= 100
-    rows = [line.split(",") for line in open(told["csv"], encoding="utf-8").read().splitlines()]
+    rows = [line.split(",") for line in Path(told["csv"]).read_text().splitlines()]
     assert {len(row) for row in rows} == {8}
     assert len(rows) == told["detections"] * len(load_detector(tuned)[1].data.labels.names)
     assert command(["test", "--results", told["results"], "--json"]) == 0
