@@ -78,7 +78,7 @@ def aside(items: Sequence[Item], share: float) -> list[Item]:
 
 
 def swapped(items: Sequence[Item]) -> list[Item]:
-    """The key frames with the labels of their boxes passed on to the next box: where to look is right, who it is not."""
+    """The key frames with the labels of their boxes passed on to the next box: right places, wrong people."""
     found = []
     for item in items:
         boxes = boxes_of(item)

@@ -20,8 +20,8 @@ class Detector(nn.Module):
     """Logits of boxes.
 
     The encoder's last norm stays. `max`: tokens averaged over time, RoIAlign to bins x bins of them, the largest value
-    of each channel. `attentive`: RoIAlign at each time, and one learnt query that looks at all bins of all times, so
-    that order in time is not averaged away; not from a paper.
+    of each channel. `attentive`: RoIAlign at each time, and one learnt query that looks at all bins of all times, which
+    are told apart by a learnt vector each, so that order in time is not averaged away; not from a paper.
     Source: VideoMAE's released model for AVA, after AlphAction (arXiv:2004.07485) without its interactions; linear
     weights normal with deviation 0.02 and then times 0.001, bias 0.
     """
@@ -30,7 +30,7 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder, self.bins = encoder, bins
         width = encoder.embed.out_features
-        self.pool = AttentivePool(width, heads) if pool == "attentive" else None
+        self.pool = AttentivePool(width, heads, encoder.grid.T * bins * bins) if pool == "attentive" else None
         self.head = nn.Linear(width, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-2, b=2)
         nn.init.zeros_(self.head.bias)
@@ -66,17 +66,18 @@ class Detector(nn.Module):
 
 
 class AttentivePool(nn.Module):
-    """One vector of several tokens: a learnt query looks at them, after their norm."""
+    """One vector of several tokens: a learnt query looks at them, after their norm; each place has a learnt vector."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, places: int) -> None:
         super().__init__()
+        self.place = nn.Parameter(nn.init.trunc_normal_(torch.empty(places, width), std=0.02))
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.attn = CrossAttention(width, width, heads)
 
-    def forward(self, tokens: Float[Tensor, "r m d"]) -> Float[Tensor, "r d"]:
+    def forward(self, tokens: Float[Tensor, "r places d"]) -> Float[Tensor, "r d"]:
         """What it finds, added to the mean of the tokens."""
-        normed = self.norm(tokens)
+        normed = self.norm(tokens) + self.place
         query = self.query.to(normed.dtype).expand(len(tokens), 1, -1)
         return normed.mean(1) + self.attn(query, normed)[:, 0]
 
