@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from tubelet.data import remote, shards
 from tubelet.data.boxes import Boxes, Row
@@ -113,6 +114,15 @@ class Videos:
         return str(next(iter(paths)).relative_to(self.root)) if len(paths) == 1 else None
 
 
+class Drawn(NamedTuple):
+    """A box whose labels are collected."""
+
+    corners: Corners
+    person: str | None
+    labels: dict[str, None]
+    score: float
+
+
 def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -> KeyFrames:
     """The moments of a table; rows of the same corners and person at a moment are several labels of one box.
 
@@ -141,7 +151,7 @@ def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -
             missing.append(name)
             notes.append(f"left out: {error}")
             continue
-        moments: dict[float, tuple[str, dict[tuple[str | None, Corners], tuple[dict[str, None], float]]]] = {}
+        moments: dict[float, tuple[str, dict[tuple[str | None, Corners], Drawn]]] = {}
         size = None if boxes.shares else video
         width, height = (1, 1) if size is None else (size.width, size.height)
         for row in rows:
@@ -151,22 +161,23 @@ def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -
                 found = moments[at] = (row.stamp, {})
             if row.corners is None:
                 continue
-            corners = boxes.inside(row, size, name)
-            cut += corners != row.corners
-            if size is not None:
-                corners = corners[0] / width, corners[1] / height, corners[2] / width, corners[3] / height
-            box = found[1].setdefault((row.person, corners), ({}, row.score))
+            box = found[1].get((row.person, row.corners))
+            if box is None:
+                inside = boxes.inside(row, size, name)
+                cut += inside != row.corners
+                shares = inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height
+                box = found[1][row.person, row.corners] = Drawn(shares, row.person, {}, row.score)
             for label in row.labels:
                 if known is not None and names is not None and label not in known:
                     raise ValueError(f"{boxes.place(row)}: {unknown(label, names)}")
-                box[0][label] = None
+                box.labels[label] = None
                 used.add(label)
         for at in sorted(moments):
             stamp, there = moments[at]
             if seconds and file_of(path, int(at + 1e-6)) is None:
                 missing.append(f"{name}, second {at:g}")
                 continue
-            key = tuple(Box(corners, tuple(labels), who, score) for (who, corners), (labels, score) in there.items())
+            key = tuple(Box(one.corners, tuple(one.labels), one.person, one.score) for one in there.values())
             items.append(Item(path, key=KeyFrame(at, key, name, stamp)))
     if not items:
         raise FileNotFoundError(

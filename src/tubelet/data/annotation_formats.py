@@ -192,9 +192,10 @@ def is_label_studio(data: Any) -> bool:
 def label_studio(data: Any, export: Export, zero: float | None, fps: float | None) -> Boxes:
     """The boxes of tasks of Label Studio: rectangles of videos, with those between drawn ones, or of single frames.
 
-    Between two drawn rectangles the frames have what lies evenly between; after the last one it stays to the end of
-    the video, unless it is switched off there: then it is shown on that frame and no more. Frames are counted from 1, at the rate that the tool took the video to
-    have: so they become seconds. Choices of a region are attributes, called as their control.
+    Between two drawn rectangles the frames have what lies evenly between. After the last one it stays to the end of the
+    video, unless it is switched off there: then it is shown on that frame and no more. Frames are counted from 1, at
+    the rate that the tool took the video to have: so they become seconds. Choices of a region are attributes, called
+    as their control.
 
     Raises:
         ValueError: no rectangles.

@@ -112,8 +112,8 @@ class Boxes:
             if time >= video.frames:
                 raise ValueError(
                     f"{self.place(row)}: a box of {name} at frame {row.stamp}; it has {video.frames} "
-                    f"frames, {self.zero:g} to {self.zero + video.frames - 1:g}. If frames are counted from 1 there, or "
-                    "at another rate, say ?zero=1 or ?fps=25"
+                    f"frames, {self.zero:g} to {self.zero + video.frames - 1:g}. If frames are counted from 1 there, "
+                    "or at another rate, say ?zero=1 or ?fps=25"
                 )
             return float(video.seconds[int(time)])
         time = time / self.fps if self.unit == "frame" and self.fps else time

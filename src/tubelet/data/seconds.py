@@ -28,7 +28,7 @@ def second_of(name: str) -> int | None:
 @lru_cache(maxsize=1024)
 def is_cut(path: Path) -> bool:
     """Whether a path is a folder of files of one second each. A folder of images is none."""
-    return path.is_dir() and any(second_of(entry.name) is not None for entry in os.scandir(path))
+    return path.is_dir() and any(second_of(name) is not None for name in os.listdir(path))
 
 
 def file_of(folder: Path, second: int) -> Path | None:
@@ -72,6 +72,6 @@ def clip_of_seconds(folder: Path, moment: float, sampler: Around, *, gray: bool 
         damaged += clip.damaged
         decoded += clip.decoded
     if len({part.shape[1:] for part in parts}) > 1:
-        sizes = ", ".join(f"{part.shape[2]}x{part.shape[1]}" for part in parts)
+        sizes = ", ".join(dict.fromkeys(f"{part.shape[2]}x{part.shape[1]}" for part in parts))
         raise VideoError(f"{folder}: the files of one movie are of different sizes: {sizes}")
     return Clip(torch.cat(parts), torch.from_numpy(times - times[0]).float(), damaged, decoded=decoded)
