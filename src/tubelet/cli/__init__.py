@@ -30,7 +30,7 @@ VERBS = {
     "embed": ("features of videos, to files", "embedding:embed_verb"),
     "similar": ("embedded clips that are like an example", "embedding:similar_verb"),
     "split": ("lists for training, validation and test", "splitting:split_verb"),
-    "convert": ("weights of others as ours, with a report", "converting:convert_verb"),
+    "convert": ("weights, or boxes, of others as ours, with a report", "converting:convert_verb"),
     "check": ("is this data fit to train on", "checking:check_verb"),
     "export": ("a run for transformers, ONNX, torch.export or VideoMAE's code", "exporting:export_verb"),
     "push": ("an exported folder to the Hugging Face hub", "exporting:push_verb"),

@@ -1,6 +1,7 @@
-"""The verb that reads weights of others."""
+"""The verb that reads weights and annotations of others."""
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, parse
 
 
 def convert_verb(args: list[str]) -> int:
-    """Weights of others as ours: tubelet convert SRC DST"""
+    """Weights or boxes of others as ours: tubelet convert SRC DST"""
 
     @dataclass(frozen=True)
     class Convert:
@@ -22,12 +23,18 @@ def convert_verb(args: list[str]) -> int:
 
         What was done with every tensor is said; one that is not on the list of its format stops it. Files need not be
         converted to be used: finetune, pretrain, probe, embed and test take them as --weights as they are.
+
+        Or boxes of CVAT (xml), Label Studio or COCO (json), or AVA (ava:FOLDER:val) as tubelet's table of boxes:
+
+        tubelet convert annotations.xml boxes.csv --videos clips/
         """
 
         src: tyro.conf.Positional[Path]
-        """File (.pth, .pt, .bin, .safetensors) or folder of transformers or DeepSpeed."""
+        """File (.pth, .pt, .bin, .safetensors) or folder of transformers or DeepSpeed; or an export with boxes."""
         dst: tyro.conf.Positional[Path]
-        """File to write, .safetensors."""
+        """File to write: .safetensors, or .csv for boxes."""
+        videos: Path | None = None
+        """Of boxes: the folder that the videos are in, at any depth; default that of the export."""
         others: Annotated[OfOthers, Unprefixed] = NOTHING
         labels: Path | None = None
         """Names of the classes of a head, one a line."""
@@ -41,6 +48,13 @@ def convert_verb(args: list[str]) -> int:
         """The report as one JSON object on stdout."""
 
     a = parse(Convert, args, "convert")
+    if a.dst.suffix.lower() == ".csv":
+        asked_for = replace(a, src=Path(), dst=Path(), videos=None, json=False, dry=False)
+        if asked_for != Convert(Path(), Path()):
+            raise ValueError(f"{a.dst} is a table of boxes, to which only --videos, --dry and --json apply")
+        return convert_boxes(str(a.src), a.dst, a.videos, a.dry, a.json)
+    if a.videos is not None:
+        raise ValueError(f"--videos is for boxes, which go to a table; {a.dst} is none: let its name end with .csv")
     from tubelet.weights.load import converted
 
     if a.dst.suffix != ".safetensors":
@@ -62,6 +76,33 @@ def convert_verb(args: list[str]) -> int:
     print(report)
     if not a.dry:
         print(f"wrote {a.dst}")
+    return 0
+
+
+def convert_boxes(source: str, table: Path, videos: Path | None, dry: bool, as_json: bool) -> int:
+    """Writes the table of a source's boxes, and says what is in it.
+
+    Raises:
+        ValueError: the table is there already.
+    """
+    from tubelet.data.annotations import key_frames, write_boxes
+
+    if table.exists() and not dry:
+        raise ValueError(f"{table} is there already; give another name")
+    found = key_frames(source, videos)
+    print(*found.notes, sep="\n", end="\n" * bool(found.notes), file=sys.stderr)
+    if not dry:
+        write_boxes(found, table)
+    if as_json:
+        boxes = [box for item in found.items if item.key is not None for box in item.key.boxes]
+        counts = {"videos": len({item.path for item in found.items}), "moments": len(found.items), "boxes": len(boxes)}
+        classes = {name: sum(name in box.labels for box in boxes) for name in found.names}
+        said = {"missing": found.missing, "notes": found.notes}
+        print(json.dumps({"src": source, "dst": None if dry else str(table)} | counts | {"labels": classes} | said))
+        return 0
+    print(found)
+    if not dry:
+        print(f"wrote {table}")
     return 0
 
 

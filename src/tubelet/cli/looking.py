@@ -273,7 +273,7 @@ def salient(
         raise ValueError(f"--frames {frames} --count {count}: at least one of each")
     drawable((), out)
     boxes, items = read_boxes(table), find(source)
-    there = [item for item in items if item.path.resolve() in boxes.rows]
+    there = [item for item in items if item.path.resolve() in boxes.by_path]
     if len(there) < len(items):
         print(f"{len(items) - len(there)} of {len(items)} videos have no boxes and are left out", file=sys.stderr)
     notes: dict[str, None] = {}

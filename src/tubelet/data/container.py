@@ -46,6 +46,18 @@ def opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def length_of(path: Path | str) -> float | None:
+    """Seconds that a video's header claims, which takes no more than opening it; none: it does not say.
+
+    Raises:
+        VideoError: it does not open.
+    """
+    with opened(path) as (container, stream):
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        return None if container.duration is None else container.duration / 1e6
+
+
 def _container(path: Path, address: Any) -> Any:
     """The open file, to be closed.
 

@@ -32,7 +32,7 @@ from tubelet.data.paint import uncoloured
 from tubelet.data.parts import chosen, part_of
 from tubelet.data.places import places
 from tubelet.data.sampling import Around, Dense, Segments, Spread
-from tubelet.data.seconds import clip_of_seconds
+from tubelet.data.seconds import clip_of_seconds, is_cut
 from tubelet.data.settings import checked, fit_for_boxes
 from tubelet.data.sources import find
 from tubelet.data.table import Table
@@ -312,7 +312,7 @@ class Dataset:
         """
         one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
         notes: list[Note] = []
-        if one.key is not None and kept is None and one.path.is_dir() and isinstance(data.clip, Around):
+        if one.key is not None and kept is None and isinstance(data.clip, Around) and is_cut(one.path):
             clip = clip_of_seconds(one.path, one.key.seconds, data.clip, gray=data.channels == 1)
         elif kept is None:
             gray, vectors, size = data.channels == 1, isinstance(data.motion, Vectors), data.size if windows else None

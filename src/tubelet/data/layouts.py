@@ -46,11 +46,7 @@ def join(wanted: Iterable[Item], videos: Path, source: Path, fold: bool = False)
         FileNotFoundError: none is there.
         ValueError: none was wanted.
     """
-    there: dict[str, Path] = {}
-    for path in (item.path for item in scan(videos)[0]):
-        name = path.stem if path.suffix.lower() in SUFFIXES else path.name
-        for key in (name, f"{path.parent.name}/{name}"):
-            there.setdefault(key.lower() if fold else key, path)
+    there = by_name(videos, fold)
     items: list[Item] = []
     missing: list[str] = []
     for item in wanted:
@@ -71,6 +67,16 @@ def join(wanted: Iterable[Item], videos: Path, source: Path, fold: bool = False)
             "elsewhere, add ?videos=FOLDER"
         )
     return Found(items, tuple(missing), str(source))
+
+
+def by_name(videos: Path, fold: bool = False) -> dict[str, Path]:
+    """The videos below a folder by name without ending, and by that with the folder's before it."""
+    there: dict[str, Path] = {}
+    for path in (item.path for item in scan(videos)[0]):
+        name = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        for key in (name, f"{path.parent.name}/{name}"):
+            there.setdefault(key.lower() if fold else key, path)
+    return there
 
 
 def annotation(folder: Path, suffix: str, part: str, lists: str | None, without: Sequence[str] = ()) -> Path:
