@@ -81,6 +81,12 @@ class ActionDetection:
             raise ValueError(f"--method.{given} is about the weights of --method.init, which were not given")
         return ActionDetector(self, encoder, grid, channels)
 
+    def stages(self, width: int) -> list[tuple[str, str, str]]:
+        """What follows the encoder, for `tubelet plan`: name, settings, size."""
+        what = "of the mean over time, largest" if self.pool == "max" else "at each time, what a query finds"
+        read = ("boxes", f"RoIAlign {self.bins}x{self.bins} {what}", str(width))
+        return [read, ("head", f"Linear {width} to {self.outputs}", str(self.outputs))]
+
 
 class ActionDetector(Method):
     """Clip → patches → encoder → what lies in each box → head, against what each person does."""
