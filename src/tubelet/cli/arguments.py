@@ -59,7 +59,8 @@ def opened(
 ) -> "tuple[Any, Run]":
     """The network of --weights on the CPU, with its head or without, and its run; what was done is said once.
 
-    `all` is a classifier or an encoder: of a detector, whose head wants boxes, the encoder too. Of weights of tubelet that went in as they are, nothing is said.
+    `all` is a classifier or an encoder: of a detector, whose head wants boxes, the encoder too. Of weights of tubelet
+    that went in as they are, nothing is said.
     """
     from tubelet.nn.collective import whoami
     from tubelet.train.checkpoint import classifier_of, encoder_of, weights_of

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tubelet.nn.narrow import full_precision
+
 
 def iou(one: Float[Tensor, "r 4"], other: Float[Tensor, "s 4"]) -> Float[Tensor, "r s"]:
     """Area that boxes share, of the area that they cover together; x1 y1 x2 y2. 0 where neither covers any."""
@@ -50,7 +52,7 @@ def roi_align(
 
     Source: He et al. 2017, Mask R-CNN, arXiv:1703.06870, section 3; as torchvision.ops.roi_align, to the rounding.
     """
-    with torch.autocast(maps.device.type, enabled=False):
+    with full_precision(maps):
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         corners, which = corners.to("cpu", maps.dtype), which.cpu()  # few numbers, which say how many there are of more
         left, top, right, bottom = corners.unbind(1)

@@ -290,9 +290,9 @@ def load(path: Path | str, asked: Asked = Asked()) -> nn.Module:  # noqa: B008 -
 
     Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
     ours or another's (docs/weights.md) or on the hub ("hub:OWNER/NAME"), what is in it: a masked autoencoder, a
-    `Classifier`, a `Detector`, or a `ViT`. `asked` says of another's what no shape tells, as `Asked(heads=6)`. What looks wrong in it
-    is warned of; all that was done is in the report that `tubelet.load_with_report(path, asked)` gives beside the
-    network of such a file.
+    `Classifier`, a `Detector`, or a `ViT`. `asked` says of another's what no shape tells, as `Asked(heads=6)`. What
+    looks wrong in it is warned of; all that was done is in the report that `tubelet.load_with_report(path, asked)`
+    gives beside the network of such a file.
 
     Raises:
         FileNotFoundError: nothing there.

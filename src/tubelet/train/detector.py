@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tubelet.config import Run
+from tubelet.data.labels import listed
 from tubelet.nn.detector import Detector
 from tubelet.train.checkpoint import weights_of
 from tubelet.train.start import shaped
@@ -64,8 +65,8 @@ def detector_from(weights: Weights, run: Run, network: Detector, new_head: bool 
         theirs, ours = (one.data.labels.names if one.data.labels else () for one in (before, run))
         if not new_head:
             raise ValueError(
-                f"the head of {weights.path} knows {len(theirs)} other classes than the {len(ours)} of these boxes; add "
-                "--new-head to begin with a fresh one"
+                f"the head of {weights.path} knows {len(theirs)} other classes ({listed(theirs, 4)}) than the "
+                f"{len(ours)} of these boxes ({listed(ours, 4)}); add --new-head to begin with a fresh one"
             )
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
         report.mark("left out", "a head for other classes", "head.")
