@@ -34,6 +34,7 @@ _HOMES = {
     "write_report": "tubelet.report:write_report",
     "finetune": "tubelet.finetune:finetune",
     "load_classifier": "tubelet.train.checkpoint:load_classifier",
+    "load_detector": "tubelet.train.detector:load_detector",
 }
 __all__ = ["__version__", *_HOMES]
 

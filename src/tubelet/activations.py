@@ -14,7 +14,9 @@ from tubelet.nn.cross import CrossBlock
 from tubelet.nn.divided import DividedBlock
 from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import ViT
-from tubelet.types import Method
+from tubelet.types import Batch, Boxes, Grid, Method, Motion
+
+BOXES = 3  # people in a clip, where nobody knows
 
 
 class Live(TorchDispatchMode):
@@ -41,6 +43,21 @@ class Live(TorchDispatchMode):
         self.alive = {place: held for place, held in self.alive.items() if not held[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return out
+
+
+def weightless(grid: Grid, channels: int, clips: int, outputs: int = 0) -> Batch:
+    """Clips of one video without memory, of whose motion nothing is known, with labels and with boxes."""
+    pt, ph, pw = grid.patch
+    video = torch.empty(clips, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
+    boxes = Boxes(torch.zeros(BOXES, 4), torch.empty(BOXES, outputs, device="meta"))
+    return Batch(
+        video,
+        torch.zeros(clips, dtype=torch.long),
+        clips,
+        labels=torch.empty(clips, outputs, device="meta"),
+        motion=Motion.unknown(video.shape[2:], clips=clips),
+        boxes=(boxes,) * clips,
+    )
 
 
 def kept(

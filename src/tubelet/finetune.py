@@ -196,6 +196,11 @@ class Initial:
             kept = {f"encoder.{name}": value for name, value in state.items() if not name.startswith("norm.")}
             report.mark("left out", "the norm for a decoder; a head has its own", "encoder.norm.")
             return cls(file, kept, ("norm", "head"), report)
+        if found.kind == "detector":
+            own = "encoder.norm.", "head.", "pool."
+            report.mark("left out", "what reads boxes, and the norm for it; a head for clips has its own", *own)
+            kept = {name: value for name, value in state.items() if not name.startswith(own)}
+            return cls(file, kept, ("norm", "head"), report)
         classes = before.data.labels.names if before.data.labels else ()
         if before.data.labels == run.data.labels and before.method.cells == run.method.cells:
             return cls(file, state, (), report)

@@ -16,10 +16,11 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tubelet.activations import Live, kept
+from tubelet.activations import BOXES, Live, kept, weightless
 from tubelet.config import Numbers, Run, checked, numbers, parts_of
 from tubelet.data.cache import free_memory
 from tubelet.data.joint import Images
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.arvideo import Autoregressive
 from tubelet.methods.latent import Latent
 from tubelet.methods.masked import Masked, blank, chosen
@@ -28,13 +29,14 @@ from tubelet.nn.attention import Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.cross import CrossBlock, CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
+from tubelet.nn.detector import Detector
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import Encoder
 from tubelet.train.device import batch_bytes, pick_device, pick_precision, pick_workers
 from tubelet.train.teacher import with_shape
-from tubelet.types import Batch, Draws, Grid, Method, Motion, TokenMask
+from tubelet.types import Draws, Grid, Method, TokenMask
 
-SUPPOSED = 400  # classes, where the labels are not known: as many as Kinetics has
+SUPPOSED, ACTIONS = 400, 80  # classes, where the labels are not known: as many as Kinetics has, and AVA
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ def resolved(run: Run) -> tuple[Run, dict[str, str]]:
         supposed = {"teacher": "supposed to be as the encoder; --method.teacher will tell"}
         return replace(run, method=replace(run.method, shape=run.encoder)), supposed
     if getattr(run.method, "outputs", None) == 0:
-        supposed = {"classes": f"{SUPPOSED} supposed; the labels of --data will tell"}
-        return replace(run, method=replace(run.method, outputs=SUPPOSED)), supposed
+        detection = isinstance(run.method, ActionDetection)
+        outputs = ACTIONS if detection else SUPPOSED
+        supposed = {"classes": f"{outputs} supposed; the labels of --data will tell"}
+        supposed |= {"boxes": f"{BOXES} a clip supposed"} if detection else {}
+        return replace(run, method=replace(run.method, outputs=outputs)), supposed
     return run, {}
 
 
@@ -164,15 +169,6 @@ def by_slot(mask: TokenMask) -> tuple[tuple[int, int], ...]:
     return tuple(zip(visible.tolist(), predicted.tolist()))
 
 
-def unlabelled(grid: Grid, channels: int, clips: int) -> Batch:
-    """Clips of one video without memory, of whose motion nothing is known."""
-    pt, ph, pw = grid.patch
-    video = torch.empty(clips, channels, grid.T * pt, grid.H * ph, grid.W * pw, dtype=torch.uint8, device="meta")
-    return Batch(
-        video, torch.zeros(clips, dtype=torch.long), clips, motion=Motion.unknown(video.shape[2:], clips=clips)
-    )
-
-
 @dataclass(frozen=True)
 class Passage:
     """One clip's way through a module; where several are compared, the mean of theirs."""
@@ -186,7 +182,7 @@ class Passage:
 def passage(method: Method, grid: Grid, channels: int) -> Passage:
     """Sends one clip through a module on the meta device, or as many as it compares."""
     views = method.views
-    network: Classifier | None = getattr(method, "network", None)
+    network: Classifier | Detector | None = getattr(method, "network", None)
     kinds = Block | CrossBlock
     inside = {m for block in method.modules() if isinstance(block, kinds) for m in list(block.modules())[1:]}
     calls: list[tuple[nn.Module, int, int, int]] = []
@@ -199,8 +195,8 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
 
     method.eval()  # recomputing blocks changes memory, which `remembered` sees to, but not the forward pass
     with FlopCounterMode(display=False) as counter:
-        labels = torch.empty(1, network.head.out_features, device="meta") if network is not None else None
-        method(replace(unlabelled(grid, channels, views), labels=labels), Draws(0, 0, range(views)))
+        outputs = 0 if network is None else network.head.out_features
+        method(weightless(grid, channels, views, outputs), Draws(0, 0, range(views)))
     counts, name = counter.get_flop_counts(), type(method).__name__
     gmacs = {"forward": counter.get_total_flops() / views / 2e9}
     for part, _ in method.named_children():
@@ -228,7 +224,7 @@ def target_bytes(run: Run, grid: Grid, drawn: list[TokenMask]) -> tuple[int, int
     target = getattr(run.method, "target", None)
     if target is None:
         return 0, 0
-    batch = unlabelled(grid, run.data.channels, 1)
+    batch = weightless(grid, run.data.channels, 1)
     with Live([batch.video]) as live:
         wanted = target.wanted(batch, patchify(batch.video, grid.patch), drawn[0].to(batch.video.device))
     return live.peak, 0 if wanted.weights is None or wanted.weights.ndim < 3 else wanted.weights.nbytes

@@ -45,7 +45,7 @@ def write_report(folder: Path | str) -> Path:
     sections = [  # title, what there is, what to say if there is nothing
         ("What it imagines", imagined(folder), "No pictures yet: pictures/ is empty."),
         ("How it learnt", learned(folder, lines), "No step is done yet."),
-        ("What it knows", results and READ_OUT + results, MEASURE if taught(card) else UNREAD),
+        ("What it knows", results and READ_OUT + results, measure(card) if taught(card) else UNREAD),
         ("What was run", settings(card), "No run.json here."),
         ("Notes from the reader", notes(folder), "None: no video had to be repeated, repaired or left out."),
         ("What to do next", commands(what_next(folder, card, lines)), ""),
@@ -84,8 +84,20 @@ def dig(tree: Any, path: str, default: Any = None) -> Any:
 
 
 def taught(card: dict[str, Any]) -> bool:
-    """Whether the run learns labels."""
-    return str(dig(card, "run.method.class")).endswith(":Supervised")
+    """Whether the run learns labels, of clips or of boxes."""
+    return detects(card) or str(dig(card, "run.method.class")).endswith(":Supervised")
+
+
+def detects(card: dict[str, Any]) -> bool:
+    """Whether the run learns what people in boxes do."""
+    return str(dig(card, "run.method.class")).endswith(":ActionDetection")
+
+
+def measure(card: dict[str, Any]) -> str:
+    """How to test a run that was taught labels."""
+    if detects(card):
+        return "Measure it on key frames that it was not taught: tubelet test --weights RUN --data BOXES."
+    return "Measure it on videos that it was not taught: tubelet test --weights RUN --data LABELLED --views 5x3."
 
 
 def progress(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> float:
@@ -210,7 +222,6 @@ def learned(folder: Path, lines: Sequence[dict[str, float]]) -> str:
 # ---------------------------------------------------------------------------- read-outs
 
 BARS = {"trained": "trained", "untrained": "untrained", "one_frame": "one frame", "chance": "guessing"}
-MEASURE = "Measure it on videos that it was not taught: tubelet test --weights RUN --data LABELLED --views 5x3."
 UNREAD = "Nothing was read out of this encoder, so what it understands is not known: a low loss alone does not tell."
 READ_OUT = (
     "<p><em>Trained</em> is this run's encoder, <em>untrained</em> the same network with random weights, <em>one "
@@ -320,7 +331,8 @@ def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, floa
         again = [Path(argv[0]).name, *(word for word in argv[1:] if word != "--resume"), "--resume"]
         steps.append(("Go on where it stopped", shlex.join(again)))
     if lines and taught(card):
-        steps.append(("See what it says about a video of yours", f"tubelet predict my_video.mp4 --weights {at}"))
+        verb = "detect" if detects(card) else "predict"
+        steps.append(("See what it says about a video of yours", f"tubelet {verb} my_video.mp4 --weights {at}"))
     elif lines:
         look = f"tubelet picture reconstruction --weights {at} --data my_video.mp4"
         steps.append(("See what it imagines of a video of yours", look))

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from tubelet.config import Run, preset
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.cross import CrossDecoder
 from tubelet.nn.decoder import Decoder
-from tubelet.types import Batch, Motion
+from tubelet.types import Batch, Boxes, Motion
 
 # One preset for each method, with what is special about it: its own module, mask, target, decoder or positions.
 METHODS = {
@@ -32,6 +33,8 @@ METHODS = {
     "MoCo v3": "moco-v3-k400-b",
     "V-JEPA": "vjepa-l",
     "frozen teacher": "latent-frozen-b",
+    "action detection": "finetune-ava-b",
+    "action detection, attentive": "finetune-boxes-small-cpu",
 }
 PIXELS = 8  # a side of a patch
 CLASSES = 5
@@ -66,7 +69,7 @@ def shrunk_parts(part: Any) -> Any:
     if not is_dataclass(part):
         return part
     small = {f.name: shrunk_parts(getattr(part, f.name)) for f in fields(part) if f.init}
-    if isinstance(part, Supervised):
+    if isinstance(part, Supervised | ActionDetection):
         return replace(part, outputs=CLASSES)
     small |= {name: 16 for name in ("hidden", "outputs") if name in small}
     return replace(part, **small)
@@ -88,7 +91,12 @@ def a_batch(run: Run, videos: int = 2, seed: int = 0) -> Batch:
         motion = replace(motion, to_next=steps, to_previous=-steps, has=known, had=known.clone())
     ids = torch.arange(videos).repeat_interleave(crops)
     labels = torch.eye(CLASSES)[torch.arange(len(ids)) % CLASSES] if isinstance(run.method, Supervised) else None
-    return Batch((video * 255).to(torch.uint8), ids, crops, labels=labels, motion=motion)
+    boxes = None
+    if isinstance(run.method, ActionDetection):  # three people in the first clip, then two, then one, then none
+        low = torch.rand(3, 2, generator=generator) * min(height, width) / 2
+        corners = torch.cat([low, low + min(height, width) / 2], 1)
+        boxes = tuple(Boxes(corners[clip % 4 :], torch.eye(CLASSES)[clip % 4 : 3]) for clip in range(len(ids)))
+    return Batch((video * 255).to(torch.uint8), ids, crops, labels=labels, motion=motion, boxes=boxes)
 
 
 def small(name: str) -> Run:

@@ -87,7 +87,8 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-ALONE = [label for label in METHODS if label != "frozen teacher"]  # that one needs a run before it: test_latent.py
+# What needs a run before it, or boxes beside the videos: test_latent.py, test_action_detection.py.
+ALONE = [label for label in METHODS if label != "frozen teacher" and "detection" not in label]
 
 
 @pytest.mark.parametrize("label", ALONE)

@@ -54,19 +54,23 @@ class Start:
 NOTHING, FROM_THERE = OfOthers(), Start()
 
 
-def opened(path: Path, others: OfOthers, part: Literal["encoder", "classifier", "all"]) -> "tuple[Any, Run]":
+def opened(
+    path: Path, others: OfOthers, part: Literal["encoder", "classifier", "detector", "all"]
+) -> "tuple[Any, Run]":
     """The network of --weights on the CPU, with its head or without, and its run; what was done is said once.
 
-    Of weights of tubelet that went in as they are, nothing is said.
+    `all` is a classifier or an encoder: of a detector, whose head wants boxes, the encoder too. Of weights of tubelet
+    that went in as they are, nothing is said.
     """
     from tubelet.nn.collective import whoami
     from tubelet.train.checkpoint import classifier_of, encoder_of, weights_of
+    from tubelet.train.detector import detector_of
     from tubelet.train.folder import unfinished
     from tubelet.train.log import noted
 
     found = weights_of(path, others.asked())
-    whole = part == "classifier" or (part == "all" and "head.weight" in found.state)
-    network = classifier_of(found) if whole else encoder_of(found)
+    whole = part == "classifier" or (part == "all" and found.kind == "classifier")
+    network = detector_of(found) if part == "detector" else classifier_of(found) if whole else encoder_of(found)
     if whoami()[0] == 0:
         noted(unfinished(path))
         tell(found.report)

@@ -12,6 +12,7 @@ from tubelet.config import Run, read_card
 from tubelet.evaluate.results import from_lines, lines_for_people, numbers
 from tubelet.export.about import bare, settings
 from tubelet.export.trained import Trained
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.report import flat
 from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics
@@ -110,7 +111,7 @@ def stage(model: Trained, architecture: str) -> str:
     """How far it was trained, as far as that is known."""
     if model.origin is not None and architecture == "VideoMAEModel":
         return "encoder"
-    return "fine-tuned" if model.tuned else "pre-trained"
+    return "fine-tuned" if model.tuned or isinstance(model.run.method, ActionDetection) else "pre-trained"
 
 
 def described(architecture: str, model: Trained) -> str:
@@ -120,6 +121,8 @@ def described(architecture: str, model: Trained) -> str:
         what = "An encoder of video and the decoder that it was pre-trained with, without labels."
     elif architecture == "VideoMAEModel":
         made = "from a fine-tuned network" if model.tuned else "pre-trained without labels"
+        if isinstance(model.run.method, ActionDetection):
+            made = "from a network that says what people do"
         what = f"An encoder of video, {made}." if origin is None else "An encoder of video."
     else:
         what = "A network that says what happens in a clip."

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from tubelet.config import Run
 from tubelet.export.about import about
-from tubelet.export.trained import Part, Tell, left_out, noise
+from tubelet.export.trained import BOXES, Part, Tell, left_out, noise
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.detector import Detector
 from tubelet.nn.vit import ViT
 from tubelet.targets import inputs
 from tubelet.train.checkpoint import SaveError, load_classifier, load_encoder
@@ -148,20 +150,24 @@ def network_of(
     """A fine-tuned network, or an encoder, and its run; of weights of others, where they come from.
 
     Raises:
-        ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips. Or something is
-            asked of weights of ours.
+        ValueError: all of a pre-trained run is asked for: an autoencoder wants a mask beside the clips; or of a
+            detector, which wants boxes. Or something is asked of weights of ours.
     """
-    other = others(path, asked)
+    other, boxes = others(path, asked), False
     if other is not None:
         network, run, origin, report = other
+        if isinstance(network, Detector):
+            boxes, network = True, network.encoder
         if not (isinstance(network, Classifier) and part != "encoder"):
             left_out(report)
         tell(report)
     else:
         network, run = load_encoder(path, asked)
-        origin = None
+        origin, boxes = None, isinstance(run.method, ActionDetection)
         if isinstance(run.method, Supervised) and part != "encoder":  # not every encoder without a last norm has a head
             network, run = load_classifier(path)
+    if boxes and part != "encoder":
+        raise ValueError(f"{path} cannot be written as a whole: {BOXES}. Write its encoder: --part encoder")
     if isinstance(network, Classifier) and part != "encoder":
         return network, run, origin
     if part == "whole":

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.config import Run
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.masked import Masked, MaskedAutoencoder
 from tubelet.methods.supervised import Supervised
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.decoder import Decoder
+from tubelet.nn.detector import Detector
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import ViT
 from tubelet.targets import Pixels, inputs
@@ -23,6 +25,7 @@ from tubelet.weights.load import others
 from tubelet.weights.origin import Origin
 from tubelet.weights.report import Report
 
+BOXES = "its head reads boxes of people, which come beside the clip, and there is no place for them"
 Part = Literal["encoder", "whole"]
 Tell = Callable[[Report], None]
 """What to do with the report of weights of others, once they are read."""
@@ -90,7 +93,7 @@ def trained(
     encoder_fits(run)
     if part == "encoder":
         return Trained(encoder, run, path)
-    lack, headed = no_whole(run, path), isinstance(run.method, Supervised)
+    lack, headed = no_whole(run, path), isinstance(run.method, Supervised | ActionDetection)
     if lack and (part == "whole" or headed):
         raise ValueError(f"{path} cannot be written as a whole: {lack}. Write its encoder: --part encoder")
     if lack:
@@ -110,9 +113,13 @@ def of_others(network: nn.Module, run: Run, origin: Origin, path: Path, part: Pa
         ValueError: an encoder that the family cannot express, or all is asked for and there is nothing beside it.
     """
     encoder_fits(run)
-    if isinstance(network, Classifier | MaskedAutoencoder):
+    if isinstance(network, Detector) and part != "encoder":
+        raise ValueError(f"{path} cannot be written as a whole: {BOXES}. Write its encoder: --part encoder")
+    if isinstance(network, Classifier | Detector | MaskedAutoencoder):
         encoder = network.encoder
         assert isinstance(encoder, ViT)
+        if isinstance(network, Detector):
+            return Trained(encoder, run, path, origin=origin)
         return Trained(encoder if part == "encoder" else network, run, path, origin=origin)
     assert isinstance(network, ViT)
     lack = f"{origin.file} holds nothing else that is known"
@@ -124,7 +131,7 @@ def of_others(network: nn.Module, run: Run, origin: Origin, path: Path, part: Pa
 
 def left_out(report: Report) -> None:
     """Notes that of weights of others the encoder alone is written."""
-    report.mark("left out", "the encoder is written without it", "decoder.", "norm.", "head.")
+    report.mark("left out", "the encoder is written without it", "decoder.", "norm.", "head.", "pool.")
 
 
 def encoder_fits(run: Run) -> None:
@@ -154,6 +161,8 @@ def no_whole(run: Run, path: Path) -> str:
     method = run.method
     if isinstance(method, Supervised):
         return f"method.cells {method.cells}: VideoMAE's head reads the mean of all tokens" if method.cells else ""
+    if isinstance(method, ActionDetection):
+        return BOXES
     if not isinstance(method, Masked):
         return f"method {type(method).__name__} is no masked autoencoder"
     if not isinstance(method.decoder, Decoder):

@@ -81,6 +81,12 @@ class ActionDetection:
             raise ValueError(f"--method.{given} is about the weights of --method.init, which were not given")
         return ActionDetector(self, encoder, grid, channels)
 
+    def stages(self, width: int) -> list[tuple[str, str, str]]:
+        """What follows the encoder, for `tubelet plan`: name, settings, size."""
+        what = "of the mean over time, largest" if self.pool == "max" else "at each time, what a query finds"
+        read = ("boxes", f"RoIAlign {self.bins}x{self.bins} {what}", str(width))
+        return [read, ("head", f"Linear {width} to {self.outputs}", str(self.outputs))]
+
 
 class ActionDetector(Method):
     """Clip → patches → encoder → what lies in each box → head, against what each person does."""
@@ -159,8 +165,13 @@ def ava_b() -> Run:
 
 
 def ava_l() -> Run:
-    """AVA, ViT-L, 30 epochs, from an encoder that saw no labels. Paper: 34.3 mAP; 36.1 after Kinetics-700."""
+    """AVA, ViT-L, 30 epochs, from an encoder that saw no labels. Paper: 34.3 mAP (Kinetics-400)."""
     return recipe("l", 2.5e-4, 0.75, 30)
+
+
+def ava_l_k700() -> Run:
+    """AVA, ViT-L, from an encoder that saw Kinetics-700 and no labels. Paper: 36.1 mAP. No script: as Kinetics-400."""
+    return ava_l()
 
 
 def ava_h() -> Run:
@@ -179,8 +190,13 @@ def ava_b_labelled() -> Run:
 
 
 def ava_l_labelled() -> Run:
-    """AVA, ViT-L, 20 epochs, from an encoder fine-tuned on Kinetics' labels. Paper: 37.0 mAP; 39.3 with K700's."""
+    """AVA, ViT-L, 20 epochs, from an encoder fine-tuned on Kinetics' labels. Paper: 37.0 mAP (Kinetics-400)."""
     return recipe("l", 5e-4, 0.8, 20)
+
+
+def ava_l_k700_labelled() -> Run:
+    """AVA, ViT-L, from an encoder fine-tuned on Kinetics-700's labels. Paper: 39.3 mAP. No script: as Kinetics-400."""
+    return ava_l_labelled()
 
 
 def ava_h_labelled() -> Run:

@@ -28,11 +28,12 @@ from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.data.transforms import RandomResizedCrop
 from tubelet.methods import videomae
-from tubelet.methods.views import Views, full_precision
+from tubelet.methods.views import Views
 from tubelet.nn.attention import Attention
 from tubelet.nn.batch_norm import perceptron
 from tubelet.nn.collective import gathered_rows
 from tubelet.nn.momentum import follow
+from tubelet.nn.narrow import full_precision
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import SIZES, Encoder, ViT
 from tubelet.targets import normalise

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from tubelet.nn.narrow import full_precision
 from tubelet.types import Draws
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's "L"
@@ -87,11 +88,6 @@ def where(
         places = places.to(video.device)
         video[places] = change(video[places], amount)
     return video
-
-
-def full_precision(like: Tensor) -> torch.autocast:
-    """Products in float32, on the device of a tensor, where the run's arithmetic is bfloat16."""
-    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def luma(video: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 1 t h w"]:

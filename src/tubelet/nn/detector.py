@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tubelet.nn.attention import EPS
+from tubelet.nn.attention import EPS, xavier
 from tubelet.nn.cross import CrossAttention
 from tubelet.nn.roi import roi_align
 from tubelet.nn.vit import ViT
@@ -74,6 +74,7 @@ class AttentivePool(nn.Module):
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.attn = CrossAttention(width, width, heads)
+        xavier(self.attn)
 
     def forward(self, tokens: Float[Tensor, "r places d"]) -> Float[Tensor, "r d"]:
         """What it finds, added to the mean of the tokens."""

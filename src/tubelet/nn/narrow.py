@@ -1,7 +1,12 @@
-"""Weights in bfloat16, where nothing is lost by it."""
+"""Weights in bfloat16, where nothing is lost by it, and products in float32, where something would be."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Products in float32, on the device of a tensor, where the run's arithmetic is bfloat16."""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def narrow(module: nn.Module) -> None:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tubelet.nn.narrow import full_precision
+
 
 def iou(one: Float[Tensor, "r 4"], other: Float[Tensor, "s 4"]) -> Float[Tensor, "r s"]:
     """Area that boxes share, of the area that they cover together; x1 y1 x2 y2. 0 where neither covers any."""
@@ -21,12 +23,12 @@ def nms(corners: Float[Tensor, "r 4"], scores: Float[Tensor, " r"], most: float)
     Of equal scores the earlier goes first. As torchvision.ops.nms.
     """
     order = scores.sort(descending=True, stable=True).indices
-    overlaps = iou(corners[order], corners[order]) > most
-    there = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    overlaps = (iou(corners[order], corners[order]) > most).cpu()
+    there = torch.ones(len(order), dtype=torch.bool, device="cpu")
     for place in range(len(order)):
         if there[place]:
             there[place + 1 :] &= ~overlaps[place, place + 1 :]
-    return order[there]
+    return order[there.to(order.device)]
 
 
 def roi_align(
@@ -42,19 +44,25 @@ def roi_align(
 
     Each box is of map `which`. Its corners are in pixels, which `scale` (down, across) makes those of the map.
     `samples` per bin and axis; 0: as many as a bin has pixels of the map, rounded up. `aligned` moves boxes by half a
-    pixel, so that pixel centres are where they belong; without it, boxes are at least one pixel of the map.
+    pixel, so that pixel centres are where they belong; without it, boxes are at least one pixel of the map. In float32
+    at least.
 
-    Bilinear samples on a grid are a product of two sums, one along each axis, and so is their mean: every box is two
-    small matrices, one for rows and one for columns.
+    Bilinear samples on a grid are a product of two sums, one along each axis, and so is their mean: every box is a
+    small matrix, by which its map is multiplied. No map is copied for its boxes.
 
     Source: He et al. 2017, Mask R-CNN, arXiv:1703.06870, section 3; as torchvision.ops.roi_align, to the rounding.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        maps, corners = maps.float(), corners.float()
+    with full_precision(maps):
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        corners, which = corners.to("cpu", maps.dtype), which.cpu()  # few numbers, which say how many there are of more
         left, top, right, bottom = corners.unbind(1)
         rows = shares(top * scale[0], bottom * scale[0], bins[0], maps.shape[2], samples, aligned)
         columns = shares(left * scale[1], right * scale[1], bins[1], maps.shape[3], samples, aligned)
-        return torch.einsum("rph,rdhw,rqw->rdpq", rows, maps[which], columns)
+        order = which.argsort(stable=True)
+        counts = which.bincount(minlength=len(maps)).tolist()
+        weights = torch.einsum("rph,rqw->rpqhw", rows[order].to(maps.device), columns[order].to(maps.device))
+        found = [part @ one.flatten(1).T for part, one in zip(weights.flatten(3).flatten(1, 2).split(counts), maps)]
+        return torch.cat(found)[order.argsort().to(maps.device)].transpose(1, 2).unflatten(2, bins)
 
 
 def shares(

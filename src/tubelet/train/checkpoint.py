@@ -290,9 +290,9 @@ def load(path: Path | str, asked: Asked = Asked()) -> nn.Module:  # noqa: B008 -
 
     Of a run folder it is the method with the weights of its last checkpoint, ready for pictures; of a file of weights,
     ours or another's (docs/weights.md) or on the hub ("hub:OWNER/NAME"), what is in it: a masked autoencoder, a
-    `Classifier`, or a `ViT`. `asked` says of another's what no shape tells, as `Asked(heads=6)`. What looks wrong in it
-    is warned of; all that was done is in the report that `tubelet.load_with_report(path, asked)` gives beside the
-    network of such a file.
+    `Classifier`, a `Detector`, or a `ViT`. `asked` says of another's what no shape tells, as `Asked(heads=6)`. What
+    looks wrong in it is warned of; all that was done is in the report that `tubelet.load_with_report(path, asked)`
+    gives beside the network of such a file.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -330,8 +330,8 @@ def load_encoder(path: Path | str, asked: Asked = Asked()) -> tuple[ViT, Run]:  
 
     `path` is the folder of the run, or a file of it: encoder.safetensors, model.safetensors, best.safetensors; or
     weights of others (docs/weights.md; `asked` says what they do not tell), with a run that describes them. A
-    fine-tuned encoder has no last norm: what its head reads is the mean of its tokens as they are. What looks wrong in
-    weights of others is warned of.
+    fine-tuned encoder has no last norm: what its head reads is the mean of its tokens as they are; that of a detector
+    has one. What looks wrong in weights of others is warned of.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -349,7 +349,7 @@ def encoder_of(weights: Weights) -> ViT:
     encoder = run.encoder.build(run.grid(), run.data.channels)
     if "head.weight" in state:
         state = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-        weights.report.mark("left out", "a head; the encoder is used without it", "norm.", "head.")
+        weights.report.mark("left out", "a head; the encoder is used without it", "norm.", "head.", "pool.")
     if "norm.weight" not in state:
         encoder.norm = nn.Identity()
     encoder.load_state_dict(state)
@@ -373,14 +373,13 @@ def load_classifier(path: Path | str, asked: Asked = Asked()) -> tuple[Classifie
 
 
 def classifier_of(weights: Weights) -> Classifier:
-    """The whole network of weights with a head.
+    """The whole network of weights with a head for clips.
 
     Raises:
         ValueError: they have none.
     """
-    state, run, path = weights.state, weights.run, weights.path
-    if "head.weight" not in state:
-        raise ValueError(f"{path} has an encoder but no head; fine-tune it first: tubelet finetune --weights {path}")
+    weights.expect("classifier")
+    state, run = weights.state, weights.run
     encoder = run.encoder.build(run.grid(), run.data.channels)
     network = Classifier(encoder, len(state["head.bias"]), cells=run.method.cells)
     network.load_state_dict(state)
@@ -388,7 +387,7 @@ def classifier_of(weights: Weights) -> Classifier:
 
 
 def weights_of(path: Path | str, asked: Asked = Asked()) -> Weights:  # noqa: B008 - frozen
-    """What a run folder or a file of weights holds of an encoder or a classifier, the run that made it, and a report.
+    """What a run folder or a file of weights holds: whose weights they are, the run that made them, and a report.
 
     Of weights of others, the run describes them (docs/weights.md).
 

@@ -97,9 +97,9 @@ def started(method: Method, weights: Weights) -> Report:
         ValueError: a tensor that does not fit.
     """
     state, file, report = weights.state, weights.path, weights.report
-    if "head.weight" in state:  # a fine-tuned encoder, which has no last norm
+    if "head.weight" in state:  # a fine-tuned encoder, which has no last norm, but for that of a detector
         state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-        report.mark("left out", "a head, which pre-training has not", "norm.", "head.")
+        report.mark("left out", "a head, which pre-training has not", "norm.", "head.", "pool.")
     fresh = method.encoder.state_dict()
     new = [name for name in fresh if name.startswith("norm.") and name not in state]
     shaped(state, fresh, file)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from tubelet.data.sampling import Dense, Segments, Spread
+from tubelet.data.sampling import Around, Dense, Segments, Spread
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import FIXED, resized, sinusoid_of_plane
 from tubelet.nn.vit import Encoder
-from tubelet.targets import MEAN, STD
+from tubelet.targets import MEAN, STD, Norm, statistics
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive
 from tubelet.weights.report import Report
@@ -49,7 +50,8 @@ class Asked:
 
 @dataclass
 class Found:
-    """An encoder, with a decoder or a head or neither, named as in a `MaskedAutoencoder` or a `Classifier`."""
+    """An encoder, with a decoder or a head or neither, named as in a `MaskedAutoencoder`, a `Classifier` or a
+    `Detector`."""
 
     state: dict[str, Tensor]
     encoder: Encoder
@@ -65,7 +67,7 @@ class Found:
     """Whether the encoder ends with a norm; those of classifiers never do."""
     trained: Grid | None = field(default=None)
     """The grid it was trained on, where its fixed positions are to be interpolated from that."""
-    clip: Dense | Segments | Spread | None = None
+    clip: Dense | Segments | Spread | Around | None = None
     """Which frames of a video made a clip; none: the file does not say."""
 
     @property
@@ -78,11 +80,18 @@ class Found:
         return Grid.of(self.frames, *self.size, self.encoder.patch)
 
     @property
-    def kind(self) -> Literal["pre-trained", "fine-tuned", "encoder"]:
-        """What there is beside the encoder: a decoder, a head, or nothing."""
+    def kind(self) -> Literal["pre-trained", "fine-tuned", "detector", "encoder"]:
+        """What there is beside the encoder: a decoder, a head for whole clips or for boxes, or nothing."""
         if "decoder.head.weight" in self.state:
             return "pre-trained"
+        if detects(self.state):
+            return "detector"
         return "fine-tuned" if "head.weight" in self.state else "encoder"
+
+
+def detects(state: dict[str, Tensor]) -> bool:
+    """Whether weights in our names are those of a `Detector`: a head, and the encoder's own norm before it."""
+    return "head.weight" in state and "encoder.norm.weight" in state
 
 
 def grid_if(frames: int, size: tuple[int, int], patch: tuple[int, int, int]) -> Grid | None:
@@ -184,19 +193,29 @@ def restated(state: dict[str, Tensor], mean: list[float], std: list[float], repo
         raise ValueError(f"{report.path}: normalised by deviation {std}; expected numbers above 0")
     if all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip([*mean, *std], [*MEAN, *STD])):
         return False
-    weight = state["encoder.embed.weight"].double()
-    theirs, spread = torch.tensor([mean, std], dtype=torch.float64)
-    ours, own = torch.tensor([MEAN, STD], dtype=torch.float64)
-    times = weight.shape[1] // 3
-    state["encoder.embed.bias"] = (
-        state["encoder.embed.bias"] + weight @ ((ours - theirs) / spread).repeat(times)
-    ).float()
-    state["encoder.embed.weight"] = (weight * (own / spread).repeat(times)).float()
+    times = state["encoder.embed.weight"].shape[1] // 3
+    theirs, ours = (torch.tensor(one, dtype=torch.float64).repeat(1, times) for one in ([mean, std], [MEAN, STD]))
+    restate(state, theirs, ours)
     report.notes.append(
         f"trained on video normalised by mean {short(mean)} and deviation {short(std)} of pixels from 0 to 1; the "
         f"embedding was restated for ours ({short(MEAN)} and {short(STD)}): the same tokens"
     )
     return True
+
+
+def restate(state: dict[str, Tensor], before: Float[Tensor, "2 q"], now: Float[Tensor, "2 q"]) -> None:
+    """Makes an embedding of patches normalised by mean and deviation `before` one of patches normalised by those `now`,
+    in `state`: the same tokens."""
+    weight, (mean, spread) = state["encoder.embed.weight"].double(), before
+    state["encoder.embed.bias"] = (state["encoder.embed.bias"] + weight @ ((now[0] - mean) / spread)).float()
+    state["encoder.embed.weight"] = (weight * (now[1] / spread)).float()
+
+
+def renormed(state: dict[str, Tensor], channels: int, before: Norm, now: Norm) -> dict[str, Tensor]:
+    """Weights with the embedding for video normalised in another way: the same tokens."""
+    state, patch = dict(state), state["encoder.embed.weight"][0].double()
+    restate(state, *(torch.stack(statistics(patch, channels, norm)) for norm in (before, now)))
+    return state
 
 
 def short(values: Iterable[float]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
@@ -11,10 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from tubelet.config import Run, to_json
 from tubelet.nn.classifier import Classifier
+from tubelet.nn.detector import Detector
 from tubelet.nn.inflate import inflated
 from tubelet.types import Grid
 from tubelet.weights.archive import Archive, read
-from tubelet.weights.found import Asked, Found, finite, placed, whole
+from tubelet.weights.found import Asked, Found, detects, finite, placed, renormed, whole
 from tubelet.weights.hugging_face import from_hugging_face, is_hugging_face
 from tubelet.weights.mae import from_mae, is_mae
 from tubelet.weights.origin import Origin, origin_of, run_of
@@ -52,7 +53,7 @@ def recognised(archive: Archive, asked: Asked) -> Found:
             "timm's ViT, and tubelet's own"
         )
     result = reader(archive, asked)
-    if (asked.labels or asked.rows) and result.kind != "fine-tuned":
+    if (asked.labels or asked.rows) and result.kind not in ("fine-tuned", "detector"):
         raise ValueError(f"{archive.path} ({result.report.format}) has no head; leave out --labels and --rows")
     placed(result, asked.positions)
     result.state = whole(result.state, result.report)
@@ -79,7 +80,8 @@ def described(result: Found) -> Run:
 
 
 def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report]:  # noqa: B008 - frozen
-    """The network in a file, on the CPU, and what was done: a masked autoencoder, a classifier, or an encoder.
+    """The network in a file, on the CPU, and what was done: a masked autoencoder, a classifier, a detector, or an
+    encoder.
 
     Its weights are mapped from the file where their layout allows, and nothing is initialised in vain.
 
@@ -97,7 +99,7 @@ def network(path: Path | str, asked: Asked = Asked()) -> tuple[nn.Module, Report
 def own(archive: Archive, run: Run, asked: Asked = Asked()) -> tuple[nn.Module, Report]:  # noqa: B008 - frozen
     """The network of a safetensors file of tubelet."""
     report = ours(archive, asked)
-    state = {new: archive.state[name] for name, new in report.became.items()}
+    state, run = imagenet({new: archive.state[name] for name, new in report.became.items()}, run)
     return built(run, state, report, "encoder.norm.weight" in state), report
 
 
@@ -163,7 +165,9 @@ def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = Tru
             module.encoder.norm = module.encoder.norm if normed else nn.Identity()
         else:
             encoder: Any = run.encoder.build(grid, channels)
-            if "head.weight" in state:
+            if detects(state):
+                module = Detector(encoder, len(state["head.bias"]), run.method.bins, run.method.pool, run.encoder.heads)
+            elif "head.weight" in state:
                 module = Classifier(encoder, len(state["head.bias"]), cells=getattr(run.method, "cells", None))
             else:
                 encoder.norm = encoder.norm if normed else nn.Identity()
@@ -172,6 +176,15 @@ def built(run: Run, state: dict[str, Tensor], report: Report, normed: bool = Tru
     fits(state, module.state_dict(), report)
     module.load_state_dict(state, assign=True)
     return module.eval()
+
+
+def imagenet(state: dict[str, Tensor], run: Run) -> tuple[dict[str, Tensor], Run]:
+    """Weights and their run as they are; of a detector of video normalised in its own way the same for video normalised
+    as everywhere else, with ImageNet's means and deviations."""
+    if not detects(state) or run.method.norm == "imagenet":
+        return state, run
+    state = renormed(state, run.data.channels, run.method.norm, "imagenet")
+    return state, replace(run, method=replace(run.method, norm="imagenet"))
 
 
 class Untouched(TorchFunctionMode):
@@ -238,7 +251,7 @@ def grown(result: Found, frames: int, clip: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a run keeps: the tensors of a classifier, or those of an encoder."""
+    """What a run keeps: the tensors of a classifier or a detector, or those of an encoder."""
 
     state: dict[str, Tensor]
     run: Run
@@ -248,15 +261,41 @@ class Weights:
     report: Report
     """What was done with every tensor of it."""
 
+    @property
+    def kind(self) -> Literal["encoder", "classifier", "detector"]:
+        """Whose they are."""
+        if detects(self.state):
+            return "detector"
+        return "classifier" if "head.weight" in self.state else "encoder"
+
+    def expect(self, kind: Literal["classifier", "detector"]) -> None:
+        """Checks whose they are.
+
+        Raises:
+            ValueError: they are of something else; says what to do with them, or first.
+        """
+        if self.kind == kind:
+            return
+        if self.kind == "detector":
+            raise ValueError(
+                f"{self.path} says what people in boxes do, and not what a clip shows; use it with tubelet detect, or "
+                "with tubelet test on key frames"
+            )
+        what, preset = ("a head for boxes", "finetune-ava-b") if kind == "detector" else ("a head", "")
+        how = f"tubelet finetune {preset}".strip()
+        of = f"a head for whole clips, but not {what}" if self.kind == "classifier" else f"an encoder but no{what[1:]}"
+        raise ValueError(f"{self.path} has {of}; fine-tune it first: {how} --weights {self.path}")
+
 
 def weights_of(archive: Archive, asked: Asked = Asked()) -> Weights:  # noqa: B008 - frozen
-    """What is in a file, ours or another's, as a run of ours would have kept it.
+    """What is in a file, ours or another's, as a run of ours would have kept it, for ImageNet's means and deviations.
 
     Raises:
         ValueError: a file that does not hold exactly what its format lists.
     """
     if (run := run_of(archive)) is not None:
-        state, report = archive.state, ours(archive, asked)
+        report = ours(archive, asked)
+        state, run = imagenet(archive.state, run)
     else:
         _, run, result = opened(archive, asked)
         state, report = result.state, result.report
@@ -272,7 +311,7 @@ def opened(archive: Archive, asked: Asked = Asked()) -> tuple[nn.Module, Run, Fo
 
 
 def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a classifier everything; else the encoder by itself, without the prefix."""
+    """Of a classifier or a detector everything; else the encoder by itself, without the prefix."""
     if "head.weight" in state or "embed.weight" in state:
         return state
     return {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from tubelet.config import Run, from_json, preset
 from tubelet.data.labels import Labels
-from tubelet.data.sampling import Dense, Segments, Spread
+from tubelet.data.sampling import Around, Dense, Segments, Spread
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import Encoder
 from tubelet.weights.archive import Archive
@@ -32,7 +32,7 @@ class Origin:
     """Height and width of a clip."""
     channels: int
     """3 for colour, 1 for grey."""
-    clip: Dense | Segments | Spread | None = None
+    clip: Dense | Segments | Spread | Around | None = None
     """Which frames of a video made a clip; none: nobody says."""
     decoder: Decoder | None = None
     """What imagines the hidden tokens, if that is there."""
@@ -40,6 +40,8 @@ class Origin:
     """Whether it puts out normalised pixels; none: nobody says."""
     labels: tuple[str, ...] = ()
     """The classes of a head, if there is one."""
+    boxes: bool = False
+    """Whether that head is for people in boxes."""
 
     @classmethod
     def of(cls, found: Found) -> "Origin":
@@ -57,17 +59,19 @@ class Origin:
             found.decoder,
             None if found.decoder is None else found.normalised,
             found.labels,
+            found.kind == "detector",
         )
 
     def run(self) -> Run:
         """A run that could have made them, for what takes a run: whatever is not known is of VideoMAE's presets."""
-        run = preset("finetune-k400-b" if self.labels else "videomae-k400-b")
+        tuned = "finetune-ava-b" if self.boxes else "finetune-k400-b"
+        run = preset(tuned if self.labels else "videomae-k400-b")
         clip = self.clip or replace(run.data.clip, frames=self.frames)
         data = replace(run.data, clip=clip, size=self.size, channels=self.channels)
         method: Any = run.method
         if self.labels:
-            data = replace(data, labels=Labels("class", self.labels))
-            method = replace(method, outputs=len(self.labels))
+            data = replace(data, labels=Labels("classes" if self.boxes else "class", self.labels))
+            method = replace(method, outputs=len(self.labels), **({"norm": "imagenet"} if self.boxes else {}))
         elif self.decoder is not None:
             target = replace(method.target, normalise="none" if self.normalised is False else "videomae")
             method = replace(method, decoder=self.decoder, target=target)

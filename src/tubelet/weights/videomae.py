@@ -6,6 +6,7 @@ them; the sinusoids are not in the files.
 
 from torch import Tensor
 
+from tubelet.data.sampling import Around
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
 from tubelet.targets import ALPHACTION
@@ -15,7 +16,7 @@ from tubelet.weights.attention import heads_of
 from tubelet.weights.beside import pixels
 from tubelet.weights.found import Asked, Found, begun, cubes, depth_of, grid_if, headless, masking, picked, restated
 from tubelet.weights.names import BOTH, Pair, reading
-from tubelet.weights.report import Report, Rule, renamed
+from tubelet.weights.report import Report, renamed
 
 # Of a block, whose names are ours.
 INNER = r"\.(?:(?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias)|attn\.(?:qkv\.weight|q_bias|v_bias))"
@@ -32,7 +33,7 @@ PRETRAINED: list[Pair] = [
 ENCODER = PRETRAINED[:3]
 BARE: list[Pair] = [(ours, theirs.removeprefix("encoder."), end) for ours, theirs, end in ENCODER]
 FINETUNED: list[Pair] = [*BARE[:2], ("norm", "fc_norm", BOTH), ("head", "head", BOTH)]
-BOXES: Rule = (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips")
+DETECTOR: list[Pair] = [*BARE, ("head", "head", BOTH)]  # of people in boxes
 ACTIONS = 80  # of AVA, that VideoMAE-Action-Detection tells
 
 
@@ -60,7 +61,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         if "head.weight" not in names:
             report.format = "VideoMAE, encoder of a fine-tuning"
     elif "head.weight" in names:
-        report.format, pairs, boxes = "VideoMAE-Action-Detection", BARE, True
+        report.format, pairs, boxes = "VideoMAE-Action-Detection", DETECTOR, True
         if (rows := len(names["head.weight"])) != ACTIONS:
             raise ValueError(
                 f"{report.path} has a head of {rows} outputs and no fc_norm: it is neither of VideoMAE's fine-tuned "
@@ -69,7 +70,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
             )
     else:
         report.format, pairs = "VideoMAE, encoder", BARE
-    state = renamed(names, [*reading(pairs), *([BOXES] if boxes else [])], report)
+    state = renamed(names, reading(pairs), report)
     headless(state, report)
     patch = cubes(state, "encoder.embed.weight", report)
     masking(state, report)
@@ -77,7 +78,8 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
     channels = state["encoder.embed.weight"].shape[1] // (patch[0] * patch[1] * patch[2])
     classes = len(names["head.weight"]) if "head.weight" in names else None
     told = told_by(archive.args, patch, decoder.depth if decoder else None, classes, report)
-    labels = picked(state, asked, (), report) if "head.weight" in state else ()
+    numbered = tuple(f"action {number}" for number in range(1, ACTIONS + 1)) if boxes else ()  # as AVA numbers them
+    labels = picked(state, asked, numbered, report) if "head.weight" in state else ()
     if boxes:
         restated(state, list(ALPHACTION[0]), list(ALPHACTION[1]), report)
     elif (seen := pixels(archive, channels)) is not None:  # in a folder of the hub
@@ -100,7 +102,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
         channels=channels,
         trained=grid_if(trained, shape, patch),
         normed=normed,
-        clip=told.clip(asked.frames or trained),
+        clip=Around(asked.frames or trained) if boxes else told.clip(asked.frames or trained),
     )
 
 
