@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
+from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, KeyFrame
 from tubelet.evaluate.detections import Detection
-from tubelet.evaluate.frame_map import FrameMap, frame_map
+from tubelet.evaluate.frame_map import FrameMap
+from tubelet.evaluate.frame_map import frame_map as of_items
 
 NAMES = ("sit", "stand", "run", "swim")
 
@@ -23,6 +26,10 @@ def key(stamp: str, *boxes: tuple, video: str = "film") -> KeyFrame:
 
 def found(stamp: str, corners, *probabilities: float, score: float = 1.0, video: str = "film") -> Detection:
     return Detection(video, stamp, 0.0, Box(corners, score=score), probabilities)
+
+
+def frame_map(detections, truth, *how, **named) -> FrameMap:
+    return of_items(detections, [Item(Path("film.mp4"), key=one) for one in truth], *how, **named)
 
 
 # ---------------------------------------------------------------------------- the definition in loops
@@ -334,3 +341,5 @@ def test_what_cannot_be_counted_is_said():
         frame_map([], truth, ("run",))
     with pytest.raises(ValueError, match=r"two key frames are called '0902' of 'film'"):
         frame_map([], truth * 2, ("sit",))
+    with pytest.raises(ValueError, match=r"film\.mp4 is a video without boxes"):
+        of_items([], [Item(Path("film.mp4"))], ("sit",))

@@ -1,5 +1,7 @@
 """Movies that were cut into files of one second each, as AVA's often are: clips that reach over several of them."""
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,25 @@ from tubelet.types import Clip
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi")
 
 
+def second_of(name: str) -> int | None:
+    """The second that a file's name means; none: it means none.
+
+    >>> second_of("0902.mp4"), second_of("902.mkv"), second_of("film.mp4"), second_of("0902.jpg")
+    (902, 902, None, None)
+    """
+    stem, ending = os.path.splitext(name)
+    return int(stem) if ending.lower() in ENDINGS and stem.isascii() and stem.isdigit() else None
+
+
+@lru_cache(maxsize=1024)
+def is_cut(path: Path) -> bool:
+    """Whether a path is a folder of files of one second each. A folder of images is none."""
+    return path.is_dir() and any(second_of(name) is not None for name in os.listdir(path))
+
+
 def file_of(folder: Path, second: int) -> Path | None:
     """The file of a second, 0902.mp4 or 902.mp4; none: it is not there."""
-    names = (f"{digits}{ending}" for digits in (f"{second}", f"{second:04d}") for ending in ENDINGS)
+    names = (f"{digits}{ending}" for digits in (f"{second:04d}", f"{second}") for ending in ENDINGS)
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -31,7 +49,7 @@ def clip_of_seconds(folder: Path, moment: float, sampler: Around, *, gray: bool 
     """
     whole = int(np.floor(moment + 1e-6))
     if (own := file_of(folder, whole)) is None:
-        raise VideoError(f"{folder} has no file of second {whole} ({whole}.mp4 or {whole:04d}.mp4)")
+        raise VideoError(f"{folder} has no file of second {whole} ({whole:04d}.mp4 or {whole}.mp4)")
     times = moment + sampler.offsets() / max(probe(own).frames, 1)
     wanted = np.floor(times + 1e-6).astype(int)
     files = {second: file for second in range(wanted[0], wanted[-1] + 1) if (file := file_of(folder, second))}
@@ -42,7 +60,7 @@ def clip_of_seconds(folder: Path, moment: float, sampler: Around, *, gray: bool 
         high += 1
     times = times.clip(low, high + 1 - 1e-5)
     wanted = np.floor(times + 1e-6).astype(int)
-    parts, damaged = [], 0
+    parts, damaged, decoded = [], 0, 0
     for second in range(wanted[0], wanted[-1] + 1):
         inside = times[wanted == second] - second
         if not len(inside):
@@ -52,7 +70,8 @@ def clip_of_seconds(folder: Path, moment: float, sampler: Around, *, gray: bool 
         clip = frames_at(files[second], places, gray=gray)
         parts.append(clip.frames)
         damaged += clip.damaged
+        decoded += clip.decoded
     if len({part.shape[1:] for part in parts}) > 1:
         sizes = ", ".join(f"{part.shape[2]}x{part.shape[1]}" for part in parts)
         raise VideoError(f"{folder}: the files of one movie are of different sizes: {sizes}")
-    return Clip(torch.cat(parts), torch.from_numpy(times - times[0]).float(), damaged)
+    return Clip(torch.cat(parts), torch.from_numpy(times - times[0]).float(), damaged, decoded=decoded)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from tubelet.data.items import Item
 from tubelet.data.keyframes import KeyFrame
 from tubelet.evaluate.detections import Detection
 from tubelet.evaluate.results import FEW, Number, Weights, drawn, mean_of
@@ -33,6 +34,17 @@ Frame = tuple[str, str]  # video and stamp
 def frame_of(one: KeyFrame | Detection) -> Frame:
     """What a moment of a video is known by."""
     return one.video, one.stamp
+
+
+def key_of(item: Item) -> KeyFrame:
+    """The key frame that an item is.
+
+    Raises:
+        ValueError: it is a video.
+    """
+    if item.key is None:
+        raise ValueError(f"{item.path} is a video without boxes; expected key frames with some")
+    return item.key
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +125,14 @@ class FrameMap:
 
 def frame_map(
     detections: Iterable[Detection],
-    truth: Iterable[KeyFrame],
+    truth: Iterable[Item],
     names: Sequence[str],
     evaluated: Sequence[str] = (),
     excluded: Collection[Frame] = (),
     threshold: float = 0.5,
     most: int | None = None,
 ) -> FrameMap:
-    """What detections are worth, against the boxes of key frames; their labels are the classes.
+    """What detections are worth, against the boxes of key frames, whose labels are their classes.
 
     `names` are those of the detections' probabilities; the score for a class is its probability times that of the box,
     and where it is not a number, the class was not detected. Only classes that are `evaluated` count, none: all of
@@ -129,12 +141,13 @@ def frame_map(
     the surest (`OFFICIAL`).
 
     Raises:
-        ValueError: classes that are not in `names`, other than one probability for each, two key frames of one name.
+        ValueError: classes that are not in `names`, other than one probability for each, two key frames of one name, or
+            items that are none.
     """
     names, chosen = list(names), list(evaluated or names)
     if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"{unknown[0]!r} cannot be evaluated: the {len(names)} classes have no such name")
-    keys = [key for key in truth if frame_of(key) not in excluded]
+    keys = [key for key in map(key_of, truth) if frame_of(key) not in excluded]
     frames = {frame_of(key): number for number, key in enumerate(keys)}
     if len(frames) < len(keys):
         twice = next(key for number, key in enumerate(keys) if frames[frame_of(key)] != number)
