@@ -28,15 +28,14 @@ def to_csv(detections: Iterable[Detection], names: Sequence[str], ids: Mapping[s
     numbers = [ids[name] for name in names]
     for one in detections:
         text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
         stamp = one.stamp.zfill(4) if one.stamp.isdecimal() else one.stamp or f"{one.seconds:g}"
-        start = [one.video, stamp, *(f"{corner:.5f}" for corner in one.box.corners)]
-        rows.writerows(
-            [*start, number, f"{probability * one.box.score:.9g}"]
+        csv.writer(text, lineterminator="").writerow([one.video, stamp, *(f"{edge:.5f}" for edge in one.box.corners)])
+        start, score = text.getvalue(), one.box.score
+        yield "".join(
+            f"{start},{number},{probability * score:.9g}\n"
             for number, probability in zip(numbers, one.probabilities)
             if not math.isnan(probability)
         )
-        yield text.getvalue()
 
 
 def from_csv(path: Path | str, names: Sequence[str], ids: Mapping[str, int]) -> list[Detection]:
@@ -54,37 +53,48 @@ def from_csv(path: Path | str, names: Sequence[str], ids: Mapping[str, int]) -> 
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     places = {ids[name]: place for place, name in enumerate(names) if name in ids}
-    said: list[tuple[tuple[str, str, Corners], list[float]]] = []
-    last: dict[tuple[str, str, Corners], list[float]] = {}
+    said: list[tuple[list[str], list[float]]] = []
+    last: dict[tuple[str, ...], list[float]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):
             if len(row) in (0, 2):
                 continue
+            frame = tuple(row[:6])
+            values = last.get(frame)
             try:
-                video, stamp, x1, y1, x2, y2, what, *score = row
-                corners = float(x1), float(y1), float(x2), float(y2)
-                place, value = int(what), float(score[0]) if score else 1.0
-                if len(score) > 1 or not all(0 <= corner <= 1 for corner in corners) or not math.isfinite(value):
-                    raise ValueError("corners are shares of the picture, 0 to 1, and the score comes last")
-            except ValueError as error:
+                if values is None:
+                    corners_of(row)
+                what, score = int(row[6]), float(row[7]) if len(row) > 7 else 1.0
+                if len(row) > 8 or not math.isfinite(score):
+                    raise ValueError("a number as the score comes last")
+            except (ValueError, IndexError) as error:
                 raise ValueError(
                     f"{path}, line {number}: expected video, timestamp, x1, y1, x2, y2, class, score; got "
                     f"{','.join(row)[:120]!r} ({error})"
                 ) from error
-            if place not in places:
+            place = places.get(what)
+            if place is None:
                 raise ValueError(
-                    f"{path}, line {number}: no class has number {place}; the {len(places)} have "
+                    f"{path}, line {number}: no class has number {what}; the {len(places)} have "
                     f"{min(places, default=0)} to {max(places, default=0)}"
                 )
-            key = video, stamp, corners
-            if key not in last or not math.isnan(last[key][places[place]]):  # the same once more is another box
-                last[key] = [math.nan] * len(names)
-                said.append((key, last[key]))
-            last[key][places[place]] = value
-    return [
-        Detection(video, stamp, seconds_of(stamp), Box(corners), tuple(values))
-        for (video, stamp, corners), values in said
-    ]
+            if values is None or not math.isnan(values[place]):  # the same once more is another box
+                values = last[frame] = [math.nan] * len(names)
+                said.append((row, values))
+            values[place] = score
+    return [Detection(row[0], row[1], seconds_of(row[1]), Box(corners_of(row)), tuple(values)) for row, values in said]
+
+
+def corners_of(row: Sequence[str]) -> Corners:
+    """The corners that a line says.
+
+    Raises:
+        ValueError: they are none.
+    """
+    x1, y1, x2, y2 = map(float, row[2:6])
+    if not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1):
+        raise ValueError("corners are shares of the picture, 0 to 1")
+    return x1, y1, x2, y2
 
 
 def seconds_of(stamp: str) -> float:
