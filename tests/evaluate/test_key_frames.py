@@ -240,6 +240,8 @@ def test_what_does_not_fit_comes_before_the_work(items, monkeypatch):
     other = [replace(item, key=replace(item.key, video="another")) for item in items]
     with pytest.raises(ValueError, match=r"none of the 6 key frames has boxes that were found: \('wide', '0000'\)"):
         over_key_frames(looker(), items, other)
+    with pytest.raises(ValueError, match="two key frames are called '0000' of 'wide'"):
+        over_key_frames(looker(), [*items, items[0]])
     with pytest.raises(ValueError, match="at least one key frame"):
         look_at(looker(), [])
     with pytest.raises(ValueError, match=r"Dense.* use sampling\.Around|clips around them"):

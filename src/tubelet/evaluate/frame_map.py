@@ -27,7 +27,6 @@ from tubelet.evaluate.detections import Detection
 from tubelet.evaluate.results import FEW, Number, Weights, drawn, mean_of
 from tubelet.nn.roi import iou
 
-OFFICIAL = 50  # boxes with a class that AVA's official script keeps of a frame; VideoMAE's copy of it keeps all
 Frame = tuple[str, str]  # video and stamp
 
 
@@ -137,8 +136,8 @@ def frame_map(
     `names` are those of the detections' probabilities; the score for a class is its probability times that of the box,
     and where it is not a number, the class was not detected. Only classes that are `evaluated` count, none: all of
     `names`. Frames that are `excluded`, (video, stamp), count on neither side. Detections in frames without true boxes
-    are false; those without any area are left out. `most`: of the boxes with a class of a frame only so many count,
-    the surest (`OFFICIAL`).
+    are false; those without any area are left out. `most`: only so many boxes with a class count of a
+    frame, the surest: 50 in AVA's official script, all in the copy of it that VideoMAE's numbers are from.
 
     Raises:
         ValueError: classes that are not in `names`, other than one probability for each, two key frames of one name, or
@@ -158,37 +157,43 @@ def frame_map(
         if (count := len(one.probabilities)) != len(names):
             raise ValueError(f"{one.video} at {one.stamp}: a box has {count} probabilities for {len(names)} classes")
     videos = {video: number for number, video in enumerate(dict.fromkeys(video for video, _ in frames))}
-    true = [(number, box) for number, key in enumerate(keys) for box in key.boxes]
-    hot = np.zeros((len(true), len(names)), dtype=bool)
-    places = {name: place for place, name in enumerate(names)}
-    for row, (number, box) in enumerate(true):
-        for name in box.labels:
-            if name not in places:
-                key = keys[number]
-                raise ValueError(f"{name!r}, done in {key.video} at {key.stamp}, is not among the {len(names)} classes")
-            hot[row, places[name]] = True
-    columns = [places[name] for name in chosen]
+    there, true, done = boxes_of(keys, names)
+    columns = [names.index(name) for name in chosen]
     here = np.array([frames[frame_of(one)] for one in found], dtype=np.int64)
-    there = np.array([number for number, _ in true], dtype=np.int64)
     scores = np.array([one.probabilities for one in found], dtype=np.float64).reshape(-1, len(names))[:, columns]
     scores *= np.array([one.box.score for one in found], dtype=np.float64)[:, None]
     if most is not None:
         scores[~surest(scores, here, most)] = np.nan
-    pairs = overlapping(
-        corners_of([one.box.corners for one in found]),
-        here,
-        corners_of([box.corners for _, box in true]),
-        there,
-        threshold,
-    )
+    pairs = overlapping(corners_of([one.box.corners for one in found]), here, true, there, threshold)
     of_frame = np.array([videos[video] for video, _ in frames], dtype=np.int64)
     classes = {}
     for place, (name, column) in enumerate(zip(chosen, columns)):
         order = np.argsort(-scores[:, place], kind="stable")  # what is not a number comes last
         order = order[: np.count_nonzero(~np.isnan(scores[:, place]))]
-        boxes = np.bincount(of_frame[there[hot[:, column]]], minlength=len(videos)).astype(np.float64)
-        classes[name] = Ranked(scores[order, place], hits(order, pairs, hot[:, column]), of_frame[here[order]], boxes)
+        boxes = np.bincount(of_frame[there[done[:, column]]], minlength=len(videos)).astype(np.float64)
+        classes[name] = Ranked(scores[order, place], hits(order, pairs, done[:, column]), of_frame[here[order]], boxes)
     return FrameMap(classes, tuple(videos), len(keys), len(frames) - len(keys))
+
+
+def boxes_of(
+    keys: Sequence[KeyFrame], names: Sequence[str]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m 4"], Bool[np.ndarray, "m x"]]:
+    """Of all true boxes the number of their key frame, their corners, and which classes they are of.
+
+    Raises:
+        ValueError: a class that is not in `names`.
+    """
+    boxes = [(number, box) for number, key in enumerate(keys) for box in key.boxes]
+    done = np.zeros((len(boxes), len(names)), dtype=bool)
+    places = {name: place for place, name in enumerate(names)}
+    for row, (number, box) in enumerate(boxes):
+        for name in box.labels:
+            if name not in places:
+                key = keys[number]
+                raise ValueError(f"{name!r}, done in {key.video} at {key.stamp}, is not among the {len(names)} classes")
+            done[row, places[name]] = True
+    numbers = np.array([number for number, _ in boxes], dtype=np.int64)
+    return numbers, corners_of([box.corners for _, box in boxes]), done
 
 
 def has_area(corners: Sequence[float]) -> bool:

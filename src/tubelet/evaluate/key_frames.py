@@ -28,7 +28,7 @@ from tubelet.data.settings import fit_for_boxes
 from tubelet.data.transforms import covering
 from tubelet.data.video import VideoError
 from tubelet.evaluate.detections import Detection
-from tubelet.evaluate.frame_map import Frame, frame_of, key_of
+from tubelet.evaluate.frame_map import Frame, frame_map, frame_of, key_of
 from tubelet.evaluate.frame_results import FrameResults, Seen
 from tubelet.evaluate.views import labels_of, made_by
 from tubelet.nn.collective import gathered, share, whoami
@@ -275,10 +275,12 @@ def over_key_frames(
     Only the key frames of `truth` are looked at, and of these not those that are `excluded`, (video, stamp).
 
     Raises:
-        ValueError: labels that the network does not know; found boxes of other key frames only; as `look_at`.
+        ValueError: labels that the network does not know; found boxes of other key frames only; as `frame_map` and
+            `look_at`.
     """
     labels, keys = looker.labels, [key_of(item) for item in truth]
     labels.hot([[*evaluated], *(box.labels for key in keys for box in key.boxes)])  # before the work, not after it
+    frame_map((), truth, labels.names, evaluated, excluded)
     there = [item for item, key in zip(truth, keys) if frame_of(key) not in excluded]
     asked = there
     if found is not None:
