@@ -174,6 +174,18 @@ def test_very_many_boxes_in_a_frame(items, count):
     assert len(other.detections) == 2
 
 
+def test_more_boxes_than_go_at_once_stay_with_their_clips():
+    rng = np.random.default_rng(0)
+    one, clips = looker(detector()), []
+    for left, right in (("red", "green"), ("blue", "red")):
+        corners = np.sort(rng.random((100, 2, 2)), axis=1).reshape(100, 4)
+        frames = torch.from_numpy(drawn(32, 48, 4, left, right))
+        clips.append(one.prepared(frames, [Box(tuple(row)) for row in corners.tolist()]))
+    for together, clip in zip(one(clips), clips, strict=True):
+        torch.testing.assert_close(together, one([clip])[0], atol=1e-5, rtol=0)
+    assert one([clip._replace(boxes=()) for clip in clips])[1].shape == (0, 3)
+
+
 def test_what_cannot_be_read_has_no_detections_and_the_others_stay(items, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
