@@ -6,7 +6,7 @@ its confidence interval (the bootstrap). So numbers can be had again, or anew, f
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,21 +126,29 @@ def numbers(results: Results, seed: int = 0, resamples: int | None = None) -> di
     outputs, truth = results.outputs(), results.truth()
     measures = dict(measures_of(results.labels, outputs, truth))
     draws = (FEW if results.labels.kind == "classes" else RESAMPLES) if resamples is None else resamples
-    count, rng = len(truth), np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {name: [] for name in measures}
+    count = len(truth)
+    found = drawn(measures, count, draws, seed)
+    for name in ("top1", "top5"):
+        if name in found and found[name].value in (0.0, 100.0):  # every draw is alike, but not every video would be
+            value, other = found[name].value, 100 * 1.96**2 / (count + 1.96**2)  # Wilson's interval
+            low, high = (0.0, other) if value == 0 else (100 - other, 100.0)
+            found[name] = Number(value, low, high)
+    return found
+
+
+def drawn(measures: Mapping[str, Measure], count: int, draws: int, seed: int) -> dict[str, Number]:
+    """Measures of `count` videos, each with the interval of its values over so many draws with replacement."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(draws):
         weights = np.bincount(rng.integers(count, size=count), minlength=count).astype(float)
         for name, measure in measures.items():
-            drawn[name].append(measure(weights))
+            values[name].append(measure(weights))
     found = {}
     for name, measure in measures.items():
-        finite = [value for value in drawn[name] if math.isfinite(value)]  # or no positive of any class was drawn
+        finite = [value for value in values[name] if math.isfinite(value)]  # or no positive of any class was drawn
         low, high = np.percentile(finite, [2.5, 97.5]) if finite else (math.nan, math.nan)
-        value = measure(np.ones(count))
-        if name in ("top1", "top5") and value in (0.0, 100.0):  # every draw is alike, but not every video would be
-            other = 100 * 1.96**2 / (count + 1.96**2)  # Wilson's interval
-            low, high = (0.0, other) if value == 0 else (100 - other, 100.0)
-        found[name] = Number(value, float(low), float(high))
+        found[name] = Number(measure(np.ones(count)), float(low), float(high))
     return found
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,9 +91,7 @@ class Viewer:
         Raises:
             ValueError: the run does not say.
         """
-        if self.data.labels is None or not self.data.labels.names:
-            raise ValueError("these weights do not say what their outputs mean; fine-tune first: tubelet finetune")
-        return self.data.labels
+        return labels_of(self.data)
 
     def __call__(self, videos: Iterable[tuple[UInt8[Tensor, "v c t h w"], str]]) -> Iterator[Float[Tensor, " x"]]:
         """What all views of each video say together: probabilities, or values; of (views, path) in their order.
@@ -133,6 +131,17 @@ class Viewer:
         if self.average == "scores":
             return self.labels.read(scores.mean(0))
         return self.labels.read(scores).mean(0)
+
+
+def labels_of(data: Data) -> Labels:
+    """What the outputs of a fine-tuned network mean.
+
+    Raises:
+        ValueError: the run does not say.
+    """
+    if data.labels is None or not data.labels.names:
+        raise ValueError("these weights do not say what their outputs mean; fine-tune first: tubelet finetune")
+    return data.labels
 
 
 def crops_of(
@@ -197,6 +206,18 @@ class ViewedItems:
             return place, None, [str(error)]
 
 
+def made_by(source: Any, workers: int) -> DataLoader:
+    """All that a source with __getitem__ and a length makes, in order, made by so many processes; 0: by this one."""
+    return DataLoader(
+        source,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=unchanged,
+        worker_init_fn=undisturbed if workers else None,
+        generator=torch.Generator(),
+    )
+
+
 def multi_view(
     viewer: Viewer,
     items: Sequence[Item],
@@ -216,15 +237,7 @@ def multi_view(
         raise ValueError("a test needs at least one video, got none")
     labels = viewer.labels
     labels.encode(items)  # before the work, not after it
-    source = ViewedItems(items, share(len(items)), viewer.data, views)
-    loader: DataLoader = DataLoader(
-        source,  # type: ignore[arg-type]  # anything with __getitem__ and a length will do
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=unchanged,
-        worker_init_fn=undisturbed if workers else None,
-        generator=torch.Generator(),
-    )
+    loader = made_by(ViewedItems(items, share(len(items)), viewer.data, views), workers)
     rows: list[Row] = []
     waiting: deque[tuple[int, list[str]]] = deque()
 
