@@ -167,7 +167,7 @@ def test_very_many_boxes_in_a_frame(items, count):
     one = looker(detector())
     (row, other) = look_at(one, [replace(items[0], key=key), items[1]])
     assert [found.box for found in row.detections] == list(boxes)
-    clip = module.clip_around(items[0], DATA).frames
+    clip = module.clip_of(items[0], DATA.clip).frames
     for place in (0, 99, 100, count - 1):
         wanted = look(one, clip, boxes[place : place + 1])[0].tolist()
         assert row.detections[place].probabilities == pytest.approx(wanted, abs=1e-5)
@@ -243,7 +243,7 @@ def test_boxes_that_were_found_and_true_ones(items):
 
 
 def test_what_does_not_fit_comes_before_the_work(items, monkeypatch):
-    monkeypatch.setattr(module, "clip_around", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(module, "clip_of", lambda *_, **__: pytest.fail("read"))
     unknown = replace(items[0], key=replace(items[0].key, boxes=(Box(LEFT, ("purple",)),)))
     with pytest.raises(ValueError, match="'purple' is not in the class list"):
         over_key_frames(looker(), [unknown])

@@ -131,7 +131,7 @@ def finetune_verb(args: list[str]) -> int:
     options: dict[str, Any] = {name: getattr(a, name) for name in ("validation", "new_head", "resume", "quiet")}
     options["tensorboard"] = a.tensorboard
     if known is not None:
-        noted(known.notes())
+        noted([*known.notes, *filter(None, [known.report()])])
         folder = detection.finetune_on_boxes(run, a.data, out, known=known, **options)
     else:
         folder = finetune(run, a.data, out, items=items, **options)

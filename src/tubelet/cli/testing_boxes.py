@@ -1,6 +1,7 @@
 """The test of a network that looks at people in boxes: frame mAP."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +47,7 @@ def test_on_boxes(a: Any) -> int:
     return told_boxes(results, out, a, truth.ids or {name: n for n, name in enumerate(results.names, 1)}, write=True)
 
 
-def told_boxes(results: "FrameResults", out: Path, a: Any, ids: dict[str, int], write: bool = False) -> int:
+def told_boxes(results: "FrameResults", out: Path, a: Any, ids: Mapping[str, int], write: bool = False) -> int:
     """Prints the numbers of a test on key frames, and writes its files if it is new."""
     from tubelet.evaluate.frame_results import lines_for_people, summary, to_lines, unread_lines
     from tubelet.evaluate.official_csv import to_csv

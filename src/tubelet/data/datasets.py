@@ -29,10 +29,9 @@ from tubelet.data.mixture import Mixture
 from tubelet.data.motion import motion_of, tells_enough, with_flow
 from tubelet.data.order import LARGE, shuffled, stream
 from tubelet.data.paint import uncoloured
-from tubelet.data.parts import chosen, part_of
+from tubelet.data.parts import chosen, clip_of, of_seconds, part_of
 from tubelet.data.places import places
 from tubelet.data.sampling import Around, Dense, Segments, Spread
-from tubelet.data.seconds import clip_of_seconds, is_cut
 from tubelet.data.settings import checked, fit_for_boxes
 from tubelet.data.sources import find
 from tubelet.data.table import Table
@@ -312,8 +311,8 @@ class Dataset:
         """
         one, path, data, kept = self.items[item], self.items[item].path, self.data, self.frames
         notes: list[Note] = []
-        if one.key is not None and kept is None and isinstance(data.clip, Around) and is_cut(one.path):
-            clip = clip_of_seconds(one.path, one.key.seconds, data.clip, gray=data.channels == 1)
+        if kept is None and of_seconds(one, data.clip):
+            clip = clip_of(one, data.clip, gray=data.channels == 1)
         elif kept is None:
             gray, vectors, size = data.channels == 1, isinstance(data.motion, Vectors), data.size if windows else None
             asked: list[Int[np.ndarray, " t"]] = []

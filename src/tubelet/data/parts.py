@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from tubelet.data.index import VideoError
 from tubelet.data.items import Item
 from tubelet.data.sampling import HAIR, Around
+from tubelet.data.seconds import clip_of_seconds, is_cut
 from tubelet.data.video import frames_at
 from tubelet.types import Clip, Sampler
 
@@ -22,11 +23,22 @@ def clip_of(
 ) -> Clip:
     """A clip of an item, from its part of the video only; without `rng` the middle one. Options as of `frames_at`.
 
+    Of a key frame the clip around it, also of a movie that is cut into seconds.
+
     Raises:
         VideoError: the video cannot be read, or ends before the item's part of it begins.
         ValueError: it is too short, and the sampler says that this is an error.
     """
+    if of_seconds(item, sampler):
+        assert item.key is not None
+        assert isinstance(sampler, Around)
+        return clip_of_seconds(item.path, item.key.seconds, sampler, gray=gray)
     return frames_at(item.path, lambda video: chosen(item, video.seconds, sampler, rng), gray=gray, vectors=vectors)
+
+
+def of_seconds(item: Item, sampler: Sampler) -> bool:
+    """Whether an item's clip is taken from files of one second each."""
+    return item.key is not None and isinstance(sampler, Around) and is_cut(item.path)
 
 
 def chosen(

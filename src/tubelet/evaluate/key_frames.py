@@ -22,8 +22,6 @@ from tubelet.data.items import Item
 from tubelet.data.keyframes import Box
 from tubelet.data.labels import Labels
 from tubelet.data.parts import clip_of
-from tubelet.data.sampling import Around
-from tubelet.data.seconds import clip_of_seconds, is_cut
 from tubelet.data.settings import fit_for_boxes
 from tubelet.data.transforms import covering
 from tubelet.data.video import VideoError
@@ -34,7 +32,7 @@ from tubelet.evaluate.views import labels_of, made_by
 from tubelet.nn.collective import gathered, share, whoami
 from tubelet.nn.patches import patchify
 from tubelet.targets import Norm, normalise
-from tubelet.types import Clip, Grid
+from tubelet.types import Grid
 
 Network = Callable[[Float[Tensor, "b n q"], Float[Tensor, "r 4"], Int[Tensor, " r"], Grid], Float[Tensor, "r x"]]
 MANY = 128  # boxes that go through the network at once
@@ -135,18 +133,6 @@ def look(looker: Looker, frames: UInt8[Tensor, "t h w c"], boxes: Sequence[Box])
 # ---------------------------------------------------------------------------- many key frames
 
 
-def clip_around(item: Item, data: Data) -> Clip:
-    """The clip around a key frame, of a video or of a movie that is cut into seconds.
-
-    Raises:
-        VideoError: it cannot be read, or ends before.
-    """
-    moment, gray = key_of(item).seconds, data.channels == 1
-    if isinstance(data.clip, Around) and is_cut(item.path):
-        return clip_of_seconds(item.path, moment, data.clip, gray=gray)
-    return clip_of(item, data.clip, gray=gray)
-
-
 class KeyClips:
     """The clips around key frames, scaled, or why they cannot be seen; made wherever they are asked for."""
 
@@ -165,7 +151,8 @@ class KeyClips:
         if not boxes:
             return place, None, []
         try:
-            clip = clip_around(item, self.looker.data)
+            data = self.looker.data
+            clip = clip_of(item, data.clip, gray=data.channels == 1)
         except (VideoError, OSError) as error:
             return place, None, [str(error)]
         notes = [f"{item.path} is damaged: {clip.damaged} packets or frames of the clip"] if clip.damaged else []
