@@ -2,7 +2,7 @@
 
     python benchmarks/shapes.py
 
-Draws videos (data/shapes.py): 1500 without labels to pre-train on, 2000 with boxes to learn from, 300 to test on. The
+Draws videos (data/shapes.py): 1500 without labels to pre-train on, 2000 with boxes to learn from, 200 to test on. The
 same budget of fine-tuning begins from the pre-trained encoder and from scratch, three seeds each; then the same network
 looks at true boxes, at boxes moved aside by a third and by three quarters of their width, and at true boxes in the
 wrong order of what they are of. Every training is one run, and is skipped if it is there already. Writes
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from table import provenance, save
 
-from tubelet.config import Optim, Run, Training, preset
+from tubelet.config import Optim, Run, Training
 from tubelet.data.annotations import key_frames
 from tubelet.data.box_transforms import BoxJitter
 from tubelet.data.datasets import Data
@@ -31,26 +31,28 @@ from tubelet.detection import finetune_on_boxes, looker_of
 from tubelet.evaluate.key_frames import over_key_frames
 from tubelet.masks.random_masks import Random
 from tubelet.methods.action_detection import ActionDetection
+from tubelet.methods.masked import Masked
+from tubelet.nn.decoder import Decoder
+from tubelet.nn.vit import Encoder
+from tubelet.targets import Pixels
 from tubelet.train.detector import load_detector
 from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics, say
 from tubelet.train.loop import train
 
 SIZE, FRAMES = 64, 8
-VIDEOS = {"more": (1500, 1), "fit": (2000, 4), "held": (300, 3)}  # how many, and the seed
+VIDEOS = {"more": (1500, 1), "fit": (2000, 4), "held": (200, 3)}  # how many, and the seed
 
 
 def pretraining(steps: int) -> Run:
     """Pixels hidden anywhere, as in videomae-few-cpu."""
-    run = preset("videomae-few-cpu")
     epochs = steps * 16 / VIDEOS["more"][0]
-    return replace(
-        run,
-        encoder=replace(run.encoder, depth=3),
-        method=replace(run.method, mask=Random(0.9)),
+    return Run(
+        encoder=Encoder(width=128, depth=3, heads=4, hidden=512, patch=(2, 8, 8), position="axes"),
+        method=Masked(Random(0.9), Pixels("none"), Decoder(96, 2, 4, position="axes"), predict=0.25),
         data=Data(Dense(FRAMES, stride=1), (SIZE, SIZE), MultiScaleCrop((1.0,)), cache=SIZE),
         optim=Optim(base_lr=0.016, min_lr=0.0, warmup=epochs / 10),
-        training=replace(run.training, epochs=epochs, save_every=20),
+        training=Training(epochs=epochs, batch=16, save_every=20, threads=1, workers=0),
     )
 
 

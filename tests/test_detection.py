@@ -136,7 +136,7 @@ def small(steps: int = 10, videos: int = 6, seed: int = 0) -> Run:
         encoder=Encoder(width=32, depth=1, heads=2, hidden=64, patch=(2, 8, 8), position="axes"),
         method=ActionDetection(pool="attentive", side=64),
         data=Data(Around(8, 1), (64, 64), CentreCrop(), boxes=BoxJitter(), cache=64),
-        optim=Optim(base_lr=0.03, min_lr=0.0, warmup=0, betas=(0.9, 0.999)),
+        optim=Optim(base_lr=0.1, min_lr=0.0, warmup=0, betas=(0.9, 0.999)),
         training=Training(epochs=steps * 4 / videos, batch=4, threads=1, workers=0, seed=seed, precision="float32"),
     )
 
@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(shapes, tmp_path):
 def test_what_flickers_is_learnt_in_a_minute_and_only_where_it_is_looked_for(tmp_path):
     """The easiest of the classes, from scratch: average precision on new videos; boxes beside the shapes find less."""
     fit, held = (make_shapes(tmp_path / part, count, seed) for part, count, seed in (("fit", 48, 3), ("held", 40, 4)))
-    folder = finetune_on_boxes(small(90, 48), fit, tmp_path / "run", quiet=True)
+    folder = finetune_on_boxes(small(120, 48), fit, tmp_path / "run", quiet=True)
     network, run = load_detector(folder)
     looker = looker_of(network, run, torch.device("cpu"))
     truth = key_frames(held, names=run.data.labels.names)
