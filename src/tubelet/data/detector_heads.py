@@ -63,7 +63,7 @@ def recognised(outputs: Outputs, size: tuple[int, int], classes: int | None = No
     }
     plain = {name: value for name, value in plain.items() if value.ndim <= 2}  # masks and maps of features are more
     readers: tuple[Reader, ...] = (tensorflow, listed, queries, columns, rows, suppressed, shares)
-    for reader in readers:
+    for reader in readers if batched else readers[:2]:
         if (found := reader(plain, size, classes)) is not None:
             return checked(*found)
     raise ValueError(
@@ -236,19 +236,41 @@ def iou(a: Float[np.ndarray, "r 4"], b: Float[np.ndarray, "s 4"]) -> Float[np.nd
     >>> iou(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2], [2, 2, 3, 3]])).round(3).tolist()
     [[0.333, 0.0]]
     """
+    shared, first, second = areas(a, b)
+    return shared / np.maximum(first[:, None] + second - shared, 1e-12)
+
+
+def cover(a: Float[np.ndarray, "r 4"], b: Float[np.ndarray, "s 4"]) -> Float[np.ndarray, "r s"]:
+    """Intersection over the smaller of both: 1 where one lies inside the other.
+
+    >>> cover(np.array([[0.0, 0, 4, 4]]), np.array([[1.0, 1, 2, 2], [3, 0, 5, 4]])).tolist()
+    [[1.0, 0.5]]
+    """
+    shared, first, second = areas(a, b)
+    return shared / np.maximum(np.minimum(first[:, None], second), 1e-12)
+
+
+def areas(
+    a: Float[np.ndarray, "r 4"], b: Float[np.ndarray, "s 4"]
+) -> tuple[Float[np.ndarray, "r s"], Float[np.ndarray, " r"], Float[np.ndarray, " s"]]:
+    """What every two boxes share, and the areas of both lists."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas = [(one[:, 2:] - one[:, :2]).clip(0).prod(-1) for one in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-12)
+    first, second = ((one[:, 2:] - one[:, :2]).clip(0).prod(-1) for one in (a, b))
+    return (high - low).clip(0).prod(-1), first, second
 
 
-def nms(corners: Float[np.ndarray, "r 4"], scores: Float[np.ndarray, " r"], least: float) -> Int[np.ndarray, " kept"]:
-    """The boxes that are left, the surest first, when each removes those whose `iou` with it is above `least`.
+def nms(
+    corners: Float[np.ndarray, "r 4"],
+    scores: Float[np.ndarray, " r"],
+    least: float,
+    overlap: Callable[..., Float[np.ndarray, "r s"]] = iou,
+) -> Int[np.ndarray, " kept"]:
+    """The boxes that are left, the surest first, when each removes those whose `overlap` with it is above `least`.
 
-    (OpenCV has it too; networks in ONNX are to work without.)
+    (OpenCV has it for `iou`; networks in ONNX are to work without OpenCV.)
     """
     left, kept = np.argsort(-scores, kind="stable"), []
     while len(left):
         kept.append(int(left[0]))
-        left = left[1:][iou(corners[left[:1]], corners[left[1:]])[0] <= least]
+        left = left[1:][overlap(corners[left[:1]], corners[left[1:]])[0] <= least]
     return np.array(kept, dtype=np.int64)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from tubelet.data.detector_heads import Head, nms, recognised
+from tubelet.data.detector_heads import Head, cover, nms, recognised
 from tubelet.data.keyframes import Box
 from tubelet.data.transforms import Window, resized
 
@@ -90,6 +90,8 @@ class Hog:
     The windows are those of the training pictures, where a person fills 96 of 128 pixels of height; boxes are cut to
     that, and to 38 of 64 of width (people who walk are 0.4 times as wide as high).
 
+    The picture's first and last row are repeated above and below it: whoever fills it would have no window otherwise.
+
     Source: Dalal and Triggs 2005, as in OpenCV.
     """
 
@@ -100,8 +102,8 @@ class Hog:
     the square."""
     step: float = 1.05
     """From one scale of the pyramid to the next."""
-    overlap: float = 0.4
-    """Windows whose intersection over union with a surer one is above this are the same person."""
+    overlap: float = 0.6
+    """Boxes that share more than this with a surer one, of the smaller of both, are the same person, or a part."""
 
     def __post_init__(self) -> None:
         cv2_with_hog()
@@ -119,23 +121,21 @@ class Hog:
         small = cv2.resize(
             frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         )
-        if small.shape[0] < 128 or small.shape[1] < 64:
-            return []
+        border = small.shape[0] // 6  # the window of who fills the picture is a third higher
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        # The weight of the score that is asked for: windows below it need not be kept apart.
-        weight = -np.log(1 - min(self.least, 1 - 1e-9))
+        bgr = cv2.copyMakeBorder(bgr, border, border, 0, 0, cv2.BORDER_REPLICATE)
+        weight = -np.log(1 - min(self.least, 1 - 1e-9))  # that of the lowest score
         windows, weights = hog.detectMultiScale(
             bgr, hitThreshold=weight, winStride=(8, 8), padding=(8, 8), scale=self.step, groupThreshold=0
         )
         if not len(windows):
             return []
-        left, top, width, height = np.asarray(windows, dtype=np.float64).T
-        whole = np.stack([left, top, left + width, top + height], axis=1)
+        left, top, width, height = (np.asarray(windows) - (0, border, 0, 0)).T
         scores = 1 - np.exp(-np.asarray(weights, dtype=np.float64).reshape(-1))
-        kept = nms(whole, scores, self.overlap)
         inside = np.stack(
             [left + 13 / 64 * width, top + height / 8, left + 51 / 64 * width, top + 7 / 8 * height], axis=1
         )
+        kept = nms(inside, scores, self.overlap, cover)
         return boxes(inside[kept], scores[kept], *small.shape[:2])
 
 
