@@ -12,20 +12,26 @@ from tubelet.nn.hog import hog, strokes
 from tubelet.nn.patches import patchify, take
 from tubelet.types import Batch, Grid, TokenMask, Wanted
 
-# ImageNet's statistics of RGB in [0, 1]; other channel counts use their mean for every channel.
+Norm = Literal["imagenet", "videomae-action-detection"]
+# Means and deviations of RGB in [0, 1]; other channel counts use their mean for every channel. AlphAction's, which
+# VideoMAE-Action-Detection kept, are those of 0 to 255.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ALPHACTION = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (57.375 / 255,) * 3
+NORMS = {"imagenet": (MEAN, STD), "videomae-action-detection": ALPHACTION}
 
 
-def statistics(like: Float[Tensor, "..."], channels: int) -> tuple[Float[Tensor, " q"], Float[Tensor, " q"]]:
+def statistics(
+    like: Float[Tensor, "..."], channels: int, norm: Norm = "imagenet"
+) -> tuple[Float[Tensor, " q"], Float[Tensor, " q"]]:
     """Mean and standard deviation of inputs, repeated over the values of a patch (channel is the fastest axis)."""
-    mean, std = (MEAN, STD) if channels == 3 else ((sum(MEAN) / 3,) * channels, (sum(STD) / 3,) * channels)
+    mean, std = NORMS[norm] if channels == 3 else [(sum(rgb) / 3,) * channels for rgb in NORMS[norm]]
     times = like.shape[-1] // channels
     return like.new_tensor(mean).repeat(times), like.new_tensor(std).repeat(times)
 
 
-def normalise(patches: Float[Tensor, "b n q"], channels: int) -> Float[Tensor, "b n q"]:
-    """Patches in [0, 1] as the encoder wants them: zero mean and unit deviation over ImageNet."""
-    mean, std = statistics(patches, channels)
+def normalise(patches: Float[Tensor, "b n q"], channels: int, norm: Norm = "imagenet") -> Float[Tensor, "b n q"]:
+    """Patches in [0, 1] as the encoder wants them: zero mean and unit deviation, by default over ImageNet."""
+    mean, std = statistics(patches, channels, norm)
     return (patches - mean) / std
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.vit import SIZES, Encoder
+from tubelet.targets import ALPHACTION
 from tubelet.weights.archive import Archive
 from tubelet.weights.args import told_by
 from tubelet.weights.attention import heads_of
@@ -33,8 +34,6 @@ BARE: list[Pair] = [(ours, theirs.removeprefix("encoder."), end) for ours, their
 FINETUNED: list[Pair] = [*BARE[:2], ("norm", "fc_norm", BOTH), ("head", "head", BOTH)]
 BOXES: Rule = (r"head\.(?:weight|bias)", None, "a head for people in boxes, which is not of whole clips")
 ACTIONS = 80  # of AVA, that VideoMAE-Action-Detection tells
-# AlphAction's means and deviation of RGB, which VideoMAE-Action-Detection kept
-DETECTION = [122.7717 / 255, 115.9465 / 255, 102.9801 / 255], [57.375 / 255] * 3
 
 
 def is_videomae(state: dict[str, Tensor]) -> bool:
@@ -80,7 +79,7 @@ def from_videomae(archive: Archive, asked: Asked) -> Found:
     told = told_by(archive.args, patch, decoder.depth if decoder else None, classes, report)
     labels = picked(state, asked, (), report) if "head.weight" in state else ()
     if boxes:
-        restated(state, *DETECTION, report)
+        restated(state, list(ALPHACTION[0]), list(ALPHACTION[1]), report)
     elif (seen := pixels(archive, channels)) is not None:  # in a folder of the hub
         restated(state, *seen, report)
     trained, shape = told.frames or 16, told.size or (224, 224)
