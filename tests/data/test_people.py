@@ -1,6 +1,5 @@
 """Detectors: each convention of outputs by a network that says just that, boxes back in shares, and what is told."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -440,8 +439,8 @@ def test_hog_s_score_is_the_stated_function_of_the_weight():
 
 
 def test_hog_finds_nobody_on_a_wall_and_takes_any_size():
-    assert Hog()(np.full((2, 90, 120, 3), 128, np.uint8)) == [[], []]
-    assert Hog(short=128)(np.full((1, 16, 400, 3), 128, np.uint8)) == [[]]
+    assert Hog(short=240)(np.full((2, 90, 120, 3), 128, np.uint8)) == [[], []]
+    assert Hog(short=96)(np.full((1, 16, 100, 3), 128, np.uint8)) == [[]]
     assert Hog(short=64)(np.full((1, 200, 40, 3), 128, np.uint8)) == [[]]
 
 
@@ -458,11 +457,6 @@ def test_without_onnxruntime_it_is_said_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
         detector_of(str(tmp_path / "a.onnx"))
-
-
-def test_detectors_import_nothing_heavy_before_they_are_asked_for():
-    code = "import sys, tubelet.data.people; print({'cv2', 'onnxruntime', 'torchvision'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_hog_finds_the_people_of_a_street(real):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from tubelet.cli.predicting import span
 
 if TYPE_CHECKING:
     from tubelet.data.keyframes import KeyFrame
-    from tubelet.evaluate.detect import Search
+    from tubelet.evaluate.detect import Actor, Search
     from tubelet.evaluate.detections import Detection
 
 
@@ -153,9 +154,7 @@ def nobody(a: Any) -> str:
     )
 
 
-def words(
-    found: "Sequence[Detection]", names: Sequence[str], threshold: float, top: int, duration: float
-) -> list[str]:
+def words(found: "Sequence[Detection]", names: Sequence[str], threshold: float, top: int, duration: float) -> list[str]:
     """What was found, for people: a line for each, with what they do for how many of their key moments."""
     from tubelet.evaluate.detect import by_person, likely
 
@@ -173,3 +172,27 @@ def words(
             f"  {who:<10}  {span(moments[0].seconds, moments[-1].seconds)}  {len(moments)} moments  {doing}".rstrip()
         )
     return lines
+
+
+def actor_of(weights: Path, device: str, precision: str, others: OfOthers) -> "Actor":
+    """The network of a run of action detection, to look at clips of a video.
+
+    Raises:
+        ValueError: the run does not look at clips around a moment.
+    """
+    from tubelet.cli.testing_boxes import looker_for
+    from tubelet.data.sampling import Around
+    from tubelet.data.transforms import covering
+    from tubelet.evaluate.detect import Actor
+    from tubelet.evaluate.key_frames import look
+
+    looker = looker_for(weights, device, precision, others=others)
+    if not isinstance(looker.data.clip, Around):
+        raise ValueError(f"{weights} was trained on {looker.data.clip}, and not on clips around a moment")
+    return Actor(
+        partial(look, looker),
+        looker.data.clip,
+        looker.labels.names,
+        gray=looker.data.channels == 1,
+        prepare=partial(covering, size=(looker.side, looker.side)),  # as the network wants them, so nothing is lost
+    )
