@@ -35,7 +35,7 @@ def detect_verb(args: list[str]) -> int:
         """The video."""
         weights: Path | None = None
         """A run that was fine-tuned for action detection, or a file of it."""
-        boxes: Path | None = None
+        boxes: str | None = None
         """Boxes that are known, in place of a detector: a table, or whatever else key frames are read from."""
         detector: str = "hog"
         """hog (OpenCV's own), a FILE.onnx, or torchvision:NAME:WEIGHTS."""

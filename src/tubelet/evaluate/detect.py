@@ -150,7 +150,8 @@ class Reel:
         """Takes one more frame, for whom it may concern."""
         index, frame = next(self.source)
         if self.looked[index] and self.detector is not None:
-            (self.found[index],) = self.detector(np.broadcast_to(frame, (*frame.shape[:2], 3))[None])
+            coloured = frame if frame.shape[2] == 3 else frame.repeat(3, axis=2)
+            (self.found[index],) = self.detector(coloured[None])
         if self.shown[index] and self.actor is not None:
             picture = torch.from_numpy(frame)
             self.held[index] = picture if self.actor.prepare is None else self.actor.prepare(picture[None])[0]
