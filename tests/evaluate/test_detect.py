@@ -29,7 +29,7 @@ def scene(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
     """A bright square that goes to the right and one that goes down, on dark ground; the upper left corner counts."""
     film = np.full((frames, height, width, 3), 16, np.uint8)
     for turn in range(frames):
-        x, y = 12 + turn % 40, 4 + turn % 30
+        x, y = 12 + turn % 40, 2 + turn % 40 // 3
         film[turn, 30:40, x : x + 10] = 240
         film[turn, y : y + 10, 44:54] = 240
         film[turn, :8, :8] = 20 + 4 * (turn % 50)
@@ -380,6 +380,28 @@ def test_what_was_found_before_an_end_is_written(film, tmp_path, capsys, monkeyp
     assert f"{word}. What was found until then follows" in capsys.readouterr().err
     moments = [one["moments"] for one in json.loads(out.read_text())["people"]]
     assert [[one["seconds"] for one in each] for each in moments] == [[0.0, 1.0, 2.0]] * 2
+
+
+def test_what_is_written_as_csv_is_read_as_boxes_again(film, fixed, tmp_path, capsys, monkeypatch):
+    from tubelet.cli import detecting
+
+    monkeypatch.setattr(detecting, "actor_of", lambda *_: actor()[0])
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    assert run(["detect", str(film), "--weights", "runs/a", "--detector", fixed, "--out", str(first), "--quiet"]) == 0
+    told = capsys.readouterr().out
+    again = ["--weights", "runs/a", "--boxes", str(first), "--out", str(second), "--quiet"]
+    assert run(["detect", str(film), *again]) == 0
+    assert capsys.readouterr().out == told
+    assert second.read_text() == first.read_text()
+    write(tmp_path / "other.mp4", scene(10), FPS)
+    assert run(["detect", str(tmp_path / "other.mp4"), "--boxes", str(first)]) == 2
+    assert f"{first} has no boxes for {tmp_path / 'other.mp4'}" in capsys.readouterr().err
+
+
+def test_the_video_is_drawn(film, fixed, tmp_path):
+    out = tmp_path / "seen.mp4"
+    assert run(["detect", str(film), "--detector", fixed, "--overlay", str(out), "--quiet"]) == 0
+    assert probe(out).frames == 40
 
 
 @pytest.mark.parametrize(
