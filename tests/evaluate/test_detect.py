@@ -425,3 +425,37 @@ def test_files_that_are_no_videos(tmp_path, capsys):
     (tmp_path / "text.mp4").write_text("I am a letter")
     assert run(["detect", str(tmp_path / "text.mp4")]) == 1
     assert "text.mp4" in capsys.readouterr().err
+
+
+def test_the_verb_says_what_the_test_over_key_frames_says(tmp_path, capsys):
+    from tubelet.cli.testing_boxes import looker_for
+    from tubelet.data.annotations import key_frames
+    from tubelet.data.shapes import make_shapes
+    from tubelet.evaluate import key_frames as tested
+
+    table, tuned = make_shapes(tmp_path / "shapes", 2, 0), tmp_path / "tuned"
+    small = [
+        "--encoder.width", "16", "--encoder.depth", "1", "--encoder.heads", "2", "--encoder.hidden", "32",
+        "--data.size", "32", "32", "--method.side", "64", "--training.epochs", "1", "--training.batch", "2",
+        "--training.workers", "0", "--quiet",
+    ]  # fmt: skip
+    assert run(["finetune", "finetune-boxes-small-cpu", "--data", str(table), "--out", str(tuned), *small]) == 0
+    capsys.readouterr()
+    items = key_frames(table).items
+    known = tested.detections(looker_for(tuned, "cpu"), items)
+    (video,) = {str(item.path) for item in items[:1]}
+    asked = ["--weights", str(tuned), "--boxes", str(table), "--threshold", "0", "--json", "--quiet"]
+    assert run(["detect", video, "--device", "cpu", *asked]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {
+        (moment["seconds"], tuple(moment["box"])): {one["label"]: one["probability"] for one in moment["actions"]}
+        for one in told["people"]
+        for moment in one["moments"]
+    }
+    counted = 0
+    for one in known:
+        place = round(one.seconds, 3), tuple(round(value, 4) for value in one.box.corners)
+        if place in found:
+            counted += 1
+            assert found[place] == pytest.approx(dict(zip(told["names"], one.probabilities)), abs=1e-4)
+    assert counted == len(found) > 0
