@@ -60,19 +60,19 @@ def name_of(file: Path) -> str:
 
 HOMES = {
     "av": {"data/video.py", "data/container.py", "data/paint.py", "data/writing.py", "data/stream.py", "doctor.py"},
-    "cv2": {"data/stream.py", "data/flow.py"},  # cameras and optical flow, where it is installed
+    "cv2": {"data/stream.py", "data/flow.py", "data/people.py"},  # cameras, optical flow, people, where it is installed
     "fsspec": {"data/remote.py"},
     "aiohttp": set(),
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
     "matplotlib": {"strips.py", "space.py", "charts.py"},
     "transformers": set(),
-    "torchvision": {"nn/raft.py"},
+    "torchvision": {"nn/raft.py", "data/people.py"},
     "scipy": set(),
     "sklearn": {"space.py"},
     "umap": {"space.py"},
     "onnx": {"export/graphs.py"},
     "onnxscript": {"export/graphs.py"},
-    "onnxruntime": {"export/graphs.py"},
+    "onnxruntime": {"export/graphs.py", "data/people.py"},
     "huggingface_hub": {"weights/hub.py"},
 }
 

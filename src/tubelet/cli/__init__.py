@@ -24,6 +24,7 @@ VERBS = {
     "probe": ("what a frozen encoder knows: linear, attentive, knn", "probing:probe"),
     "test": ("numbers on labelled videos, in several views", "testing:test_verb"),
     "predict": ("what a fine-tuned network says about videos", "predicting:predict_verb"),
+    "detect": ("who does what, where: people in a video, and their actions", "detecting:detect_verb"),
     "picture": ("look at masks, motion, reconstructions, curves", "looking:picture"),
     "list": ("the presets, with what each is for", "training:list_verb"),
     "plan": ("what a run would cost, without training", "training:plan_verb"),
