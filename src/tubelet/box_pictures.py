@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from tubelet.data.check_boxes import own_file
+from tubelet.data.index import Video, shown_at
 from tubelet.data.items import Item
-from tubelet.data.seconds import at_moment
+from tubelet.data.keyframes import KeyFrame
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.data.writing import write
 from tubelet.evaluate.detections import Detection
@@ -205,8 +207,7 @@ def sheet(items: Sequence[Item], out: Path, *, most: int = 24) -> Path:
     Raises:
         SaveError: the disk refuses.
     """
-    shown = chosen(items, most)
-    tiles = [tile(item) for item in shown]
+    tiles = [tile(item, key) for item, key in chosen(items, most)]
     counts = Counter(name for item in items if item.key for box in item.key.boxes for name in set(box.labels))
     columns = max(min(ABREAST, len(tiles)), 2)
     size, gap = 14, 14
@@ -249,58 +250,59 @@ def sheet(items: Sequence[Item], out: Path, *, most: int = 24) -> Path:
     return out
 
 
-def chosen(items: Sequence[Item], most: int) -> list[Item]:
+def chosen(items: Sequence[Item], most: int) -> list[tuple[Item, KeyFrame]]:
     """The key frames of a sheet, sorted by video and second.
 
-    First those with the rarest classes that are not there yet, then from each video in turn, each as far as can be in
-    time from those of its video that are there.
+    First those with the rarest classes that are not there yet; then from each video in turn, those with boxes first,
+    each as far as can be in time from those of its video that are there.
     """
-    keyed = [item for item in items if item.key is not None]
-    labels = [{name for box in item.key.boxes for name in box.labels} for item in keyed if item.key]
-    counts = Counter(name for names in labels for name in names)
-    places: dict[Path, list[int]] = {}
-    for number, item in enumerate(keyed):
-        places.setdefault(item.path, []).append(number)
-    there: dict[Path, list[float]] = {path: [] for path in places}
-    picked: set[int] = set()
+    keyed = [(item, item.key) for item in items if item.key is not None]
+    labels = [{name for box in key.boxes for name in box.labels} for _, key in keyed]
+    wanted = Counter(name for names in labels for name in names)
+    there: dict[Path, list[float]] = {item.path: [] for item, _ in keyed}
+    left, picked = dict.fromkeys(range(len(keyed))), list[int]()
 
-    def seconds(number: int) -> float:
-        key = keyed[number].key
-        assert key is not None
-        return key.seconds
+    def news(number: int) -> tuple[float, int]:
+        return sum(1 / wanted[name] for name in labels[number] & wanted.keys()), -len(there[keyed[number][0].path])
 
-    def pick(number: int) -> None:
-        picked.add(number)
-        there[keyed[number].path].append(seconds(number))
-        for name in labels[number]:
-            counts.pop(name, None)
+    def away(number: int) -> tuple[bool, int, float, int]:
+        (item, key), middle = keyed[number], len(keyed) // 2
+        seen = there[item.path]
+        nearest = min((abs(key.seconds - each) for each in seen), default=0.0)
+        return bool(key.boxes), -len(seen), nearest, -abs(number - middle)
 
-    while counts and len(picked) < most:
-        rarest = min(counts, key=lambda name: (counts[name], name))
-        having = [number for number, names in enumerate(labels) if rarest in names]
-        pick(
-            max(
-                having,
-                key=lambda n: (sum(1 / counts[name] for name in labels[n] & counts.keys()), -len(there[keyed[n].path])),
-            )
-        )
-    while len(picked) < min(most, len(keyed)):
-        path = min(
-            (path for path, numbers in places.items() if not picked.issuperset(numbers)),
-            key=lambda path: len(there[path]),
-        )
-        left = [number for number in places[path] if number not in picked]
-        if there[path]:
-            pick(max(left, key=lambda number: min(abs(seconds(number) - each) for each in there[path])))
+    while left and len(picked) < most:
+        if wanted:
+            rarest = min(wanted, key=lambda name: (wanted[name], name))
+            number = max((number for number in left if rarest in labels[number]), key=news)
         else:
-            pick(left[len(left) // 2])
-    return [keyed[number] for number in sorted(picked, key=lambda number: (str(keyed[number].path), seconds(number)))]
+            number = max(left, key=away)
+        item, key = keyed[number]
+        left.pop(number)
+        picked.append(number)
+        there[item.path].append(key.seconds)
+        for name in labels[number]:
+            wanted.pop(name, None)
+    return sorted((keyed[number] for number in picked), key=lambda pair: (str(pair[0].path), pair[1].seconds))
 
 
-def tile(item: Item) -> tuple[Picture, tuple[str, str]]:
+def at_moment(path: Path, moment: float) -> tuple[Video, int]:
+    """The file that shows a moment, of a video or of a movie's folder of seconds, and the frame of it on screen then.
+
+    Raises:
+        VideoError: it cannot be read, or ends before.
+    """
+    own = own_file(path, moment)
+    video = probe(own)
+    if own != path:  # it lasts a second, whatever it has of frames
+        return video, min(int(moment % 1 * video.frames + 1e-3), video.frames - 1)
+    if moment > video.duration + 1e-6:
+        raise VideoError(f"{path} has no moment {moment:g} s: it ends at {video.duration:.6g} s")
+    return video, int(shown_at(video, np.array([moment]))[0])
+
+
+def tile(item: Item, key: KeyFrame) -> tuple[Picture, tuple[str, str]]:
     """A key frame as it is on a sheet, and the two lines below it."""
-    assert item.key is not None
-    key = item.key
     people = f"{len(key.boxes)} box{'es' * (len(key.boxes) != 1)}" if key.boxes else "nobody"
     lines = (printable(item.path.name, lines=False), f"{key.seconds:g} s, {people}")
     try:

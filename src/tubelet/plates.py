@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from tubelet.printable import printable
-from tubelet.strips import font_of, shortened
+from tubelet.strips import FAINT, font_of, shortened
 
 Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -104,13 +104,19 @@ def rimmed(
 
 @lru_cache(maxsize=512)
 def plate_of(
-    name: str, colour: Colour, said: tuple[tuple[str, float | None, Colour], ...], size: int, room: int
+    name: str, colour: Colour, said: tuple[tuple[str, float | None, Colour], ...], lines: int, size: int, room: int
 ) -> Image.Image:
-    """A plate at most `room` pixels wide: at the left who it is, then a line for each class, its score as a bar."""
+    """A plate at most `room` pixels wide: at the left who it is, then a line for each class, its score as a bar.
+
+    Of classes without scores the last line says how many more there are.
+    """
     font, line, gap = font_of(size), line_of(size), max(round(0.4 * size), 3)
     who = shortened(printable(name, lines=False), font, min(6 * size, 0.4 * room)) if name else ""
     chip = round(font.getlength(who)) + 2 * gap if who else max(size // 3, 4)
+    said, more = said[:lines], len(said) - lines
     scores = ["" if score is None else f"{100 * score:.0f} %" for _, score, _ in said]
+    if said and more > 0 and not scores[-1]:
+        scores[-1] = f"+{more}"
     numbers = max((round(font.getlength(score)) + gap for score in scores if score), default=0)
     texts = [shortened(printable(text, lines=False), font, room - chip - 2 * gap - numbers) for text, _, _ in said]
     words = max((round(font.getlength(text)) for text in texts), default=-2 * gap)
@@ -125,7 +131,8 @@ def plate_of(
             draw.rectangle((chip, y, chip + round(inner * share) - 1, y + line - 2), (*dark, 245))
         draw.text((chip + gap, y + line / 2), text, INK, font, anchor="lm")
         if number:
-            draw.text((plate.width - gap, y + line / 2), number, INK, font, anchor="rm")
+            ink = INK if score is not None else FAINT
+            draw.text((plate.width - gap, y + line / 2), number, ink, font, anchor="rm")
     draw.rectangle((0, 0, chip - 1, plate.height), (*colour, 255))
     if who:
         draw.text((chip / 2, plate.height / 2), who, EDGE if bright(colour) else INK, font, anchor="mm")
@@ -140,10 +147,8 @@ def bright(colour: Colour) -> bool:
 def marked(frame: Picture, marks: Sequence[Mark], lines: int, before: dict[str, int] | None = None) -> Picture:
     """The frame with the rims and plates of people; plates stay inside, and apart if they can.
 
-    They have at most so many lines; of classes without scores the last says how many more there are.
-
-    Where there is no room beside those of others a plate has one line, or just the name. `before` remembers from frame
-    to frame on which side of a box each person's plate was, so that it stays there.
+    They have at most so many lines; where there is no room beside those of others, one line or just the name. `before`
+    remembers from frame to frame on which side of a box each person's plate was, so that it stays there.
     """
     height, width = frame.shape[:2]
     size = letters_for(height, width)
@@ -161,7 +166,7 @@ def marked(frame: Picture, marks: Sequence[Mark], lines: int, before: dict[str, 
         for count in dict.fromkeys((lines, 1, 0)):
             if not count and not mark.name:
                 break
-            plate = plate_of(mark.name, mark.colour, cut(mark.said, count), size, room)
+            plate = plate_of(mark.name, mark.colour, mark.said, count, size, room)
             last = None if before is None else before.get(mark.name)
             slot, x, y, hidden = seat(corners[place], plate.size, (width, height), others, taken, last)
             if hidden <= CLEAR:
@@ -174,19 +179,6 @@ def marked(frame: Picture, marks: Sequence[Mark], lines: int, before: dict[str, 
     for plate, x, y in chosen:
         image.paste(plate, (x, y), plate)
     return np.asarray(image)
-
-
-def cut(said: tuple[tuple[str, float | None, Colour], ...], lines: int) -> tuple[tuple[str, float | None, Colour], ...]:
-    """As many classes as there are lines.
-
-    >>> cut((("sit", None, (0, 0, 0)), ("talk", None, (0, 0, 0)), ("eat", None, (0, 0, 0))), 1)
-    (('+2 sit', None, (0, 0, 0)),)
-    """
-    kept, left = said[:lines], len(said) - lines
-    if not kept or left <= 0 or kept[-1][1] is not None:
-        return kept
-    name, score, colour = kept[-1]
-    return (*kept[:-1], (f"+{left} {name}", score, colour))
 
 
 def seat(

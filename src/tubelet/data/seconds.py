@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tubelet.data.index import VideoError, shown_at
-from tubelet.data.sampling import HAIR, Around
-from tubelet.data.video import Video, frames_at, probe
+from tubelet.data.index import VideoError
+from tubelet.data.sampling import Around
+from tubelet.data.video import frames_at, probe
 from tubelet.types import Clip
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi")
@@ -17,24 +17,6 @@ def file_of(folder: Path, second: int) -> Path | None:
     """The file of a second, 0902.mp4 or 902.mp4; none: it is not there."""
     names = (f"{digits}{ending}" for digits in (f"{second}", f"{second:04d}") for ending in ENDINGS)
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def at_moment(path: Path, moment: float) -> tuple[Video, int]:
-    """The file that shows a moment, of a video or of a movie's folder of seconds, and the frame of it on screen then.
-
-    Raises:
-        VideoError: the video ends before it, the second's file is missing, or it cannot be read.
-    """
-    if not (path.is_dir() and any(entry.suffix.lower() in ENDINGS for entry in path.iterdir())):
-        video = probe(path)
-        if moment > video.seconds[-1] + 1 / video.fps + HAIR:
-            raise VideoError(f"{path} has no moment {moment:g} s: it ends at {video.duration:.6g} s")
-        return video, int(shown_at(video, np.array([moment]))[0])
-    whole = int(np.floor(moment + 1e-6))
-    if (own := file_of(path, whole)) is None:
-        raise VideoError(f"{path} has no file of second {whole} ({whole}.mp4 or {whole:04d}.mp4)")
-    video = probe(own)
-    return video, min(int((moment - whole) * video.frames + 1e-3), video.frames - 1)
 
 
 def clip_of_seconds(folder: Path, moment: float, sampler: Around, *, gray: bool = False) -> Clip:
