@@ -151,7 +151,7 @@ def tracks_of(detections: Sequence[Detection], names: Sequence[str], least: floa
     tracks = []
     for ones in people.values():
         moments = {one.seconds: one for one in sorted(ones, key=lambda one: (one.seconds, one.box.score))}
-        seconds = np.array([*moments])
+        seconds = np.array([*moments], float)
         for piece in np.split(np.arange(len(seconds)), np.flatnonzero(np.diff(seconds) > BRIDGED * interval) + 1):
             part = [moments[seconds[place]] for place in piece]
             corners = np.array([one.box.corners for one in part], float).clip(0, 1)
@@ -232,7 +232,7 @@ def sheet(items: Sequence[Item], out: Path, *, most: int = 24) -> Path:
             draw.text((x, y + high - 1.4 * size), shortened(text[1], small, TILE[0]), FAINT, small)
         y += high + gap
     videos = len({item.path for item in items})
-    said = f"{boxes:,} boxes in {len(items):,} key frames of {videos:,} videos, {len(counts):,} classes"
+    said = f"{boxes:,} boxes at {len(items):,} moments of {videos:,} videos, {len(counts):,} classes"
     draw.text((gap, y), shortened(said, font, width - 2 * gap), INK, font)
     y += head
     room = (width - gap) // abreast - gap

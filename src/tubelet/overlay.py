@@ -63,7 +63,7 @@ def on_screen(index: Video) -> Iterator[tuple[float, Picture]]:
         yield time, frame
 
 
-def even(picture: Picture) -> Picture:
+def even(picture: Picture) -> UInt8[np.ndarray, "even_h even_w 3"]:
     """The picture, cut to an even height and width."""
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 

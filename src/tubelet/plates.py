@@ -202,7 +202,7 @@ def seat(
     corner = np.round(np.clip(spots, 0, np.maximum(np.array(picture) - plate, 0)))
     where = np.concatenate([corner, corner + plate], 1)
     area = w * h
-    covered = covers(where, np.array(taken).reshape(-1, 4)).sum(1) / area
+    covered = covers(where, np.array(taken, float).reshape(-1, 4)).sum(1) / area
     over = covers(where, others).sum(1) / area + 0.7 * covers(where, box[None]).sum(1) / area
     apart = np.maximum(0, np.maximum(where[:, :2] - box[2:], box[:2] - where[:, 2:])).sum(1) / h
     cost = 40 * covered + over + 0.6 * apart + 0.03 * np.arange(len(where))

@@ -63,6 +63,18 @@ class BoxReport:
     clip: str
     missing: tuple[str, ...]  # videos that boxes are of, and that are not there
 
+    def sound(self, items: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
+        """The key frames that can be shown: their video can be read, and is long enough."""
+        late = {(finding.path, finding.seconds) for finding in self.found if finding.kind == "beyond"}
+        unread = {path for path, row in rows.items() if not row.codec}
+        return [
+            item
+            for item in items
+            if item.key is not None
+            and (str(item.path), item.key.seconds) not in late
+            and str(own_file(item.path, item.key.seconds)) not in unread
+        ]
+
     def kinds(self) -> dict[str, int]:
         """How often each kind of problem is there."""
         return counted(finding.kind for finding in self.found)
@@ -74,7 +86,7 @@ class BoxReport:
 
     def headline(self) -> str:
         """How much there is."""
-        return f"{plural(self.boxes, 'box')} in {plural(self.frames, 'key frame')} of {plural(self.videos, 'video')}"
+        return f"{plural(self.boxes, 'box')} at {plural(self.frames, 'moment')} of {plural(self.videos, 'video')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers, for JSON."""
@@ -87,7 +99,7 @@ class BoxReport:
         facts = [("moments", text)]
         if self.empty:
             share = 100 * self.empty / self.frames
-            facts.append(("empty", f"{plural(self.empty, 'key frame')} ({share:.3g} %) without a box"))
+            facts.append(("empty", f"{plural(self.empty, 'moment')} ({share:.3g} %) without a box"))
         facts.append(("people", f"{self.people:,}" if self.people else "nobody says who is who"))
         if self.classes:
             facts.append(("actions", self._balance()))
@@ -128,7 +140,7 @@ class BoxReport:
         """The summary for people and grep, problems last; a line each."""
         lines = [f"boxes       {self.headline()}"] + [f"{name:<11} {text}" for name, text in self.facts()]
         lines += [f"class       {name}: {count}" for name, count in self.classes.items()]
-        return [*lines, f"problems    {self.verdict()}", *(f"  {finding}" for finding in self.found)]
+        return [*lines, f"box trouble {self.verdict()}", *(f"  {finding}" for finding in self.found)]
 
 
 def check_boxes(
@@ -163,8 +175,8 @@ def check_boxes(
         if row is not None and row.width and row.height:
             scale = SHORT_SIDE / min(row.width, row.height)
             for x1, y1, x2, y2 in (box.corners for box in key.boxes):
-                short_sides.append(scale * min((x2 - x1) * row.width, (y2 - y1) * row.height))
-                tiny += [shown] * (short_sides[-1] < PATCH)
+                short_sides.append(float(scale * min((x2 - x1) * row.width, (y2 - y1) * row.height)))
+                tiny += [shown] * (short_sides[-1] < PATCH - 1e-6)
     return BoxReport(
         videos=len({path for path, _ in keyed}),
         frames=len(keyed),
@@ -219,7 +231,7 @@ def repeats(path: Path, seconds: float, row: Row | None, sampler: Around) -> boo
         return False
     first, last = (seconds + offset / row.fps for offset in sampler.offsets()[[0, -1]])
     if row.path == str(path):
-        return first < -1e-6 or last > row.duration - 0.5 / row.fps
+        return bool(first < -1e-6 or last > row.duration - 0.5 / row.fps)
     return any(file_of(path, int(np.floor(time + 1e-6))) is None for time in (first, last))
 
 
