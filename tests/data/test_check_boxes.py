@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 
 import tubelet.data.check
-import tubelet.data.sources
 from tubelet.check_report import render, write_page
 from tubelet.cli import run
 from tubelet.data.check import check
@@ -196,10 +195,10 @@ def annotated(folder, monkeypatch):
     items.append(
         item(folder / "a.mp4", 1.5, Box(WHOLE, ("walk", "<i>sit"), "1"), Box((0.7, 0.1, 0.9, 0.9), ("sit",), "2"))
     )
-    frames = SimpleNamespace(items=items, names=("walk", "sit", "<i>sit", "fly"), missing=())
-    monkeypatch.setattr(tubelet.data.sources, "find", lambda source: frames.items)
+    frames = SimpleNamespace(items=items, names=("walk", "sit", "<i>sit", "fly"), missing=(), notes=("cut",))
+    stand_in = SimpleNamespace(has_boxes=lambda source: source == "boxes.csv", key_frames=lambda source: frames)
     monkeypatch.setattr(tubelet.data.check, "check", partial(check, workers=0))
-    monkeypatch.setitem(sys.modules, "tubelet.data.annotations", SimpleNamespace(key_frames=lambda source: frames))
+    monkeypatch.setitem(sys.modules, "tubelet.data.annotations", stand_in)
     return frames
 
 
@@ -211,6 +210,7 @@ def test_check_tells_of_boxes_and_draws_a_sheet(annotated, folder, tmp_path, cap
     assert "class       walk: 3" in lines
     assert "class       fly: 0" in lines
     assert "box trouble none" in lines
+    assert "note        cut" in lines
     with Image.open(out) as picture:
         assert picture.width > 800
     annotated.items.append(item(folder / "a.mp4", 1.7, Box(WHOLE, ("sit",), "1"), Box(WHOLE, ("sit",), "3")))
@@ -245,12 +245,11 @@ def test_a_terminal_of_80_columns_has_it_all(annotated, folder):
     assert "the video ends at 3 s" in " ".join(text.split())
 
 
-def test_wrong_commands_are_named(annotated, folder, tmp_path, capsys, monkeypatch):
+def test_wrong_commands_are_named(annotated, folder, tmp_path, capsys):
     assert run(["check", "boxes.csv", "--sheet", "sheet.jpg"]) == 2
     assert "ends in .png" in capsys.readouterr().err
     assert run(["check", "boxes.csv", "--fix", str(tmp_path / "clean.csv")]) == 2
     assert "a list has no boxes" in capsys.readouterr().err
-    monkeypatch.setattr(tubelet.data.sources, "find", lambda source: [Item(folder / "a.mp4")])
     assert run(["check", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 2
     assert "has none" in capsys.readouterr().err
 

@@ -2,14 +2,18 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, parse, with_preset
 from tubelet.printable import printable
+
+if TYPE_CHECKING:
+    from tubelet.data.items import Item
 
 
 def check_verb(args: list[str]) -> int:
@@ -57,6 +61,7 @@ def check_verb(args: list[str]) -> int:
     a = parse(Check, args, "check")
     from tubelet.check_report import render, write_page
     from tubelet.config import preset
+    from tubelet.data.annotations import has_boxes, key_frames
     from tubelet.data.check import check
     from tubelet.data.check_boxes import check_boxes, videos_of
     from tubelet.data.clean import refused, write_clean
@@ -74,35 +79,32 @@ def check_verb(args: list[str]) -> int:
     clip, motion = (data.clip, data.motion) if data else (Dense(a.frames, stride=a.stride), None)
     around = clip if isinstance(clip, Around) else Around(clip.frames, getattr(clip, "stride", None) or a.stride)
     clip = Dense(clip.frames, stride=clip.stride) if isinstance(clip, Around) else clip
-    items, keyed, boxes, picture = find(a.path), None, None, None
-    if len(items) and items[0].key is not None:
-        from tubelet.data.annotations import key_frames
-
-        keyed = key_frames(a.path)
+    keyed = key_frames(a.path) if has_boxes(a.path) else None
     if keyed is None and a.sheet is not None:
         raise ValueError(f"--sheet {a.sheet} is of boxes, and {a.path} has none; name a table of boxes, ava:DIR, ...")
     if keyed is not None and a.fix is not None:
         raise ValueError(f"--fix {a.fix}: a list has no boxes; mend those of {a.path} where it says what is wrong")
-    others = None if a.against is None else find(a.against)
-    if keyed is not None:
-        items = videos_of(keyed.items)
-        if {item.path for item in keyed.items} != {item.path for item in items}:
-            clip = None  # movies cut into files of a second: clips reach over several
-    if others is not None and len(others) and others[0].key is not None:
-        others = videos_of(others)
+
+    def videos(source: str) -> "Sequence[Item]":
+        return videos_of(key_frames(source).items) if has_boxes(source) else find(source)
+
+    items = find(a.path) if keyed is None else videos_of(keyed.items)
+    cut = keyed is not None and {item.path for item in keyed.items} != {item.path for item in items}
     report = check(
         items,
         a.level,
-        clip,
+        None if cut else clip,  # of movies cut into files of a second, clips reach over several
         motion=motion,
         near=a.near,
-        against=others,
+        against=None if a.against is None else videos(a.against),
         timeout=a.timeout,
         progress=Counter("checking", a.json),
     )
+    boxes, picture = None, None
     if keyed is not None:
         rows = {row.path: row for row in report.rows}
-        boxes = check_boxes(keyed.items, rows, around, names=keyed.names, missing=keyed.missing)
+        about = {"names": keyed.names, "missing": keyed.missing, "notes": keyed.notes}
+        boxes = check_boxes(keyed.items, rows, around, **about)
         if picture := a.sheet or (a.html.with_suffix(".png") if a.html else None):
             from tubelet.box_pictures import sheet
 

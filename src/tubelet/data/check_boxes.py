@@ -62,6 +62,7 @@ class BoxReport:
     jumps: tuple[str, ...]  # people whose boxes do not touch from one key frame to the next, within a second
     clip: str
     missing: tuple[str, ...]  # videos that boxes are of, and that are not there
+    notes: tuple[str, ...]  # what reading the boxes had to do
 
     def sound(self, items: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
         """The key frames that can be shown: their video can be read, and is long enough."""
@@ -121,7 +122,7 @@ class BoxReport:
             facts.append(("jumps", text))
         if self.missing:
             facts.append(("missing", f"{plural(len(self.missing), 'video')} with boxes: {some(self.missing)}"))
-        return facts
+        return facts + [("note", note) for note in self.notes]
 
     def _balance(self) -> str:
         """How evenly boxes are spread over classes."""
@@ -150,6 +151,7 @@ def check_boxes(
     *,
     names: Sequence[str] = (),
     missing: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> BoxReport:
     """What there is of the boxes of key frames, whose videos (or seconds of movies) `rows` tell of, by path.
 
@@ -195,6 +197,7 @@ def check_boxes(
         jumps=tuple(jumps(keyed)),
         clip=str(sampler),
         missing=tuple(missing),
+        notes=tuple(notes),
     )
 
 
