@@ -235,7 +235,7 @@ def sheet(items: Sequence[Item], out: Path, *, most: int = 24) -> Path:
     said = f"{boxes:,} boxes at {len(items):,} moments of {videos:,} videos, {len(counts):,} classes"
     draw.text((gap, y), shortened(said, font, width - 2 * gap), INK, font)
     y += head
-    room = (width - gap) // abreast - gap
+    room = (width - gap) // max(abreast, 2) - gap  # alone, bars need no more than half of it
     for number, (name, count) in enumerate(bars):
         x, low = gap + number // down * (room + gap), y + number % down * line
         length = round((room * 0.55 - 60) * count / bars[0][1])

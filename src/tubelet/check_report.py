@@ -111,7 +111,8 @@ def write_page(
         f"{len(report.found)} of them should not be trained on as they are." if report.found else "Nothing is wrong."
     )
     if boxes is not None:
-        lead += f" {escape(boxes.headline())}" + (f", {plural(len(boxes.found), 'problem')}." if boxes.found else ".")
+        trouble = plural(len(boxes.found), "problem") if boxes.found else "no problems"
+        lead = lead.replace("Nothing is wrong.", "Nothing is wrong with them.") + f" {boxes.headline()}: {trouble}."
     page = PAGE.substitute(
         about="check of data", title=escape(source), lead=lead, tiles=tiles(report), body=body + SORT
     )
