@@ -20,7 +20,8 @@ LAYERS = [
     {"config"},
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
-    | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"},
+    | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
+    | {"plates", "time_bar", "box_pictures"},
     {"cli", "demo", "bench"},
     {"__main__"},
 ]
@@ -44,7 +45,15 @@ ALLOWED = {
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
+    ("motion_pictures", "plates"),  # rims
     ("overlay", "strips"),  # the font
+    ("plates", "strips"),
+    ("time_bar", "plates"),  # the colours of people
+    ("time_bar", "strips"),
+    ("box_pictures", "plates"),
+    ("box_pictures", "time_bar"),
+    ("box_pictures", "overlay"),  # what is on screen when
+    ("box_pictures", "strips"),
     ("export", "report"),  # a run in rows
 }
 

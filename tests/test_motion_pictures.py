@@ -33,7 +33,6 @@ from tubelet.motion_pictures import (
     BORDER,
     FRAME,
     arrows,
-    boxed,
     boxes_strips,
     colours,
     field,
@@ -223,15 +222,6 @@ def test_the_border_is_around_what_is_hidden_and_nothing_else_changes():
                 beside = hidden[t // 2, row, column - 1] if column else False
                 edge = shown[t, row * 16 + 8, column * 16 + 1]
                 assert (edge.tolist() == list(BORDER)) == (not beside)
-
-
-def test_boxes_lie_on_their_corners():
-    shown = boxed(np.full((60, 80, 3), 90, np.uint8), np.array([[10.0, 20, 50, 40], [60, 5, 70, 15]]))
-    blue = near(shown, FRAME)
-    first = blue[(blue[:, 1] < 55)]
-    assert np.abs(first.min(0) - (20, 10)).max() <= 1
-    assert np.abs(first.max(0) - (40, 50)).max() <= 1
-    assert (shown[25:35, 15:45] == 90).all()
 
 
 # ---------------------------------------------------------------------------- clips

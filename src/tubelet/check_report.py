@@ -12,53 +12,95 @@ from rich.table import Table
 from rich.text import Text
 
 from tubelet.charts import histograms
+from tubelet.data.check_boxes import BoxReport, plural
 from tubelet.data.findings import FEW, Report, Row, length
 from tubelet.data.video import VideoError, frames_at, probe
 from tubelet.page import PAGE
+from tubelet.printable import printable
 from tubelet.train.checkpoint import atomically, void
 
 SHOWN = 20  # rows of a terminal's tables
+BARS = 15
 LISTED = 5000  # rows of a page's; more would keep a browser busy for long
 PAIRS = 24  # with pictures
 
 # ---------------------------------------------------------------------------- in a terminal
 
 
-def render(report: Report) -> RenderableType:
+def render(report: Report, boxes: BoxReport | None = None) -> RenderableType:
     """The facts, then what is wrong; long names are broken over lines, and nothing of them is cut off."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="cyan", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, text in report.facts():
-        facts.add_row(name, Text(text))
-    colour = "bold red" if report.found else "bold green"
-    parts: list[RenderableType] = [Text(report.headline(), style="bold"), facts]
-    if report.found:
+    parts: list[RenderableType] = [Text(report.headline(), style="bold"), grid(report.facts())]
+    rows: list[tuple[str, str, str]] = [
+        (told[0][0], report.rows[number].path, "; ".join(text for _, text in told))
+        for number, told in report.found.items()
+    ]
+    if boxes is not None:
+        parts += ["", Text(boxes.headline(), style="bold"), grid(boxes.facts()), *barred(boxes.classes)]
+        rows += [(one.kind, f"{one.path} at {one.seconds:g} s", one.text) for one in boxes.found]
+    if rows:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("problem", style="red", no_wrap=True)
         table.add_column("video", overflow="fold", ratio=2)
         table.add_column("why", overflow="fold", ratio=3)
         table.expand = True
-        for number, told in list(report.found.items())[:SHOWN]:
-            table.add_row(told[0][0], Text(report.rows[number].path), Text("; ".join(text for _, text in told)))
+        for kind, path, why in rows[:SHOWN]:
+            table.add_row(kind, Text(path), Text(why))
         parts += ["", table]
-        if len(report.found) > SHOWN:
-            parts.append(Text(f"and {len(report.found) - SHOWN} more: --json, --html, or to a pipe", style="dim"))
-    verdict = f"problems: {report.verdict()}" if report.found else "no problems"
-    return Group(*parts, "", Text(verdict, style=colour))
+        if len(rows) > SHOWN:
+            parts.append(Text(f"and {len(rows) - SHOWN} more: --json, --html, or to a pipe", style="dim"))
+    said = [f"problems: {report.verdict()}"] if report.found else []
+    said += [f"problems of boxes: {boxes.verdict()}"] if boxes and boxes.found else []
+    return Group(*parts, "", Text("\n".join(said or ["no problems"]), style=f"bold {'red' if said else 'green'}"))
+
+
+def grid(facts: Sequence[tuple[str, str]]) -> Table:
+    """Names and what is said of each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in facts:
+        table.add_row(name, Text(text))
+    return table
+
+
+def barred(counts: dict[str, int]) -> list[RenderableType]:
+    """Counts as bars: of many the first and the last."""
+    names = list(counts)
+    names = names if len(names) <= BARS else names[: BARS - 3] + names[-3:]
+    if not any(counts.values()):
+        return []
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", max_width=34, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=24)
+    table.add_column(justify="right")
+    most = max(counts.values())
+    for place, name in enumerate(names):
+        if len(names) < len(counts) and place == BARS - 3:
+            table.add_row(f"... {len(counts) - BARS} more", "", "")
+        length = 24 * counts[name] / most
+        bar = "█" * int(length) + " ▏▎▍▌▋▊▉"[int(length % 1 * 8)].strip()
+        table.add_row(
+            Text(printable(name, lines=False)), Text(bar or "▏" * bool(counts[name]), style="cyan"), f"{counts[name]:,}"
+        )
+    return ["", table]
 
 
 # ---------------------------------------------------------------------------- the page
 
 
-def write_page(report: Report, source: str, out: Path) -> Path:
+def write_page(
+    report: Report, source: str, out: Path, boxes: BoxReport | None = None, sheet: Path | None = None
+) -> Path:
     """`out`, one self-contained page: problems first, then what is alike, classes, distributions, and every file.
+
+    With boxes, also what there is of them, and their sheet.
 
     Raises:
         SaveError: the disk refuses.
     """
     sections = [
         ("What is wrong", wrong(report)),
+        ("Boxes", "" if boxes is None else of_boxes(boxes, sheet)),
         ("What shows the same", alike(report)),
         ("What there is", facts(report) + distributions(report)),
         ("Classes", classes(report)),
@@ -68,6 +110,9 @@ def write_page(report: Report, source: str, out: Path) -> Path:
     lead = f"{escape(report.headline())}. " + (
         f"{len(report.found)} of them should not be trained on as they are." if report.found else "Nothing is wrong."
     )
+    if boxes is not None:
+        trouble = plural(len(boxes.found), "problem") if boxes.found else "no problems"
+        lead = lead.replace("Nothing is wrong.", "Nothing is wrong with them.") + f" {boxes.headline()}: {trouble}."
     page = PAGE.substitute(
         about="check of data", title=escape(source), lead=lead, tiles=tiles(report), body=body + SORT
     )
@@ -98,7 +143,7 @@ def wrong(report: Report) -> str:
     told.sort(key=lambda pair: pair[0][0][0])
     rows = [[kinds[0][0], path, "; ".join(text for _, text in kinds)] for kinds, path in told]
     summary = f"<p>{escape(report.verdict())}. <code>--fix clean.csv</code> writes a list without them.</p>"
-    return summary + sheet(["problem", "video", "why"], rows)
+    return summary + listed(["problem", "video", "why"], rows)
 
 
 def facts(report: Report) -> str:
@@ -133,7 +178,7 @@ def thumbnail(path: str) -> str:
     else:
         data = BytesIO()
         Image.fromarray(frame.numpy()).save(data, "JPEG", quality=80)
-        picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+        picture = f'<img alt="" src="data:image/jpeg;base64,{encoded(data)}">'
     return f"<figure>{picture}{escape(path)}</figure>"
 
 
@@ -160,19 +205,47 @@ def classes(report: Report) -> str:
     counts = report.classes()
     if not counts:
         return ""
-    most, names = max(counts.values()), list(counts)
-    names = names if len(names) <= 60 else names[:30] + names[-30:]
-    bars = "".join(
-        f'<dt>{escape(name)}</dt><dd class="{"trained" if counts[name] >= FEW else "few"}">'
-        f'<i style="width:{100 * counts[name] / most:.1f}%"></i><b>{counts[name]:,}</b></dd>'
-        for name in names
-    )
     total = report.totals()
     text = f"The largest class has {total['imbalance']:.3g} times the videos of the smallest."
     text += f" {total['unlabelled']:,} videos have no label." if total["unlabelled"] else ""
     text += f" Grey: fewer than {FEW} videos." if total["small_classes"] else ""
-    text += f" {len(counts):,} classes; the 30 largest and the 30 smallest are shown." if len(counts) > 60 else ""
-    return f"<p>{text}</p><dl>{bars}</dl>"
+    return f"<p>{text}</p>{bars(counts)}"
+
+
+def bars(counts: dict[str, int]) -> str:
+    """Counts of classes as bars: all, or the largest and the smallest."""
+    most, names = max(counts.values()), list(counts)
+    names = names if len(names) <= 60 else names[:30] + names[-30:]
+    shown = "".join(
+        f'<dt>{escape(name)}</dt><dd class="{"trained" if counts[name] >= FEW else "few"}">'
+        f'<i style="width:{100 * counts[name] / max(most, 1):.1f}%"></i><b>{counts[name]:,}</b></dd>'
+        for name in names
+    )
+    text = f"<p>{len(counts):,} classes; the 30 largest and the 30 smallest are shown.</p>" if len(counts) > 60 else ""
+    return f"{text}<dl>{shown}</dl>"
+
+
+def of_boxes(report: BoxReport, sheet: Path | None) -> str:
+    """What there is of boxes, what is wrong with them, and how some of them look."""
+    rows = [[one.kind, one.path, f"{one.seconds:g}", one.text] for one in report.found[:LISTED]]
+    trouble = f"<p>{escape(report.verdict())}.</p>" + listed(["problem", "video", "second", "why"], rows)
+    picture = ""
+    if sheet is not None:
+        data = BytesIO()
+        Image.open(sheet).save(data, "JPEG", quality=88)
+        about = "Key frames with their boxes, labels and people"
+        picture = f'<div class="sheet"><img alt="{about}" src="data:image/jpeg;base64,{encoded(data)}"></div>'
+    known = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in report.facts())
+    return (
+        (trouble if rows else "")
+        + f"<table>{known}</table>{picture}"
+        + (bars(report.classes) if report.classes else "")
+    )
+
+
+def encoded(data: BytesIO) -> str:
+    """Bytes as a page holds them."""
+    return base64.b64encode(data.getvalue()).decode()
 
 
 def every(report: Report) -> str:
@@ -182,7 +255,7 @@ def every(report: Report) -> str:
     names += ["frames a clip", "× prepared", "ms a clip", "vectors", "MB"]
     rows = [cells(report.rows[number], report.found.get(number, [("", "")])[0][0]) for number in order[:LISTED]]
     more = f'<p class="faint">{len(order) - LISTED:,} more are in --json.</p>' if len(order) > LISTED else ""
-    return sheet(names, rows, len(report.found)) + more
+    return listed(names, rows, len(report.found)) + more
 
 
 def cells(row: Row, kind: str) -> list[str]:
@@ -195,7 +268,7 @@ def cells(row: Row, kind: str) -> list[str]:
     return [row.path, kind, row.label or "", *known, "yes" if row.vectors else "no", f"{row.bytes / 1e6:.3g}"]
 
 
-def sheet(names: Sequence[str], rows: Sequence[Sequence[str]], bad: int = 0) -> str:
+def listed(names: Sequence[str], rows: Sequence[Sequence[str]], bad: int = 0) -> str:
     """A table that is sorted by the column that is clicked; the first `bad` rows stand out."""
     head = "".join(f'<th tabindex="0">{escape(name)}</th>' for name in names)
     body = "".join(

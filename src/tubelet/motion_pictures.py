@@ -15,6 +15,7 @@ from torch import Tensor
 from tubelet.data.transforms import Window, carried, resized
 from tubelet.evaluate.saliency import Annotated
 from tubelet.nn.patches import CURTAIN
+from tubelet.plates import EDGE, rimmed
 from tubelet.strips import FAINT, INK, PAPER, Strip, enlarge, font_of, rgb
 from tubelet.types import Motion, TokenMask
 
@@ -22,7 +23,7 @@ LEAST = 208  # pixels of height: below, arrows have no room
 APART = 20  # pixels between arrows, at least
 SMALL = 0.25  # pixels: what moves less is drawn as a dot; codecs say quarters
 FINE = 4  # times larger, then reduced: smooth edges
-ARROW, EDGE, ABSENT = (255, 214, 64), (12, 12, 16), (255, 92, 92)
+ARROW, ABSENT = (255, 214, 64), (255, 92, 92)
 BORDER, FRAME = (255, 128, 32), (84, 205, 255)  # of what is hidden; of objects
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -129,7 +130,8 @@ def motion_strip(
     frames = enlarge(rgb(video), LEAST)
     back, known = -motion.to_previous.permute(1, 0, 2, 3).cpu().numpy(), motion.had.cpu().numpy()
     block, rim = motion.block * zoom, rim or longest(motion)
-    rows = {"frames": np.stack([boxed(frame, zoom * boxes[t]) for t, frame in enumerate(frames)]) if boxes else frames}
+    seen = [rimmed(frame, zoom * each, [FRAME] * len(each), 2) for frame, each in zip(frames, boxes or ())]
+    rows = {"frames": np.stack(seen) if boxes else frames}
     rows["vectors"] = np.stack([arrows(*each, block, zoom) for each in zip(frames, back, known)])
     rows["colours"] = np.stack([field(*each, block, frames.shape[1:3], rim) for each in zip(back, known)])
     for name, mask in (hidden or {}).items():
@@ -220,20 +222,6 @@ def cross(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
         for turn in (1, -1):
             ends = (FINE * (x - arm), FINE * (y - turn * arm), FINE * (x + arm), FINE * (y + turn * arm))
             draw.line(ends, (*ink, 255), round(FINE * wide))
-
-
-def boxed(frame: Picture, corners: Float[np.ndarray, "_ 4"]) -> Picture:
-    """The frame with boxes, (left, top, right, bottom) in its pixels."""
-    image = Image.fromarray(frame)
-    layer = Image.new("RGBA", (FINE * image.width, FINE * image.height), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
-    for left, top, right, bottom in FINE * corners:
-        for ink, more, wide in ((EDGE, 1.2, 4.4), (FRAME, 0.0, 2.0)):
-            edge = FINE * more
-            draw.rectangle(
-                (left - edge, top - edge, right + edge, bottom + edge), outline=(*ink, 255), width=round(FINE * wide)
-            )
-    return blended(image, layer)
 
 
 def outlined(frames: UInt8[np.ndarray, "t h w 3"], mask: TokenMask, zoom: int) -> UInt8[np.ndarray, "t h w 3"]:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tubelet.data.labels import Labels
 from tubelet.data.stream import in_order
-from tubelet.data.video import probe
+from tubelet.data.video import Video, probe
 from tubelet.data.writing import write
 from tubelet.evaluate.predict import Prediction, pieces
-from tubelet.strips import font_of
+from tubelet.strips import font_of, shortened
 
 GROUND, INK, FAINT = (16, 18, 22, 235), (240, 240, 236, 255), (168, 172, 180, 255)
 BAR, TRACK = (86, 156, 230, 255), (66, 70, 78, 255)
@@ -37,9 +37,22 @@ def overlay(
 
 def drawn(video: Path | str, predictions: Sequence[Prediction], labels: Labels, top: int = 3) -> Iterator[Picture]:
     """The frames of `overlay`: those on screen at each tick of the average rate, cut to even height and width."""
-    index = probe(video)
-    where, turn, tick = pieces(predictions), 0, 0
+    where, turn = pieces(predictions), 0
     panel, shown = None, -1
+    for time, frame in on_screen(probe(video)):
+        while turn + 1 < len(where) and time >= where[turn + 1][0] - 1e-6:
+            turn += 1
+        inside = bool(where) and where[turn][0] - 1e-6 <= time
+        if inside and turn != shown:
+            panel, shown = panel_of(predictions[turn], labels, frame.shape[0], frame.shape[1], top), turn
+        yield even(pasted(frame, panel) if inside and panel is not None else frame)
+
+
+def on_screen(index: Video) -> Iterator[tuple[float, Picture]]:
+    """(seconds, frame on screen) at each tick of a video's average rate, as many as it has frames.
+
+    Small ones are enlarged by whole factors.
+    """
     factor = -(-WIDE // index.width)
     source = ((at, frame.repeat(factor, 0).repeat(factor, 1)) for at, frame in in_order(index, np.arange(index.frames)))
     number, frame = next(source)
@@ -47,13 +60,12 @@ def drawn(video: Path | str, predictions: Sequence[Prediction], labels: Labels, 
         time = tick / index.fps
         while number + 1 < index.frames and index.seconds[number + 1] <= time + 1e-6:
             number, frame = next(source)
-        while turn + 1 < len(where) and time >= where[turn + 1][0] - 1e-6:
-            turn += 1
-        inside = bool(where) and where[turn][0] - 1e-6 <= time
-        if inside and turn != shown:
-            panel, shown = panel_of(predictions[turn], labels, frame.shape[0], frame.shape[1], top), turn
-        picture = pasted(frame, panel) if inside and panel is not None else frame
-        yield picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
+        yield time, frame
+
+
+def even(picture: Picture) -> UInt8[np.ndarray, "even_h even_w 3"]:
+    """The picture, cut to an even height and width."""
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 
 
 def pasted(frame: Picture, panel: Image.Image) -> Picture:
@@ -84,12 +96,3 @@ def panel_of(prediction: Prediction, labels: Labels, height: int, width: int, to
             draw.rectangle((margin, low, margin + room, low + thick), TRACK)
             draw.rectangle((margin, low, margin + round(room * min(max(value, 0), 1)), low + thick), BAR)
     return panel
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """As much of a text as fits, with dots for the rest."""
-    if font.getlength(text) <= room:
-        return text
-    while text and font.getlength(text + "…") > room:
-        text = text[:-1]
-    return text + "…"

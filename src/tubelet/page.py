@@ -61,6 +61,7 @@ pre code { user-select: all; }
 .sheet thead th { cursor: pointer; white-space: nowrap; } .sheet thead th:hover { color: var(--accent); }
 .sheet td:not(:first-child) { overflow-wrap: normal; }
 .sheet td:first-child { min-width: 14em; } .sheet .bad td { color: var(--bad); }
+.sheet > img { margin: 28px 0; }
 .pair { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: flex-start; margin: 0 0 20px; }
 .pair figure { margin: 0; width: 180px; font-size: 13px; overflow-wrap: anywhere; }
 .pair p { flex-basis: 100%; margin: 0; }

@@ -138,6 +138,15 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
+def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """As much of a text as fits, with dots for the rest."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
+
+
 def compose(blocks: Sequence[Block], caption: str, legend: Image.Image | None = None) -> Image.Image:
     """Blocks below each other with their headings, legend and caption under them, on dark paper."""
     size = max(15, min(26, max(b.cells.shape[1] * b.cells.shape[3] for b in blocks) // 50))

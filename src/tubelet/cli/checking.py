@@ -2,14 +2,18 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tubelet.cli.arguments import Unprefixed, parse, with_preset
 from tubelet.printable import printable
+
+if TYPE_CHECKING:
+    from tubelet.data.items import Item
 
 
 def check_verb(args: list[str]) -> int:
@@ -21,10 +25,12 @@ def check_verb(args: list[str]) -> int:
 
         tubelet check my_videos/ --preset videomae-small-cpu
         tubelet check train.csv --near --against test.csv --fix clean.csv --html check.html
+        tubelet check boxes.csv --sheet boxes.png
         """
 
         path: tyro.conf.Positional[str]
-        """A folder of videos, one video, or a list file."""
+        """A folder of videos, one video, or a list file; or boxes of people: a table, ava:DIR, what CVAT, Label Studio
+        or COCO write. Then the boxes are checked as well as their videos."""
         level: Literal["open", "demux", "decode"] = "demux"
         """open: headers; demux: every packet's header; decode: every frame (slow; all damage that decoders notice)."""
         near: bool = False
@@ -38,6 +44,8 @@ def check_verb(args: list[str]) -> int:
         video is moved or deleted, and no file overwritten."""
         html: Path | None = None
         """Write one page that needs no network: all of it as tables and pictures."""
+        sheet: Path | None = None
+        """Of boxes: draw key frames with their boxes and labels, .png; default beside the page of --html."""
         preset: str | None = None
         """Take the clip from this preset, instead of --frames and --stride; and say which files lack the motion vectors
         that it wants."""
@@ -53,9 +61,11 @@ def check_verb(args: list[str]) -> int:
     a = parse(Check, args, "check")
     from tubelet.check_report import render, write_page
     from tubelet.config import preset
+    from tubelet.data.annotations import has_boxes, key_frames
     from tubelet.data.check import check
+    from tubelet.data.check_boxes import check_boxes, videos_of
     from tubelet.data.clean import refused, write_clean
-    from tubelet.data.sampling import Dense
+    from tubelet.data.sampling import Around, Dense
     from tubelet.data.sources import find
     from tubelet.train.log import Counter, say
 
@@ -63,33 +73,58 @@ def check_verb(args: list[str]) -> int:
         raise ValueError(f"--timeout {a.timeout:g}: expected seconds, or 0 for no limit")
     if a.fix is not None:
         refused(a.fix)
+    if a.sheet is not None and a.sheet.suffix.lower() != ".png":
+        raise ValueError(f"--sheet {a.sheet}: a sheet is a picture; give it a name that ends in .png")
     data = preset(a.preset).data if a.preset else None
     clip, motion = (data.clip, data.motion) if data else (Dense(a.frames, stride=a.stride), None)
-    items = find(a.path)
+    around = clip if isinstance(clip, Around) else Around(clip.frames, getattr(clip, "stride", None) or a.stride)
+    clip = Dense(clip.frames, stride=clip.stride) if isinstance(clip, Around) else clip
+    keyed = key_frames(a.path) if has_boxes(a.path) else None
+    if keyed is None and a.sheet is not None:
+        raise ValueError(f"--sheet {a.sheet} is of boxes, and {a.path} has none; name a table of boxes, ava:DIR, ...")
+    if keyed is not None and a.fix is not None:
+        raise ValueError(f"--fix {a.fix}: a list has no boxes; mend those of {a.path} where it says what is wrong")
+
+    def videos(source: str) -> "Sequence[Item]":
+        return videos_of(key_frames(source).items) if has_boxes(source) else find(source)
+
+    items = find(a.path) if keyed is None else videos_of(keyed.items)
+    cut = keyed is not None and {item.path for item in keyed.items} != {item.path for item in items}
     report = check(
         items,
         a.level,
-        clip,
+        None if cut else clip,  # of movies cut into files of a second, clips reach over several
         motion=motion,
         near=a.near,
-        against=None if a.against is None else find(a.against),
+        against=None if a.against is None else videos(a.against),
         timeout=a.timeout,
         progress=Counter("checking", a.json),
     )
+    boxes, picture = None, None
+    if keyed is not None:
+        rows = {row.path: row for row in report.rows}
+        about = {"names": keyed.names, "missing": keyed.missing, "notes": keyed.notes}
+        boxes = check_boxes(keyed.items, rows, around, **about)
+        if picture := a.sheet or (a.html.with_suffix(".png") if a.html else None):
+            from tubelet.box_pictures import sheet
+
+            sheet(boxes.sound(keyed.items, rows), picture)
     if a.json:
-        print(json.dumps(report.to_dict()))
+        print(json.dumps(report.to_dict() | ({"boxes": boxes.to_dict()} if boxes else {})))
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        Console(highlight=False).print(render(report))
+        Console(highlight=False).print(render(report, boxes))
     else:
-        print("\n".join(printable(line, lines=False) for line in report.lines()))
+        print("\n".join(printable(line, lines=False) for line in report.lines() + (boxes.lines() if boxes else [])))
+    if picture is not None:
+        say(f"sheet       {picture}")
     if a.html is not None:
-        say(f"page        {write_page(report, a.path, a.html)}")
+        say(f"page        {write_page(report, a.path, a.html, boxes, picture)}")
     if a.fix is not None:
         left = write_clean(a.fix, items, report)
         say(f"clean list  {a.fix}: {left} of {len(items)} videos; left out: {report.verdict()}")
-    return 3 if report.found else 0
+    return 3 if report.found or (boxes and boxes.found) else 0
 
 
 def doctor_verb(args: list[str]) -> int:
