@@ -6,6 +6,7 @@ import pytest
 from films import moving
 
 from tubelet.cli import run
+from tubelet.data import annotation_formats
 from tubelet.data.annotation_formats import frame_of_image
 from tubelet.data.annotations import key_frames
 from tubelet.data.keyframes import Box
@@ -158,6 +159,11 @@ def test_xml_with_entities_is_not_read(tmp_path, text, encoding):
     [
         ("", r"is no XML"),
         ("<annotations><track>", r"is no XML"),
+        (video_xml([(0, "run", box("one", (0, 0, 9, 9)))]), r"video\.xml: invalid literal for int"),
+        (
+            video_xml([(0, "run", box(0, (0, 0, 9, 9)) + box(10**15, (0, 0, 9, 9)))]),
+            r"more than 1,000 boxes.*frame 1000 are damaged",
+        ),
         ("<a/>", r"is no export of CVAT: it begins with <a>"),
         ("<annotations/>", r"has no boxes"),
         (
@@ -172,7 +178,8 @@ def test_xml_with_entities_is_not_read(tmp_path, text, encoding):
         ('<annotations><image name="cat" width="4" height="4"/></annotations>', r"image 'cat': expected a name with"),
     ],
 )
-def test_wrong_xml_is_refused(films, tmp_path, text, said):
+def test_wrong_xml_is_refused(films, tmp_path, text, said, monkeypatch):
+    monkeypatch.setattr(annotation_formats, "MOST", 1000)
     with pytest.raises(ValueError, match=said):
         key_frames(made(tmp_path / "video.xml", text), videos=films)
 
@@ -250,6 +257,8 @@ def test_the_short_form_and_single_frames_of_label_studio(films, tmp_path):
     ("data", "said"),
     [
         ("[{", r"tasks\.json is not JSON"),
+        ("[" * 100_000, r"tasks\.json is not JSON"),
+        ('[{"id": 1, "video": "a.mp4", "box": [{"sequence": [{"frame": NaN, "x": 1}]}]}]', r"tasks\.json"),
         ("{}", r"neither of COCO .*nor of Label Studio"),
         ([], r"neither of COCO"),
         (task([]), r"tasks\.json has no boxes"),
@@ -317,6 +326,7 @@ def test_images_of_coco_that_name_video_and_moment(films, tmp_path):
         ([{"id": 1, "file_name": "a.jpg"}], [], r"image 1: nothing says which moment it is; expected one of timestamp"),
         ([{"id": 1, "file_name": "000001.jpg"}], [], r"image 1: nothing says of which video"),
         ([{"id": 1, "video": "a", "frame": 99}], [], r"image 1: a box of a at frame 99; it has 40 frames"),
+        ([{"id": 1, "video": "a", "timestamp": float("nan")}], [], r"image 1: nan is no moment"),
         ([], [], r"coco\.json has no boxes"),
         ([{"file_name": "a/1.jpg"}], [], r"is not as coco has it: KeyError 'id'"),
     ],

@@ -245,6 +245,7 @@ def test_kinetics_with_ava(ava):
         ("-5KQ,0902,0.1,0.1,0.5,0.5,stand,1\n", r"action 'stand' is none"),
         ("-5KQ,0902,0.1,0.1,0.5\n", r"line 1: 5 columns; expected movie, timestamp, x1"),
         ("-5KQ,0902\n-5KQ,soon,0.1,0.1,0.5,0.5,1,1\n", r"line 2: 'soon' is no timestamp"),
+        ("-5KQ,0902\n-5KQ,inf,0.1,0.1,0.5,0.5,1,1\n", r"line 2: 'inf' is no timestamp"),
         ("-5KQ,0902,a,0.1,0.5,0.5,1,1\n", r"line 1: expected numbers for x1, y1, x2, y2"),
         ("-5KQ,0902,10,20,30,40,1,1\n", r"line 1: corners of 10,20,30,40; AVA's are shares"),
     ],

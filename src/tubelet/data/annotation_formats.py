@@ -1,5 +1,6 @@
 """What annotation tools export, in JSON: COCO and Label Studio. Each becomes the rows of a table of boxes."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tubelet.data.keyframes import Corners
 SECONDS = ("timestamp", "seconds", "time")
 FRAMES = ("frame", "frame_number", "frame_index", "frame_id")
 PERSONS = ("track_id", "instance_id", "person_id")
+MOST = 10_000_000  # boxes of an export: ten hours of ten people at 25 frames a second
 BOX = ("x", "y", "width", "height")
 NOT_SAID = {"", "none", "false", "no", "__undefined__", "undefined"}  # values of attributes that are no labels
 
@@ -31,6 +33,7 @@ class Export:
     seen: dict[str, None] = field(default_factory=dict)
     classes: dict[str, None] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    count: int = 0
 
     def labels(self, name: str | None, attributes: dict[str, Any]) -> tuple[str, ...]:
         """The labels of a box of a class with attributes.
@@ -63,6 +66,14 @@ class Export:
         if name is None:
             raise ValueError(
                 f"{self.path}, {row.where}: nothing says of which video; name it: {self.path.name}?video=clip.mp4"
+            )
+        if not math.isfinite(row.time):
+            raise ValueError(f"{self.path}, {row.where}: {row.stamp} is no moment")
+        self.count += 1
+        if self.count > MOST:
+            raise ValueError(
+                f"{self.path} has more than {MOST:,} boxes, those between drawn ones counted: the frame numbers of "
+                f"{row.where} are damaged, or it is too large for one table; export it in parts"
             )
         if row.corners is not None and not (row.corners[0] < row.corners[2] and row.corners[1] < row.corners[3]):
             self.leave("boxes without width or height are left out")

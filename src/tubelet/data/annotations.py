@@ -3,7 +3,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -12,8 +12,8 @@ from tubelet.data import remote
 from tubelet.data.annotated import KeyFrames, Videos, gathered, thinned, unknown, write_boxes
 from tubelet.data.annotation_formats import Export, coco, is_coco, is_label_studio, label_studio
 from tubelet.data.ava import ava
-from tubelet.data.boxes import CORNERS, moment, read_boxes, rows_of
-from tubelet.data.cvat import cvat
+from tubelet.data.boxes import CORNERS, Boxes, moment, read_boxes, rows_of
+from tubelet.data.cvat import cvat, parsed
 from tubelet.data.detected import with_detections
 from tubelet.data.layouts import existing, loaded
 from tubelet.data.lists import PARTS
@@ -110,10 +110,11 @@ def of_file(file: Path, part: str | None, options: dict[str, str], names: Sequen
     there = Videos(root, True)
     told = tuple(filter(None, options.get("attributes", "").split(",")))
     export = Export(file, told, options.get("video") or there.only())
+    data = parsed(file) if file.suffix.lower() == ".xml" else loaded(file)
+    reader: Callable[..., Boxes]
     if file.suffix.lower() == ".xml":
-        return gathered(cvat(export, zero, fps), there, names)
-    data = loaded(file)
-    if is_coco(data):
+        reader = cvat
+    elif is_coco(data):
         reader = coco
     elif is_label_studio(data):
         reader = label_studio
@@ -124,6 +125,8 @@ def of_file(file: Path, part: str | None, options: dict[str, str], names: Sequen
         )
     try:
         boxes = reader(data, export, zero, fps)
+    except ValueError as error:
+        raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not as {reader.__name__} has it: {type(error).__name__} {error}") from error
     return gathered(boxes, there, names)

@@ -4,6 +4,7 @@ Source: Gu et al. 2018 (arXiv:1705.08421); Li et al. 2020 (arXiv:2005.00214); 60
 """
 
 import csv
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -194,7 +195,9 @@ def stamp_of(text: str) -> str:
         ValueError: it is no number.
     """
     value = float(text)
-    return f"{int(value):04d}" if value == int(value) else text
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no time")
+    return f"{int(value):04d}" if value == int(value) else text.strip()
 
 
 # ---------------------------------------------------------------------------- classes

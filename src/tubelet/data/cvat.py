@@ -1,5 +1,6 @@
 """What CVAT exports, in XML: "for video 1.1", with tracks, and "for images 1.1"; as the rows of a table of boxes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -37,7 +38,7 @@ def parsed(path: Path) -> Element:
         raise ValueError(f"{path} is no XML: {error}; export it anew") from error
 
 
-def cvat(export: Export, zero: float | None, fps: float | None) -> Boxes:
+def cvat(root: Element, export: Export, zero: float | None, fps: float | None) -> Boxes:
     """The boxes of an export of CVAT.
 
     Frames are counted from 0 in the whole video, whatever frame the task begins at, as CVAT writes them. A track ends
@@ -47,7 +48,6 @@ def cvat(export: Export, zero: float | None, fps: float | None) -> Boxes:
     Raises:
         ValueError: it is none, or nothing says which video a box is of.
     """
-    root = parsed(export.path)
     if root.tag != "annotations":
         raise ValueError(f"{export.path} is no export of CVAT: it begins with <{root.tag}>, expected <annotations>")
     tasks = {task.findtext("id") or "": task for task in root.iterfind("./meta//task")}
@@ -98,22 +98,22 @@ def cvat(export: Export, zero: float | None, fps: float | None) -> Boxes:
     return export.boxes("frame", sized, zero or 0.0, fps)
 
 
-def course(track: Element, size: tuple[float, float], step: int, export: Export) -> list[tuple[int, Corners, Element]]:
+def course(
+    track: Element, size: tuple[float, float], step: int, export: Export
+) -> Iterator[tuple[int, Corners, Element]]:
     """(frame, corners, box) of a track: of what is written, and of the frames between."""
     boxes = sorted(track.iterfind("box"), key=lambda box: int(box.get("frame", 0)))
-    found: list[tuple[int, Corners, Element]] = []
     for number, box in enumerate(boxes):
         if box.get("outside") == "1":
             continue
         frame, corners = int(box.get("frame", 0)), corners_of(box, size, export)
-        found.append((frame, corners, box))
+        yield frame, corners, box
         after = boxes[number + 1] if number + 1 < len(boxes) else None
         if after is not None and int(after.get("frame", 0)) > frame + step:
             stop, gone = int(after.get("frame", 0)), after.get("outside") == "1"
             then = corners if gone else corners_of(after, size, export)
             for place in range(frame + step, stop, step):
-                found.append((place, between(corners, then, (place - frame) / (stop - frame)), box))
-    return found
+                yield place, between(corners, then, (place - frame) / (stop - frame)), box
 
 
 def step_of(task: Element | None) -> int:

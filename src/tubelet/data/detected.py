@@ -47,7 +47,7 @@ def with_detections(
     for place, box in found:
         if place is None:
             elsewhere += 1
-        elif box.score < least:
+        elif not box.score >= least:  # nor what is no number
             low += 1
         elif (cut := cut_to_picture(box)) is not None:
             seen += 1
