@@ -28,7 +28,7 @@ from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.detector import Detector
 from tubelet.nn.vit import Encoder, ViT
-from tubelet.report import write_report
+from tubelet.report import lead, what_next, write_report
 from tubelet.targets import inputs, normalise
 from tubelet.train import checkpoint
 from tubelet.train.checkpoint import load, load_classifier, load_encoder
@@ -388,11 +388,12 @@ def test_weights_of_a_detector_are_opened_for_what_wants_clips_boxes_or_tokens(t
 
 
 def test_the_report_of_a_run_says_how_to_use_and_to_test_it(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"run": json.loads(to_json(detecting())), "data": "boxes.csv"}))
-    line = {"step": 1, "epoch": 1.0, "loss": 1.0, "seconds": 1.0, "clips_per_second": 2.0, "norm": 1.0, "lr": 0.1}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    card = {"run": json.loads(to_json(detecting())), "data": "boxes.csv"}
+    line = {"step": 1, "epoch": 1.0, "loss": 1.0, "seconds": 1.0, "clips_per_second": 2.0}
+    assert "was taught their labels" in lead(card, [line])
+    steps = what_next(tmp_path, card, [line])
+    assert [command.split(" --weights")[0] for _, command in steps] == ["tubelet detect my_video.mp4"]
+    (tmp_path / "run.json").write_text(json.dumps(card))
     page = write_report(tmp_path).read_text()
-    assert "was taught their labels" in page
     assert "What it imagines" not in page
-    assert "tubelet detect my_video.mp4 --weights" in page
     assert "on key frames that it was not taught" in page
