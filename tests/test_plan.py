@@ -7,11 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from tubelet.activations import Live, kept_by
+from tubelet.activations import BOXES, Live, kept_by
 from tubelet.config import Optim, Run, Training, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.masks.random_masks import Frame, Random, Tube
+from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.latent import Latent
 from tubelet.methods.masked import Masked
 from tubelet.motion_targets import FrameDifference, Trajectory
@@ -22,7 +23,7 @@ from tubelet.nn.vit import SIZES, Encoder
 from tubelet.plan import Plan, plan, render
 from tubelet.targets import HOG, Pixels, Together
 from tubelet.train.device import pick_precision
-from tubelet.types import Batch, Draws, Motion
+from tubelet.types import Batch, Boxes, Draws, Motion
 
 TINY = Encoder(width=48, depth=2, heads=3, hidden=192)
 
@@ -125,7 +126,11 @@ def peak_bytes(run: Run) -> int:
     method = run.method.build(run.encoder, run.grid(), 3).train()
     clips = run.training.batch
     video = torch.randint(0, 256, (clips, 3, run.data.clip.frames, *run.data.size), dtype=torch.uint8)
-    batch = Batch(video, torch.arange(clips), motion=Motion.unknown(video.shape[2:], clips=clips))
+    outputs = getattr(run.method, "outputs", 0)
+    boxes = Boxes(torch.tensor([[0.0, 0, *run.data.size[::-1]]]).repeat(BOXES, 1), torch.zeros(BOXES, outputs))
+    batch = Batch(
+        video, torch.arange(clips), motion=Motion.unknown(video.shape[2:], clips=clips), boxes=(boxes,) * clips
+    )
 
     def part() -> None:
         with torch.autocast("cpu", enabled=run.training.precision == "bfloat16"):
@@ -180,6 +185,14 @@ def test_features_are_predicted_with_a_loss_of_their_own(precision):
     run = a_run(Encoder(96, 3, 3, 384, (2, 8, 8)), None, 8, (64, 64), batch=4, precision=precision)
     run = replace(run, method=Latent(masks=(Tube(0.75),), decoder=Decoder(48, 1, 3)))
     assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pool", ["max", "attentive"])
+def test_boxes_take_what_is_read_of_them(pool, precision):
+    run = a_run(Encoder(192, 4, 3, 768, (2, 8, 8)), None, 8, (64, 64), batch=4, precision=precision)
+    run = replace(run, method=ActionDetection(outputs=8, pool=pool))
+    assert plan(run).memory.activations == pytest.approx(peak_bytes(run), rel=0.12)
 
 
 def test_every_block_of_the_decoder_takes_as_much_memory():
@@ -246,6 +259,22 @@ def test_stages_have_the_sizes_of_the_papers_table():
         "head": "1536x8x176",
         "reshape": "3x16x224x224",
     }
+
+
+def test_action_detection_has_boxes_and_a_head():
+    result = plan(preset("finetune-ava-b"))
+    assert sizes(result) == {
+        "data": "3x16x224x224",
+        "cube": "768x8x196",
+        "encoder": "768x8x196",
+        "boxes": "768",
+        "head": "80",
+    }
+    assert result.stages[3].what == "RoIAlign 7x7 of the mean over time, largest"
+    assert result.parameters["total"] == 86_227_200 + 768 * 80 + 80
+    assert result.gmacs["forward"] > result.gmacs["encoder of all tokens"]
+    assert result.settings["classes"] == "80 supposed; the labels of --data will tell"
+    assert result.settings["boxes"] == "3 a clip supposed"
 
 
 @pytest.mark.parametrize(

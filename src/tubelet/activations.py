@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from tubelet.nn.attention import SHORT, Block
 from tubelet.nn.cross import CrossBlock
+from tubelet.nn.detector import Detector
 from tubelet.nn.divided import DividedBlock
 from tubelet.nn.squared import AT_ONCE
 from tubelet.nn.vit import ViT
@@ -60,6 +61,25 @@ def weightless(grid: Grid, channels: int, clips: int, outputs: int = 0) -> Batch
     )
 
 
+def read(network: Detector) -> int:
+    """Bytes that a detector keeps of the tokens of a clip, after its encoder, for the way back; in float32."""
+    grid, width = network.encoder.grid, network.head.in_features
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    found: dict[int, int] = {}
+
+    def packed(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage._cdata] = 0 if storage._cdata in own else storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+        tokens = torch.empty(1, grid.tokens, width, device="meta", requires_grad=True)
+        network.read(tokens, torch.zeros(BOXES, 4), torch.zeros(BOXES, dtype=torch.long), grid)
+    return sum(found.values())
+
+
 def kept(
     method: Method,
     calls: Sequence[tuple[nn.Module, int, int, int]],
@@ -77,6 +97,7 @@ def kept(
     A recomputed block keeps its input only; all it has is there again while it is recomputed, one block at a time and
     after what comes later has gone.
     """
+    detectors = [part for part in method.modules() if isinstance(part, Detector)]
     recomputed = {b for part in method.modules() if isinstance(part, ViT) and part.checkpointing for b in part.blocks}
     real = 4 if precision == torch.float32 else 2
     before = after = largest = 0
@@ -95,7 +116,7 @@ def kept(
     # that of other losses prediction, target, and the gradients of error and prediction.
     some = 4 * min(max(AT_ONCE, predicted), predicted * clips)
     loss = (2 * real + 4) * predicted * clips + some if hasattr(method, "target") else 4 * 4 * predicted * clips
-    return before + max(after + loss, largest)
+    return before + max(after + loss, largest) + clips * sum(map(read, detectors))
 
 
 def kept_by(module: nn.Module, clips: int, tokens: int, precision: torch.dtype, device: str, asked: int = 0) -> int:

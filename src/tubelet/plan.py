@@ -29,7 +29,7 @@ from tubelet.nn.attention import Block
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.cross import CrossBlock, CrossDecoder
 from tubelet.nn.decoder import Decoder, Head
-from tubelet.nn.detector import Detector
+from tubelet.nn.detector import AttentivePool, Detector
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import Encoder
 from tubelet.train.device import batch_bytes, pick_device, pick_precision, pick_workers
@@ -183,12 +183,12 @@ def passage(method: Method, grid: Grid, channels: int) -> Passage:
     """Sends one clip through a module on the meta device, or as many as it compares."""
     views = method.views
     network: Classifier | Detector | None = getattr(method, "network", None)
-    kinds = Block | CrossBlock
+    kinds = Block | CrossBlock | AttentivePool
     inside = {m for block in method.modules() if isinstance(block, kinds) for m in list(block.modules())[1:]}
     calls: list[tuple[nn.Module, int, int, int]] = []
     predicted: list[int] = []
     for module in method.modules():
-        if isinstance(module, kinds | nn.Linear | nn.LayerNorm) and module not in inside:
+        if isinstance(module, Block | CrossBlock | nn.Linear | nn.LayerNorm) and module not in inside:
             module.register_forward_hook(lambda m, args, out: calls.extend([counted(m, args)] * out.requires_grad))
     if (decoder := getattr(method, "decoder", None)) is not None:
         decoder.register_forward_hook(lambda m, args, out: predicted.append(out.numel()))

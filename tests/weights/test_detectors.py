@@ -1,5 +1,6 @@
 """Weights of detectors: VideoMAE-Action-Detection's against its model written anew, and those of runs of ours."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from manifests import finetuned, noise, pretrained
 from safetensors.torch import load_file, save_file
 
 from tubelet.cli import run as cli
-from tubelet.config import Optim, Run, Training, preset
+from tubelet.cli.arguments import NOTHING, opened
+from tubelet.config import Optim, Run, Training, preset, to_json
 from tubelet.data.datasets import Data
 from tubelet.data.labels import Labels
 from tubelet.data.sampling import Around, Dense
@@ -26,6 +28,7 @@ from tubelet.methods.supervised import Supervised
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.detector import Detector
 from tubelet.nn.vit import Encoder, ViT
+from tubelet.report import lead, what_next, write_report
 from tubelet.targets import inputs, normalise
 from tubelet.train import checkpoint
 from tubelet.train.checkpoint import load, load_classifier, load_encoder
@@ -373,3 +376,24 @@ def test_what_is_found_is_described_by_a_run_of_action_detection():
     run = described(found)
     assert found.kind == "detector"
     assert run.method == replace(preset("finetune-ava-b").method, norm="imagenet", outputs=80)
+
+
+def test_weights_of_a_detector_are_opened_for_what_wants_clips_boxes_or_tokens(tmp_path):
+    saved(detecting(), tmp_path / "run")
+    assert isinstance(opened(tmp_path / "run", NOTHING, "detector")[0], Detector)
+    for part in ("all", "encoder"):  # as for tubelet embed and tubelet probe
+        assert isinstance(opened(tmp_path / "run", NOTHING, part)[0], ViT)
+    with pytest.raises(ValueError, match="tubelet detect"):
+        opened(tmp_path / "run", NOTHING, "classifier")
+
+
+def test_the_report_of_a_run_says_how_to_use_and_to_test_it(tmp_path):
+    card = {"run": json.loads(to_json(detecting())), "data": "boxes.csv"}
+    line = {"step": 1, "epoch": 1.0, "loss": 1.0, "seconds": 1.0, "clips_per_second": 2.0}
+    assert "was taught their labels" in lead(card, [line])
+    steps = what_next(tmp_path, card, [line])
+    assert [command.split(" --weights")[0] for _, command in steps] == ["tubelet detect my_video.mp4"]
+    (tmp_path / "run.json").write_text(json.dumps(card))
+    page = write_report(tmp_path).read_text()
+    assert "What it imagines" not in page
+    assert "on key frames that it was not taught" in page

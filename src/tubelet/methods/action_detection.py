@@ -106,8 +106,8 @@ class ActionDetector(Method):
         assert batch.boxes is not None
         torch.manual_seed(draws.seed())  # stochastic depth: the same again after a resume
         corners, which = stacked(batch.boxes)
-        patches = patchify(batch.video.float() / 255, self.grid.patch)
-        logits = self.network(normalise(patches, self.channels, self.config.norm), corners, which).float()
+        patches = normalise(patchify(batch.video.float() / 255, self.grid.patch), self.channels, self.config.norm)
+        logits = self.network(patches, corners, which).float()
         labels = torch.cat([boxes.labels for boxes in batch.boxes if boxes.labels is not None])
         return Loss(error(logits, labels).sum(), torch.tensor(len(batch.video), device=logits.device))
 

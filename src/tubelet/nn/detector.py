@@ -56,7 +56,13 @@ class Detector(nn.Module):
     ) -> Float[Tensor, "r d"]:
         """What the head reads."""
         grid = grid or self.encoder.grid
-        maps = self.encoder(patches, grid=grid).transpose(1, 2).unflatten(2, (grid.T, grid.H, grid.W))
+        return self.read(self.encoder(patches, grid=grid), corners, which, grid)
+
+    def read(
+        self, tokens: Float[Tensor, "b n d"], corners: Float[Tensor, "r 4"], which: Int[Tensor, " r"], grid: Grid
+    ) -> Float[Tensor, "r d"]:
+        """What of the encoder's tokens lies in each box, as one vector."""
+        maps = tokens.transpose(1, 2).unflatten(2, (grid.T, grid.H, grid.W))
         scale = 1 / grid.patch[1], 1 / grid.patch[2]
         bins = self.bins, self.bins
         if self.pool is None:
