@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
+from tubelet.data.detector_heads import iou
 from tubelet.data.findings import FEW, Row, counted, some
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, Corners, KeyFrame
@@ -286,18 +286,6 @@ def interval_of(keyed: Sequence[tuple[Path, KeyFrame]]) -> float:
         times[path].add(key.seconds)
     gaps = [gap for each in times.values() for gap in np.diff(sorted(each)).tolist()]
     return median(gaps) if gaps else 0.0
-
-
-def iou(a: Float[np.ndarray, "r 4"], b: Float[np.ndarray, "s 4"]) -> Float[np.ndarray, "r s"]:
-    """Intersection over union of every box of one list with every box of another.
-
-    >>> iou(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2], [2, 2, 3, 3]])).round(3).tolist()
-    [[0.333, 0.0]]
-    """
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas = [(one[:, 2:] - one[:, :2]).clip(0).prod(-1) for one in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-12)
 
 
 def plural(count: int, name: str) -> str:
