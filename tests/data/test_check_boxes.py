@@ -16,7 +16,8 @@ import tubelet.data.check
 from tubelet.check_report import render, write_page
 from tubelet.cli import run
 from tubelet.data.check import check
-from tubelet.data.check_boxes import check_boxes, iou, own_file, videos_of
+from tubelet.data.check_boxes import check_boxes, own_file, videos_of
+from tubelet.data.detector_heads import iou
 from tubelet.data.findings import Row
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, KeyFrame
