@@ -19,7 +19,7 @@ from tubelet.data.labels import Labels
 from tubelet.data.sampling import Around
 from tubelet.data.shapes import ACTIONS, make_shapes
 from tubelet.data.transforms import CentreCrop
-from tubelet.detection import completed, finetune_on_boxes, looker_of
+from tubelet.detection import completed, finetune_on_boxes, looker_of, remarks
 from tubelet.evaluate.key_frames import over_key_frames
 from tubelet.methods.action_detection import ActionDetection
 from tubelet.nn.vit import Encoder
@@ -70,6 +70,54 @@ def test_the_test_verb_counts_frame_map_and_writes_what_the_official_evaluation_
     assert len(rows) == told["detections"] * len(load_detector(tuned)[1].data.labels.names)
     assert command(["test", "--results", told["results"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["numbers"] == told["numbers"]
+
+
+def test_a_csv_of_whomever_is_scored_as_ones_own_results_are(tuned, shapes, tmp_path, capsys):
+    """What the test wrote for the official evaluation, read again beside the true boxes."""
+    out = tmp_path / "own.jsonl"
+    args = ["test", "--weights", str(tuned), "--data", str(shapes["fit"]), "--out", str(out), "--json", "--quiet"]
+    assert command(args) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert "6 videos were trained on" in shown.err
+    assert told["csv"] == str(tmp_path / "own-ava.csv")
+    assert command(["test", "--results", told["csv"], "--data", str(shapes["fit"]), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["numbers"]["frame_map"]["value"] == pytest.approx(told["numbers"]["frame_map"]["value"])
+    assert command(["test", "--results", told["csv"]]) == 2
+    assert "it needs the true boxes" in capsys.readouterr().err
+
+
+def test_results_do_not_replace_what_is_something_else(tuned, shapes, tmp_path, capsys):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"a": 1}\n')
+    args = ["test", "--weights", str(tuned), "--data", str(shapes["held"]), "--quiet"]
+    assert command([*args, "--out", str(mine)]) == 2
+    assert "no results of key frames" in capsys.readouterr().err
+    (tmp_path / "new-ava.csv").write_text("mine")
+    assert command([*args, "--out", str(tmp_path / "new.jsonl")]) == 2
+    assert (tmp_path / "new-ava.csv").read_text() == "mine"
+    assert command([*args, "--least-score", "0.5"]) == 2
+    assert "which were not given" in capsys.readouterr().err
+
+
+def test_boxes_are_not_taken_for_a_list_of_videos(shapes, tmp_path, capsys):
+    args = ["finetune", "finetune-small-cpu", "--data", str(shapes["fit"]), "--out", str(tmp_path / "run")]
+    assert command(args) == 2
+    assert "is a table of boxes" in capsys.readouterr().err
+
+
+def test_boxes_without_a_label_are_counted(shapes, tmp_path):
+    bare = tmp_path / "bare.csv"
+    text = shapes["fit"].read_text().splitlines()
+    folder = shapes["fit"].parent
+    rows = [f"{folder}/{row}" for row in text[1:]]
+    first = rows[0].split(",")
+    rows[0] = ",".join([*first[:6], "", first[7]])
+    bare.write_text("\n".join([text[0], *rows]) + "\n")
+    (note,) = remarks(key_frames(bare))
+    assert note == f"1 of {len(rows)} boxes have no label: they count as doing none of the classes"
+    assert not remarks(key_frames(shapes["fit"]))
 
 
 def test_found_boxes_of_a_detector_are_looked_at_if_it_is_sure(tuned, shapes, tmp_path, capsys):

@@ -18,7 +18,7 @@ from tubelet.nn.collective import from_first, joined
 from tubelet.train.checkpoint import last
 from tubelet.train.detector import detector_from
 from tubelet.train.device import pick_device, pick_workers
-from tubelet.train.log import say
+from tubelet.train.log import noted, say
 from tubelet.train.loop import train
 from tubelet.train.start import fitting
 from tubelet.types import Method
@@ -58,6 +58,7 @@ def finetune_on_boxes(
         measure = None
         if validation is not None:
             held = from_first(lambda: key_frames(validation))
+            noted([*held.notes, *remarks(held)])
             measure = validator(run, held, pick_device(run.training.device))
             if twice := overlap(videos_of(known), videos_of(held)):
                 names = listed([str(other.path) for _, other in twice], 3)
@@ -105,6 +106,13 @@ def completed(run: Run, known: KeyFrames) -> Run:
     if run.method.outputs not in (0, outputs):
         raise ValueError(f"--method.outputs {run.method.outputs}, but there are {outputs}: {listed(labels.names)}")
     return replace(run, data=replace(run.data, labels=labels), method=replace(run.method, outputs=outputs))
+
+
+def remarks(known: KeyFrames) -> list[str]:
+    """What people should know of the boxes that are learnt from or tested on."""
+    boxes = [box for item in known.items if item.key is not None for box in item.key.boxes]
+    bare = sum(not box.labels for box in boxes)
+    return [f"{bare} of {len(boxes)} boxes have no label: they count as doing none of the classes"] * bool(bare)
 
 
 def videos_of(known: KeyFrames) -> list[Item]:

@@ -166,9 +166,6 @@ def test_an_example_counted_by_hand():
     assert counted.boxes == {"sit": 3, "stand": 1}
     assert counted.detections == {"sit": 5, "stand": 5}
     assert (counted.frames, counted.strange, counted.videos) == (2, 0, ("film",))
-    recall, precision = counted.classes["sit"].curve()
-    assert recall.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2 / 3, 1])
-    assert precision.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 2, 3 / 5])
 
 
 def test_half_an_overlap_is_enough_and_less_is_not():

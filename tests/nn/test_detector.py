@@ -85,6 +85,7 @@ def test_attentive_pooling_asks_all_bins_of_all_times():
                 height, across = max(bottom - top, 1) / 7, max(right - left, 1) / 7
                 bins.append(at(slot, top + (row + 0.5) * height, left + (column + 0.5) * across))
         seen = F.layer_norm(torch.tensor(np.stack(bins)), (width,), pool.norm.weight, pool.norm.bias, 1e-6)
+        seen = seen + pool.place
         query = F.linear(pool.query, pool.attn.q.weight, pool.attn.q.bias).view(heads, -1)
         keys, values = (seen @ part.T for part in pool.attn.kv.weight.chunk(2))
         keys, values = keys.view(-1, heads, width // heads), (values + pool.attn.v_bias).view(-1, heads, width // heads)
@@ -149,7 +150,7 @@ def test_boxes_of_clips_are_put_one_after_the_other():
 
 def test_an_attentive_pool_starts_near_the_mean_and_reaches_all_its_parameters():
     torch.manual_seed(0)
-    pool = AttentivePool(12, 3)
+    pool = AttentivePool(12, 3, 6)
     pool(torch.randn(4, 6, 12)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in pool.parameters())
 

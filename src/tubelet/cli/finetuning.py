@@ -131,7 +131,7 @@ def finetune_verb(args: list[str]) -> int:
     options: dict[str, Any] = {name: getattr(a, name) for name in ("validation", "new_head", "resume", "quiet")}
     options["tensorboard"] = a.tensorboard
     if known is not None:
-        noted([*known.notes, *filter(None, [known.report()])])
+        noted([*known.notes, *detection.remarks(known)])
         folder = detection.finetune_on_boxes(run, a.data, out, known=known, **options)
     else:
         folder = finetune(run, a.data, out, items=items, **options)
@@ -168,7 +168,9 @@ def finetune_verb(args: list[str]) -> int:
             print(f"guessing one class of {len(run.data.labels.names)}: {100 / len(run.data.labels.names):.3g}")
     print(f"model   {result['model']}\nreport  {result['report']}")
     test = f"tubelet test --weights {folder} --data"
-    print(f"\nnext: tubelet detect VIDEO --weights {folder}    {test} BOXES" if boxed else f"\nnext: {test} LABELLED")
+    print(f"\nnext: {test} {'BOXES' if boxed else 'LABELLED'}")
+    if boxed:
+        print(f"      tubelet detect VIDEO --weights {folder}")
     return 0
 
 

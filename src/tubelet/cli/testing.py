@@ -3,15 +3,17 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
 from tubelet.cli.launching import asked, launched
 
 if TYPE_CHECKING:
+    import torch
+
     from tubelet.data.sources import Item
     from tubelet.evaluate.results import Results
     from tubelet.evaluate.views import Viewer
@@ -35,7 +37,8 @@ def test_verb(args: list[str]) -> int:
         weights: Path | None = None
         """A fine-tuned run, or a file of it (best.safetensors), or weights of others."""
         data: str | None = None
-        """Labelled videos: class folders, a list, or a data set as in ucf101:DIR:test:1 (docs/recipes.md)."""
+        """Labelled videos: class folders, a list, or a data set as in ucf101:DIR:test:1 (docs/recipes.md); key frames:
+        boxes.csv, ava:DIR:val, or another source of boxes (docs/detection.md)."""
         views: str = "5x3"
         """Clips x crops per video."""
         average: Literal["probabilities", "scores"] = "probabilities"
@@ -45,12 +48,13 @@ def test_verb(args: list[str]) -> int:
         boxes: str | None = None
         """Of key frames: people that a detector found (csv, or json as ava_val_det_person_bbox.json), to look at
         instead of the true boxes, which are an upper bound."""
-        least_score: float = 0.8
-        """How sure the detector has to be of those."""
+        least_score: float | None = None
+        """How sure the detector has to be of those; default 0.8."""
         most: int | None = None
         """Of key frames: so many boxes with a class of a frame count, the surest; AVA's official script takes 50."""
         results: Path | None = None
-        """Say the numbers of this file again, instead of testing."""
+        """Say the numbers of this file again, instead of testing. Of key frames also a csv of whomever, as AVA's
+        evaluation reads it, beside the true boxes: --results FILE.csv --data ava:DIR:val."""
         out: Path | None = None
         """File of results to write, .jsonl; default in the folder of the weights. The confusion matrix is beside it."""
         batch: int = 16
@@ -72,7 +76,7 @@ def test_verb(args: list[str]) -> int:
         """One JSON object on stdout instead of words."""
 
     a = parse(Test, args, "test")
-    from tubelet.cli.testing_boxes import test_on_boxes, told_boxes
+    from tubelet.cli.testing_boxes import test_of_others, test_on_boxes, told_boxes
     from tubelet.data.sources import find
     from tubelet.evaluate.frame_results import from_lines as boxes_from_lines
     from tubelet.evaluate.frame_results import is_of_key_frames
@@ -83,6 +87,8 @@ def test_verb(args: list[str]) -> int:
     from tubelet.train.log import Counter, noted
     from tubelet.weights.hub import on_hub
 
+    if a.results is not None and a.results.suffix == ".csv":
+        return test_of_others(a)
     if a.results is not None:
         if a.weights or a.data:
             raise ValueError("--results says numbers again; leave out --weights and --data")
@@ -165,25 +171,32 @@ def viewer_of(
     others: OfOthers = OfOthers(),  # noqa: B008 - frozen
 ) -> "Viewer":
     """The network of a fine-tuned run, on its device."""
-    import torch
-
     from tubelet.evaluate.views import Viewer
-    from tubelet.nn.narrow import narrow
-    from tubelet.train.device import pick_device
 
     if batch < 1:
         raise ValueError(f"--batch {batch}: at least one clip")
     classifier, run = opened(weights, others, "classifier")
-    place = pick_device(device)
-    classifier = classifier.to(place)
-    if precision == "bfloat16":
-        narrow(classifier)
-
-    def network(patches: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return classifier(patches)
-
+    network, place = placed(classifier, device, precision)
     return Viewer(network, run.data, run.encoder.patch, average, place, batch)
+
+
+def placed(module: Any, device: str, precision: str) -> "tuple[Callable[..., torch.Tensor], torch.device]":
+    """What a network says, on its device and in its arithmetic; and the device."""
+    import torch
+
+    from tubelet.nn.narrow import narrow
+    from tubelet.train.device import pick_device
+
+    place = pick_device(device)
+    module = module.to(place)
+    if precision == "bfloat16":
+        narrow(module)
+
+    def network(*inputs: Any) -> torch.Tensor:
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return cast(torch.Tensor, module(*inputs))
+
+    return network, place
 
 
 def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, write: bool = False) -> int:

@@ -12,7 +12,7 @@ class Box:
     corners: Corners
     """x1, y1, x2, y2 as shares of the picture's width and height, x to the right and y down; within 0 to 1."""
     labels: tuple[str, ...] = ()
-    """What is done; none: nobody says."""
+    """What is done; none: none of what there are classes for."""
     person: str | None = None
     """Who it is, the same in every frame of a video."""
     score: float = 1.0

@@ -232,6 +232,12 @@ def header(path: Path, names: Sequence[str], columns: Columns, part: str | None)
         if said is not None or found is not None:
             places[meaning] = names.index(said) if said is not None else plain.index(str(found))
     if "path" in places:
+        if columns == Columns() and {"x1", "y1", "x2", "y2"} <= {*plain}:
+            raise ValueError(
+                f"{path} is a table of boxes, with a row for each, and no list of videos. Boxes are for presets as "
+                f"finetune-boxes-small-cpu, tubelet check and detect; read it as a list by naming a column: "
+                f"table:{path}?path={names[places['path']]}"
+            )
         if part is not None and "part" not in places:
             raise ValueError(f"{path} has no column that says which rows are for {part}; call it {PART_COLUMNS[0]}")
         return places

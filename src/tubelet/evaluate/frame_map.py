@@ -71,11 +71,6 @@ class Ranked:
         highest = np.maximum.accumulate(precision[::-1])[::-1]
         return 100 * float(each @ highest) / total
 
-    def curve(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Recall and precision after each detection, as they are."""
-        right = np.cumsum(self.hits)
-        return right / max(self.boxes.sum(), 1), right / np.arange(1, len(right) + 1)
-
 
 @dataclass(frozen=True, eq=False)
 class FrameMap:

@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, KeyFrame
 from tubelet.evaluate.detections import Detection
-from tubelet.evaluate.frame_map import FrameMap, frame_map
+from tubelet.evaluate.frame_map import Frame, FrameMap, frame_map, frame_of, key_of
+from tubelet.evaluate.official_csv import seconds_of
 from tubelet.evaluate.results import LISTED, WORST
 
 BEST = 5  # classes: with more than LISTED, people are told so many
@@ -65,6 +67,36 @@ class FrameResults:
             )
         truth = [Item(Path(row.path), key=row.key) for row in self.rows]
         return frame_map(self.detections, truth, self.names, self.evaluated, (), threshold, most)
+
+
+def of_detections(
+    detections: Iterable[Detection], truth: Sequence[Item], excluded: Collection[Frame] = ()
+) -> list[Seen]:
+    """A row for every key frame that is not excluded, with what was detected there; and for every other frame with
+    detections, where there is nobody.
+
+    Raises:
+        ValueError: detections in none of the key frames.
+    """
+    keys = [(item, key_of(item)) for item in truth]
+    meant = {(key.video, seconds_of(key.stamp)): frame_of(key) for _, key in keys}  # 0902 may be written 902
+    here: dict[Frame, list[Detection]] = defaultdict(list)
+    for one in detections:
+        here[meant.get((one.video, seconds_of(one.stamp)), frame_of(one))].append(one)
+    if here and not any(frame_of(key) in here for _, key in keys):
+        raise ValueError(
+            f"nothing was detected in any of the {len(keys)} key frames, but in others, as {next(iter(here))}"
+        )
+    known = {frame_of(key) for _, key in keys}
+    elsewhere = [
+        (found[0].video, KeyFrame(found[0].seconds, (), *frame)) for frame, found in here.items() if frame not in known
+    ]
+    kept = [(str(item.path), key) for item, key in keys] + elsewhere
+    kept = [(path, key) for path, key in kept if frame_of(key) not in excluded]
+    return [
+        Seen(place, path, key, tuple(replace(one, stamp=key.stamp) for one in here.get(frame_of(key), ())))
+        for place, (path, key) in enumerate(kept)
+    ]
 
 
 # ---------------------------------------------------------------------------- for people and programs

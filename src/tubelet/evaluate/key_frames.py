@@ -30,12 +30,12 @@ from tubelet.evaluate.frame_map import Frame, frame_map, frame_of, key_of
 from tubelet.evaluate.frame_results import FrameResults, Seen
 from tubelet.evaluate.views import labels_of, made_by
 from tubelet.nn.collective import gathered, share, whoami
+from tubelet.nn.detector import MANY
 from tubelet.nn.patches import patchify
 from tubelet.targets import Norm, normalise
 from tubelet.types import Grid
 
 Network = Callable[[Float[Tensor, "b n q"], Float[Tensor, "r 4"], Int[Tensor, " r"], Grid], Float[Tensor, "r x"]]
-MANY = 128  # boxes that go through the network at once
 WAITING = 4  # batches of clips that may wait for others of their size
 
 
@@ -104,11 +104,7 @@ class Looker:
         counts = [len(clip.boxes) for clip in clips]
         which = torch.arange(len(clips)).repeat_interleave(torch.tensor(counts)).to(self.device)
         with torch.no_grad():
-            parts = [
-                self.network(patches, corners[start : start + MANY], which[start : start + MANY], grid)
-                for start in range(0, len(corners), MANY)
-            ]
-        logits = torch.cat(parts).cpu().double() if parts else torch.zeros(0, len(self.labels.names)).double()
+            logits = self.network(patches, corners, which, grid).cpu().double()
         if logits.shape[1] != len(self.labels.names):
             raise ValueError(f"the network has {logits.shape[1]} outputs for {len(self.labels.names)} classes")
         if not logits.isfinite().all():
@@ -230,21 +226,6 @@ def of_one_size(clips: Iterable[tuple[int, Prepared]], batch: int) -> Iterator[l
         if full or sum(map(len, waiting.values())) >= WAITING * batch:
             yield waiting.pop(clip.video.shape if full else max(waiting, key=lambda size: len(waiting[size])))
     yield from waiting.values()
-
-
-def detections(
-    looker: Looker,
-    items: Sequence[Item],
-    *,
-    workers: int = 0,
-    progress: Callable[[int, int], object] | None = None,
-) -> list[Detection]:
-    """What is found in the boxes of key frames, one for each box; those that cannot be read have none.
-
-    Raises:
-        ValueError: as `look_at`.
-    """
-    return [one for row in look_at(looker, items, workers=workers, progress=progress) for one in row.detections]
 
 
 def over_key_frames(

@@ -14,6 +14,7 @@ from tubelet.nn.vit import ViT
 from tubelet.types import Boxes, Grid
 
 Pool = Literal["max", "attentive"]
+MANY = 128  # boxes that are read at once: what lies in them is larger than the tokens are
 
 
 class Detector(nn.Module):
@@ -56,7 +57,9 @@ class Detector(nn.Module):
     ) -> Float[Tensor, "r d"]:
         """What the head reads."""
         grid = grid or self.encoder.grid
-        return self.read(self.encoder(patches, grid=grid), corners, which, grid)
+        tokens = self.encoder(patches, grid=grid)
+        pieces = zip(corners.split(MANY), which.split(MANY))  # one piece without a box, if there is none
+        return torch.cat([self.read(tokens, *piece, grid) for piece in pieces])
 
     def read(
         self, tokens: Float[Tensor, "b n d"], corners: Float[Tensor, "r 4"], which: Int[Tensor, " r"], grid: Grid
