@@ -57,7 +57,9 @@ def finetune_on_boxes(
             weights = fitting(run, run.method.init, run.method.inflate, run.method.init_heads)
         measure = None
         if validation is not None:
-            held = from_first(lambda: key_frames(validation))
+            assert run.data.labels is not None
+            names = run.data.labels.names
+            held = from_first(lambda: key_frames(validation, names=names))
             noted([*held.notes, *remarks(held)])
             measure = validator(run, held, pick_device(run.training.device))
             if twice := overlap(videos_of(known), videos_of(held)):

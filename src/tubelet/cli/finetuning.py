@@ -104,7 +104,8 @@ def finetune_verb(args: list[str]) -> int:
         raise ValueError("--new-head, --as-weights, --inflate and --heads are about --weights, which were not given")
     run = on(a.run, a.device)
     boxed = isinstance(run.method, ActionDetection)
-    known = from_first(lambda: key_frames(a.data)) if boxed else None
+    classes = run.data.labels.names if run.data.labels else ()
+    known = from_first(lambda: key_frames(a.data, names=classes or None)) if boxed else None
     items = known.items if known is not None else from_first(lambda: find(a.data))
     if boxed or isinstance(run.method, Supervised):
         run = in_boxes(run, a) if boxed else changed(run, a)
