@@ -58,8 +58,8 @@ def finetune_on_boxes(
         measure = None
         if validation is not None:
             assert run.data.labels is not None
-            names = run.data.labels.names
-            held = from_first(lambda: key_frames(validation, names=names))
+            classes = run.data.labels.names
+            held = from_first(lambda: key_frames(validation, names=classes))
             noted([*held.notes, *remarks(held)])
             measure = validator(run, held, pick_device(run.training.device))
             if twice := overlap(videos_of(known), videos_of(held)):
