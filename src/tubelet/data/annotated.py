@@ -139,8 +139,10 @@ class Videos:
         say nothing.
         """
         plain = PurePosixPath(name.replace("\\", "/"))
-        bare = PurePosixPath(UPLOADED.sub("", plain.name))
-        for one, folders in ((plain, plain.parts[-2::-1]), (bare, ())):
+        ways = [(plain, plain.parts[-2::-1])]
+        if UPLOADED.match(plain.name):
+            ways.append((PurePosixPath(UPLOADED.sub("", plain.name)), ()))
+        for one, folders in ways:
             both = (path for key in dict.fromkeys((one.stem, one.name)) for path in self.below.get(key, ()))
             agreed: dict[Path, int] = {}
             for path in both:
@@ -193,7 +195,7 @@ def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -
     cut = 0
     there, gone = videos.joined(boxes.rows)
     missing += gone
-    notes += [f"left out: {why}" for why in gone.values() if why]
+    notes += [f"left out: {why}" for why in dict.fromkeys(gone.values()) if why]
     for path, spelled in sorted(there.items(), key=lambda pair: pair[1]):
         name = min(spelled, key=len)
         rows = boxes.rows[name] if len(spelled) == 1 else [row for one in spelled for row in boxes.rows[one]]
