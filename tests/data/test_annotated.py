@@ -1,12 +1,16 @@
 """Which videos annotations mean, and what is none of theirs."""
 
 import json
+from functools import partial
 
 import pytest
 from films import moving
 
+import tubelet.data.check
+from tubelet.cli import run
 from tubelet.data import annotated
 from tubelet.data.annotations import key_frames, with_detections
+from tubelet.data.check import check
 from tubelet.data.video import write
 
 HEADER = "path,seconds,x1,y1,x2,y2,label\n"
@@ -183,3 +187,12 @@ def test_a_timecode_says_nothing_of_frames(clips):
     path.write_text("path,frame,x1,y1,x2,y2\na.mp4,5,0,0,1,1\n")
     with pytest.raises(ValueError, match=r"boxes\.csv\?zero=0:01: 0:01 is a timecode, and the column is one of frames"):
         key_frames(f"{path}?zero=0:01")
+
+
+def test_check_says_once_what_is_missing(clips, monkeypatch, capsys):
+    monkeypatch.setattr(tubelet.data.check, "check", partial(check, workers=0))
+    path = clips("a.mp4") / "boxes.csv"
+    path.write_text(HEADER + "a.mp4,1,0,0,1,1,run\ngone.mp4,1,0,0,1,1,run\n")
+    run(["check", str(path), "--timeout", "0", "--frames", "4", "--stride", "1"])
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("gone.mp4") == 1
