@@ -10,7 +10,6 @@ from tubelet.data.annotations import has_boxes, key_frames, with_detections, wri
 from tubelet.data.boxes import moment, read_boxes
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box
-from tubelet.data.sources import MissingVideos
 from tubelet.data.video import probe, write
 
 HEADER = "path,seconds,x1,y1,x2,y2,label,person\n"
@@ -70,6 +69,9 @@ def test_rows_of_one_box_are_its_labels_and_rows_of_one_moment_its_boxes(films):
         ("timestamp", "00:15:01.2", "?zero=900"),
         ("timecode", "15:01.200", "?zero=0:15:00"),
         ("ms", "1200", ""),
+        ("ms", "901200", "?zero=900000"),
+        ("ms", "901200", "?zero=15:00"),
+        ("ms", "15:01.2", "?zero=900000"),
     ],
 )
 def test_every_time_base_is_the_same_moment(films, column, value, options):
@@ -122,6 +124,18 @@ def test_pixels_become_shares_and_what_reaches_over_the_edge_is_cut_and_counted(
         (HEADER + "a.mp4,1,70,0,90,9,run,\n", r"line 2: .*outside of the picture, which is 64 wide and 48 high"),
         (HEADER + "a.mp4,1:75:x,0,0,1,1,run,\n", r"line 2: expected a path, and numbers"),
         ("path,frame,x1,y1,x2,y2\na.mp4,40,0,0,1,1\n", r"at frame 40; it has 40 frames, 0 to 39.*\?zero=1 or \?fps="),
+        ("path,frame,x1,y1,x2,y2\na.mp4,0:01,0,0,1,1\n", r"line 2: .*0:01 is a timecode, and the column is one of fr"),
+        (
+            "path,seconds,x1,y1,x2,y2,score\na.mp4,1,0,0,1,1,95\n",
+            r"line 2: 95 is no score.*percent, divide them by 100",
+        ),
+        ("path,seconds,x1,y1,x2,y2,score\na.mp4,1,0,0,1,1,nan\n", r"line 2: nan is no score; expected .* 0 to 1$"),
+        ("path,seconds,x1,y1,x2,y2,score\na.mp4,1,0,0,1,1,-0.1\n", r"line 2: -0\.1 is no score"),
+        ("path,seconds,x1,y1,x2,y2,score\na.mp4,1,0,0,1,1,sure\n", r"line 2: .* for score if it is there; got a\.mp4"),
+        (
+            "path,label\na.mp4,run\n",
+            r"columns path, label; .*no boxes: train on them with a preset .*finetune-small-cpu",
+        ),
         ("path,frame,x1,y1,x2,y2\na.mp4,1.5,0,0,1,1\n", r"line 2: frame 1\.5 is no whole number"),
     ],
 )
@@ -157,8 +171,8 @@ def test_labels_that_are_not_in_the_class_list_are_refused_and_the_list_gives_th
 
 def test_videos_elsewhere_are_found_by_name_and_missing_ones_said(films, tmp_path):
     table = made(tmp_path, HEADER + "a,1,0,0,1,1,run,\nsub/b.avi,1,0,0,1,1,run,\ngone.mp4,1,0,0,1,1,run,\n")
-    with pytest.warns(MissingVideos, match=r"1 of 3 videos \(33.3 %\) that .*boxes.csv names are missing: gone.mp4"):
-        found = key_frames(table, videos=films)
+    found = key_frames(table, videos=films)
+    assert found.notes == (f"1 of 3 videos (33.3 %) that {table} names are missing: gone.mp4; the others are used",)
     assert [item.path.name for item in found.items] == ["a.mp4", "b.mp4"]
     assert found.missing == ("gone.mp4",)
     with pytest.raises(FileNotFoundError, match=r"1 of 3 videos"):
@@ -200,10 +214,10 @@ def test_written_tables_read_as_the_same(films, tmp_path):
 def test_videos_that_cannot_be_read_are_left_out(films):
     (films / "bad.mp4").write_bytes(b"no film")
     table = made(films, HEADER + "a.mp4,1,1,1,9,9,run,\nbad.mp4,1,1,1,9,9,run,\n")
-    with pytest.warns(MissingVideos, match=r"bad\.mp4"):
-        found = key_frames(table)
+    found = key_frames(table)
     assert len(found.items) == 1
-    assert "bad.mp4" in found.notes[0]
+    assert "1 of 2 videos" in found.notes[0]
+    assert "bad.mp4 does not open" in found.notes[1]
 
 
 def test_tables_with_spaces_marks_and_comments(films):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from films import moving
 
+from tubelet.data import ava_movies
 from tubelet.data.annotations import has_boxes, key_frames, with_detections, write_boxes
 from tubelet.data.ava import EVALUATED, label_map
 from tubelet.data.keyframes import Box
-from tubelet.data.sources import MissingVideos
 from tubelet.data.video import write
 
 ALL = {number: f"class {number} (e.g., a, b)" for number in range(1, 81)}
@@ -87,8 +87,8 @@ def test_whole_films_are_told_by_their_length_or_by_the_option(ava):
     found = key_frames(f"ava:{ava}:train?zero=15:00")
     assert [item.key.seconds for item in found.items] == [2, 3, 2, 3]
     write(ava / "videos_15min" / "1j20.mp4", moving(25, 1), 10)
-    with pytest.warns(MissingVideos, match="1j20"):
-        found = key_frames(f"ava:{ava}:train")
+    found = key_frames(f"ava:{ava}:train")
+    assert "are missing: 1j20; the others are used" in found.notes[0]
     assert any(
         "is 2 s long, and its key frames are from 0902 to 0903: it is neither the film nor" in n for n in found.notes
     )
@@ -104,8 +104,8 @@ def test_files_of_one_second_each(ava):
         write(ava / "clips" / "trainval" / "-5KQ" / f"{second:04d}.mp4", moving(25, 1), 25)
     (ava / "clips" / "trainval" / "1j20").mkdir()
     write(ava / "clips" / "trainval" / "1j20" / "0903.mp4", moving(25, 1), 25)
-    with pytest.warns(MissingVideos, match=r"1j20, second 0902"):
-        found = key_frames(f"ava:{ava}?videos={ava / 'clips'}")
+    found = key_frames(f"ava:{ava}?videos={ava / 'clips'}")
+    assert "1j20, second 0902" in found.notes[0]
     assert [(item.path.name, item.key.seconds, item.key.stamp) for item in found.items] == [
         ("-5KQ", 902, "0902"),
         ("-5KQ", 903, "0903"),
@@ -187,9 +187,9 @@ def test_coco_like_annotations_and_boxes_of_a_detector(ava):
     assert not from_csv.images
     again = with_detections(from_csv, detections)
     assert [len(item.key.boxes) for item in again.items] == [2, 0, 1, 0]
-    named = with_detections(from_csv, detections, images=file)
+    elsewhere = file.rename(ava / "list.json")
+    named = with_detections(from_csv, f"{detections}?images={elsewhere}")
     assert [item.key for item in named.items] == [item.key for item in again.items]
-    file.unlink()
     with pytest.raises(ValueError, match=r"names images by number, and nothing says which"):
         with_detections(from_csv, detections)
 
@@ -225,8 +225,8 @@ def test_kinetics_with_ava(ava):
     rows = "xY_1,92.5,0.1,0.1,0.5,0.5,12,0\nxY_1,95\nzz,5,0.1,0.1,0.5,0.5,12,0\nxY_1,300,0,0,1,1,9,0\n"
     (ava / "annotations" / "kinetics_train_v1.0.csv").write_text(rows)
     write(ava / "xY_1_000090_000100.mp4", moving(100, 1), 10)
-    with pytest.warns(MissingVideos, match="xY_1, second 0300, zz"):
-        found = key_frames(f"ava:{ava}:train")
+    found = key_frames(f"ava:{ava}:train")
+    assert "are missing: xY_1, second 0300, zz" in found.notes[0]
     kinetics = [item for item in found.items if item.key.video == "xY_1"]
     assert [(item.path.name, item.key.seconds, item.key.stamp, len(item.key.boxes)) for item in kinetics] == [
         ("xY_1_000090_000100.mp4", 2.5, "92.5", 1),
@@ -234,8 +234,7 @@ def test_kinetics_with_ava(ava):
     ]
     assert len(found.items) == 6
     alone = f"ava:{ava}?annotations={ava / 'annotations' / 'kinetics_train_v1.0.csv'}&every=100"
-    with pytest.warns(MissingVideos):
-        assert len(key_frames(alone).items) == 1
+    assert len(key_frames(alone).items) == 1
 
 
 @pytest.mark.parametrize(
@@ -290,3 +289,31 @@ def test_a_table_of_ava_reads_as_the_same(ava):
     assert has_boxes(ava / "annotations" / "ava_train_v2.2.csv")
     one = key_frames(ava / "annotations" / "ava_train_v2.2.csv", videos=ava / "videos_15min")
     assert [item.key for item in one.items] == [item.key for item in found.items]
+
+
+def test_the_part_is_that_of_the_source_or_of_the_caller_or_train_and_said(ava):
+    (ava / "annotations" / "ava_val_v2.2.csv").write_text("1j20,0902,0.1,0.2,0.3,0.4,16,3\n")
+    (ava / "annotations" / "ava_val_excluded_timestamps_v2.2.csv").write_text("1j20,0902\n")
+    counts = [len(key_frames(f"ava:{ava}{word}", part=part).items) for word in ("", ":train") for part in (None, "val")]
+    assert counts == [4, 1, 4, 4]
+    said = f"the part val of {ava} is taken, as none is named; say which: ava:{ava}:val"
+    assert key_frames(f"ava:{ava}", part="val").notes[0] == said
+    assert not any("as none is named" in note for note in key_frames(f"ava:{ava}:train", part="val").notes)
+    # A file of annotations says itself of which part it is.
+    assert key_frames(ava / "annotations" / "ava_val_v2.2.csv", videos=ava).excluded == {("1j20", "0902")}
+
+
+def test_films_whose_header_has_no_length_are_looked_through(ava, monkeypatch):
+    monkeypatch.setattr(ava_movies, "length_of", lambda path: None)
+    found = key_frames(f"ava:{ava}:train")
+    assert [item.key.seconds for item in found.items] == [2, 3, 2, 3]
+    assert "2 movies begin at second 900 of the film (cut)" in found.notes
+
+
+@pytest.mark.parametrize("line", ["1j20,0902,0.1,0.2,0.3,0.4,16,17", "1j20,0902,0.1,0.2,0.3,0.4,95"])
+def test_annotations_and_percents_are_no_scores(ava, line):
+    (ava / "found.csv").write_text(f"-5KQ,0902,0.1,0.1,0.5,0.5,,0.9\n{line}\n")
+    with pytest.raises(
+        ValueError, match=r"found\.csv, line 2: \d+ is no score.*percent.*annotations end with the person"
+    ):
+        with_detections(key_frames(f"ava:{ava}:train"), ava / "found.csv")

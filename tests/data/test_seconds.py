@@ -1,11 +1,13 @@
 """Clips of movies that are cut into files of one second each: whose frames say which they are."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tubelet.data.annotations import key_frames
+from tubelet.data.datasets import Data, Dataset
 from tubelet.data.index import VideoError
 from tubelet.data.items import Item
 from tubelet.data.keyframes import KeyFrame
@@ -116,8 +118,15 @@ def test_a_table_may_name_such_a_movie_and_its_seconds(movie):
     assert (first.path, first.key.seconds, first.key.boxes[0].corners) == (movie, 902, (0.25, 0.25, 0.5, 1))
     assert second.key.seconds == 903.5
     table.write_text("path,seconds,x1,y1,x2,y2,label\nmovie,905,0,0,1,1,run\nmovie,902,0,0,1,1,run\n")
-    with pytest.warns(UserWarning, match="movie, second 905"):
-        assert [item.key.seconds for item in key_frames(table).items] == [902]
+    found = key_frames(table)
+    assert [item.key.seconds for item in found.items] == [902]
+    assert "movie, second 905" in found.notes[0]
+    data = Data(clip=Around(4, 1), size=(16, 16), cache=64)
+    with pytest.raises(
+        ValueError, match=r"--data\.cache 64 keeps whole videos, and .*movie is a movie that is cut .* 0"
+    ):
+        Dataset(found.items, data)
+    assert len(Dataset(found.items, replace(data, cache=0))) == 1
     table.write_text("path,frame,x1,y1,x2,y2,label\nmovie,905,0,0,1,1,run\n")
     with pytest.raises(ValueError, match=r"cut into files of one second; give seconds, and not frames"):
         key_frames(table)

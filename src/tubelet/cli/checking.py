@@ -67,7 +67,7 @@ def check_verb(args: list[str]) -> int:
     from tubelet.data.clean import refused, write_clean
     from tubelet.data.sampling import Around, Dense
     from tubelet.data.sources import find
-    from tubelet.train.log import Counter, say
+    from tubelet.train.log import Counter, noted, say
 
     if a.timeout < 0:
         raise ValueError(f"--timeout {a.timeout:g}: expected seconds, or 0 for no limit")
@@ -86,7 +86,11 @@ def check_verb(args: list[str]) -> int:
         raise ValueError(f"--fix {a.fix}: a list has no boxes; mend those of {a.path} where it says what is wrong")
 
     def videos(source: str) -> "Sequence[Item]":
-        return videos_of(key_frames(source).items) if has_boxes(source) else find(source)
+        if not has_boxes(source):
+            return find(source)
+        others = key_frames(source)
+        noted(others.notes)
+        return videos_of(others.items)
 
     items = find(a.path) if keyed is None else videos_of(keyed.items)
     cut = keyed is not None and {item.path for item in keyed.items} != {item.path for item in items}
@@ -103,7 +107,8 @@ def check_verb(args: list[str]) -> int:
     boxes, picture = None, None
     if keyed is not None:
         rows = {row.path: row for row in report.rows}
-        about = {"names": keyed.names, "missing": keyed.missing, "notes": keyed.notes}
+        told = keyed.notes[bool(keyed.missing) :]  # the first says what is missing, for which the report has a line
+        about = {"names": keyed.names, "missing": keyed.missing, "notes": told}
         boxes = check_boxes(keyed.items, rows, around, **about)
         if picture := a.sheet or (a.html.with_suffix(".png") if a.html else None):
             from tubelet.box_pictures import sheet

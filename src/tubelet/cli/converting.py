@@ -1,7 +1,6 @@
 """The verb that reads weights and annotations of others."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,11 +85,12 @@ def convert_boxes(source: str, table: Path, videos: Path | None, dry: bool, as_j
         ValueError: the table is there already.
     """
     from tubelet.data.annotations import key_frames, write_boxes
+    from tubelet.train.log import noted
 
     if table.exists() and not dry:
         raise ValueError(f"{table} is there already; give another name")
     found = key_frames(source, videos)
-    print(*found.notes, sep="\n", end="\n" * bool(found.notes), file=sys.stderr)
+    noted(found.notes)
     if not dry:
         write_boxes(found, table)
     if as_json:

@@ -6,20 +6,21 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tubelet.data import remote, shards
 from tubelet.data.boxes import Boxes, Row
 from tubelet.data.container import length_of
-from tubelet.data.index import Video, VideoError
-from tubelet.data.items import Item
+from tubelet.data.index import SUFFIXES, Video, VideoError
+from tubelet.data.items import Item, scan
 from tubelet.data.keyframes import Box, Corners, KeyFrame
 from tubelet.data.labels import listed, natural
-from tubelet.data.layouts import Found, by_name, existing
+from tubelet.data.layouts import Found, existing
 from tubelet.data.notebook import replaced
 from tubelet.data.seconds import file_of, is_cut
 from tubelet.data.video import probe
@@ -89,29 +90,82 @@ class Videos:
         self.root, self.deep = root, deep
 
     @cached_property
-    def below(self) -> dict[str, Path]:
-        """What is below the folder, by name."""
-        return by_name(existing(self.root))
+    def below(self) -> dict[str, list[Path]]:
+        """What is below the folder, by name without the ending of videos."""
+        found: dict[str, list[Path]] = {}
+        for path in (item.path for item in scan(existing(self.root))[0]):
+            found.setdefault(path.stem if path.suffix.lower() in SUFFIXES else path.name, []).append(path)
+        return found
 
-    def of(self, name: str) -> Path | None:
-        """The video of a name; none: it is not there."""
-        path = remote.joined(self.root, name)
-        if remote.url_of(path) is not None or path.is_dir() or shards.exists(path):
-            return path
-        if not self.deep:
-            return None
-        last = Path(name).name
-        for one in (name, last, UPLOADED.sub("", last)):
-            plain = Path(one)
-            keys = (f"{plain.parent.name}/{plain.stem}", plain.stem, plain.name)
-            if (found := next((self.below[key] for key in keys if key in self.below), None)) is not None:
-                return found
-        return None
+    def joined(self, names: Iterable[str]) -> tuple[dict[Path, list[str]], dict[str, str]]:
+        """The names of each video that is there, however they are spelled, and why the others are missing.
+
+        Two folders of names that are not there do not lead to one video: of one of them it would be the wrong one.
+        """
+        found: dict[Path, list[str]] = {}
+        missing: dict[str, str] = {}
+        unsure: dict[Path, dict[str, list[str]]] = {}
+        known: dict[str, Path] = {}  # the first way to each video, by where it leads
+        for name in sorted(names):
+            there = remote.joined(self.root, name)
+            if is_there(there):
+                fitting, folder = [there], None
+            else:
+                fitting, folder = self.fitting(name) if self.deep else ([], None)
+            if len(fitting) == 1:
+                place = fitting[0] if remote.url_of(fitting[0]) is not None else Path(os.path.realpath(fitting[0]))
+                path = known.setdefault(str(place), fitting[0])
+                found.setdefault(path, []).append(name)
+                if folder is not None:
+                    unsure.setdefault(path, {}).setdefault(folder, []).append(name)
+            elif fitting:
+                missing[name] = f"{name} may be any of {listed([str(path) for path in fitting], 3)}"
+            else:
+                near = self.below.get(Path(name).stem, []) if self.deep else []
+                others = listed([str(path) for path in near], 3)
+                missing[name] = f"{name} is in another folder than {others}" if near else ""
+        for path, folders in unsure.items():
+            claims, guessed = found[path], [name for some in folders.values() for name in some]
+            if len(folders) > 1 or len(guessed) < len(claims):
+                found[path] = [name for name in claims if name not in guessed]
+                missing |= dict.fromkeys(guessed, f"{path} may be any of {listed(claims, 3)}")
+        return {path: found[path] for path in found if found[path]}, missing
+
+    def fitting(self, name: str) -> tuple[list[Path], str | None]:
+        """The videos below the folder that a name may mean, whatever their ending; and the folder of the name, if none
+        confirms it.
+
+        Folders are compared from the last one up, as far as both have some; where servers keep what was uploaded, they
+        say nothing.
+        """
+        plain = PurePosixPath(name.replace("\\", "/"))
+        ways = [(plain, plain.parts[-2::-1])]
+        if UPLOADED.match(plain.name):
+            ways.append((PurePosixPath(UPLOADED.sub("", plain.name)), ()))
+        for one, folders in ways:
+            both = (path for key in dict.fromkeys((one.stem, one.name)) for path in self.below.get(key, ()))
+            agreed: dict[Path, int] = {}
+            for path in both:
+                above = path.relative_to(self.root).parts[-2::-1]
+                same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(folders, above)))
+                if same or not folders or not above:
+                    agreed[path] = same
+            if agreed:
+                most = max(agreed.values())
+                best = [path for path in agreed if agreed[path] == most]
+                own = [path for path in best if path.name == one.name]
+                return (own if len(own) == 1 else best), ("/".join(folders) if folders and not most else None)
+        return [], None
 
     def only(self) -> str | None:
         """The one video that there is; none: there are several, or none."""
-        paths = {*self.below.values()} if self.deep else set()
-        return str(next(iter(paths)).relative_to(self.root)) if len(paths) == 1 else None
+        paths = [path for some in self.below.values() for path in some] if self.deep else []
+        return str(paths[0].relative_to(self.root)) if len(paths) == 1 else None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is a video, as far as its name tells: one of another machine is asked when it is read."""
+    return remote.url_of(path) is not None or path.is_dir() or shards.exists(path)
 
 
 class Drawn(NamedTuple):
@@ -139,11 +193,12 @@ def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -
     used: set[str] = set()
     known = None if names is None else frozenset(names)
     cut = 0
-    for name in sorted(boxes.rows):
-        rows, path = boxes.rows[name], videos.of(name)
-        if path is None:
-            missing.append(name)
-            continue
+    there, gone = videos.joined(boxes.rows)
+    missing += gone
+    notes += [f"left out: {why}" for why in dict.fromkeys(gone.values()) if why]
+    for path, spelled in sorted(there.items(), key=lambda pair: pair[1]):
+        name = min(spelled, key=len)
+        rows = boxes.rows[name] if len(spelled) == 1 else [row for one in spelled for row in boxes.rows[one]]
         seconds = is_cut(path)
         try:
             video, end = opened(boxes, path, rows, seconds)
@@ -173,11 +228,11 @@ def gathered(boxes: Boxes, videos: Videos, names: Sequence[str] | None = None) -
                 box.labels[label] = None
                 used.add(label)
         for at in sorted(moments):
-            stamp, there = moments[at]
+            stamp, drawn = moments[at]
             if seconds and file_of(path, int(at + 1e-6)) is None:
                 missing.append(f"{name}, second {at:g}")
                 continue
-            key = tuple(Box(one.corners, tuple(one.labels), one.person, one.score) for one in there.values())
+            key = tuple(Box(one.corners, tuple(one.labels), one.person, one.score) for one in drawn.values())
             items.append(Item(path, key=KeyFrame(at, key, name, stamp)))
     if not items:
         raise FileNotFoundError(

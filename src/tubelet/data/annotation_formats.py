@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tubelet.data.boxes import Boxes, Row, Unit
+from tubelet.data.boxes import Boxes, Row, Unit, no_score
 from tubelet.data.images import SUFFIXES
 from tubelet.data.keyframes import Corners
 
@@ -29,6 +30,8 @@ class Export:
     """Whose values are the labels, in place of the class; with `label` among them the class is one, too."""
     video: str | None = None
     """The one video that is meant, where the export names none."""
+    only: Callable[[], str | None] = lambda: None
+    """The one video that there is, which is looked for where neither names one."""
     rows: dict[str, list[Row]] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
     classes: dict[str, None] = field(default_factory=dict)
@@ -56,19 +59,26 @@ class Export:
                     found.append(text)
         return tuple(dict.fromkeys(found))
 
+    @cached_property
+    def alone(self) -> str | None:
+        """The video of boxes that name none."""
+        return self.video or self.only()
+
     def add(self, video: str | None, row: Row) -> None:
         """One more row.
 
         Raises:
             ValueError: nobody says of which video; or corners that are none.
         """
-        name = video or self.video
+        name = video or self.alone
         if name is None:
             raise ValueError(
                 f"{self.path}, {row.where}: nothing says of which video; name it: {self.path.name}?video=clip.mp4"
             )
         if not math.isfinite(row.time):
             raise ValueError(f"{self.path}, {row.where}: {row.stamp} is no moment")
+        if not 0 <= row.score <= 1:
+            raise ValueError(f"{self.path}, {row.where}: {no_score(row.score)}")
         self.count += 1
         if self.count > MOST:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,13 @@ from tubelet.data import remote
 from tubelet.data.annotated import KeyFrames, Videos, gathered, thinned, unknown, write_boxes
 from tubelet.data.annotation_formats import Export, coco, is_coco, is_label_studio, label_studio
 from tubelet.data.ava import ava
-from tubelet.data.boxes import CORNERS, Boxes, moment, read_boxes, rows_of
+from tubelet.data.boxes import CORNERS, WHOLE, Boxes, moment, read_boxes, rows_of
 from tubelet.data.cvat import cvat, parsed
 from tubelet.data.detected import with_detections
+from tubelet.data.index import SUFFIXES
 from tubelet.data.layouts import existing, loaded
 from tubelet.data.lists import PARTS
-from tubelet.data.sources import MissingVideos
+from tubelet.data.sources import LAYOUTS
 
 __all__ = ["KeyFrames", "has_boxes", "key_frames", "with_detections", "write_boxes"]
 
@@ -38,7 +38,13 @@ def has_boxes(source: Path | str) -> bool:
     return {*CORNERS} <= {name.strip().lower() for name in first} or (len(first) > 2 and is_ava(file))
 
 
-def key_frames(source: Path | str, videos: Path | str | None = None, names: Sequence[str] | None = None) -> KeyFrames:
+def key_frames(
+    source: Path | str,
+    videos: Path | str | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    part: str | None = None,
+) -> KeyFrames:
     """The moments of videos that have boxes, with them.
 
     Of a table (`boxes.csv`), whose rows are boxes; of AVA or AVA-Kinetics (`ava:/data/ava:val`); of what CVAT (xml),
@@ -48,20 +54,21 @@ def key_frames(source: Path | str, videos: Path | str | None = None, names: Sequ
     seconds; `missing=error`. Of exports `attributes=action,pose`, whose values are the labels, and `video=clip.mp4`, if
     they name none. Of AVA `annotations`, `labels`, `excluded`: its files, where they are not found by name.
 
-    With `names`, the class list, other labels are errors.
+    With `names`, the class list, other labels are errors. `part` is taken of AVA where the source names none. What is
+    missing is the first of the notes.
 
     Raises:
         FileNotFoundError: no such file, or none of its videos is there.
         ValueError: what cannot be read; names file, place and numbers, and what to do.
     """
-    layout, file, part, options = taken(source)
+    layout, file, named, options = taken(source)
     if videos is not None:
         options["videos"] = str(videos)
     missing = options.pop("missing", "warn")
     if missing not in ("warn", "error"):
         raise ValueError(f"missing={missing}: expected warn or error")
     every = options.pop("every", None)
-    if not layout and is_ava(existing(file)):
+    if not layout and is_ava(of_boxes(file)):
         layout, options = "ava", {"annotations": str(file)} | options
         file = file.parent
     if layout == "ava":
@@ -70,21 +77,52 @@ def key_frames(source: Path | str, videos: Path | str | None = None, names: Sequ
             raise ValueError(f"ava has no {wrong[0]!r}; it has {', '.join([*known, 'every', 'missing'])}: {WRITTEN}")
         if "zero" in options:
             options["zero"] = str(numbered(options["zero"], "zero", file))
-        found = ava(file, *filter(None, [part]), **options)
+        taking = named or part_told(options.get("annotations", "")) or part or "train"
+        found = ava(file, taking, **options)
+        if named is None and "annotations" not in options:
+            note = f"the part {taking} of {file} is taken, as none is named; say which: ava:{file}:{taking}"
+            found = replace(found, notes=(note, *found.notes))
         if names is not None:
             used = {label for item in found.items if item.key for box in item.key.boxes for label in box.labels}
             if wrong := [name for name in found.names if name in used and name not in names]:
                 raise ValueError(f"{found.source}: {unknown(wrong[0], names)}")
             found = replace(found, names=tuple(names))
     else:
-        found = of_file(file, part, options, names)
+        found = of_file(file, named, options, names)
     if every is not None:
         found = thinned(found, numbered(every, "every", file))
     if found.missing and missing == "error":
         raise FileNotFoundError(found.report())
     if found.missing:
-        warnings.warn(found.report() + "; the others are used", MissingVideos, stacklevel=2)
+        found = replace(found, notes=(f"{found.report()}; the others are used", *found.notes))
     return found
+
+
+def part_told(annotations: str) -> str | None:
+    """The part that the names of files tell, as ava_val_v2.2.csv; none: they tell none."""
+    words = {word for file in annotations.split(",") for word in re.findall("[a-z]+", Path(file).stem.lower())}
+    return next((part for part, usual in PARTS.items() if words & {*usual}), None)
+
+
+def of_boxes(file: Path) -> Path:
+    """The same file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a folder, a video, or the like; says what to use.
+    """
+    layout, mark, _ = str(file).partition(":")
+    if not file.exists() and mark and layout in (*LAYOUTS, "table", "mixture"):
+        what = f"names the videos of {layout}"
+    elif existing(file).is_dir():
+        what = "is a folder"
+    elif file.suffix.lower() in SUFFIXES:
+        what = "is a video"
+    elif file.suffix.lower() not in (*TABLES, *EXPORTS):
+        what = f"ends in {file.suffix or 'nothing'}"
+    else:
+        return file
+    raise ValueError(f"{file} {what}, and boxes of people were expected: {WRITTEN}{WHOLE}")
 
 
 def of_file(file: Path, part: str | None, options: dict[str, str], names: Sequence[str] | None) -> KeyFrames:
@@ -103,13 +141,13 @@ def of_file(file: Path, part: str | None, options: dict[str, str], names: Sequen
         for name in ("attributes", "video"):
             if name in options:
                 raise ValueError(f"{file} is a table, and {name}= is for exports of annotation tools; leave it out")
-        boxes = read_boxes(file, zero=zero, fps=fps, part=part)
+        boxes = read_boxes(file, zero=options.get("zero"), fps=fps, part=part)
         return gathered(boxes, Videos(root, "videos" in options), names)
     if part is not None:
         raise ValueError(f"{file}:{part}: an export has no parts; convert it to a table, and add a column split")
     there = Videos(root, True)
     told = tuple(filter(None, options.get("attributes", "").split(",")))
-    export = Export(file, told, options.get("video") or there.only())
+    export = Export(file, told, options.get("video"), there.only)
     data = parsed(file) if file.suffix.lower() == ".xml" else loaded(file)
     reader: Callable[..., Boxes]
     if file.suffix.lower() == ".xml":
@@ -127,7 +165,7 @@ def of_file(file: Path, part: str | None, options: dict[str, str], names: Sequen
         boxes = reader(data, export, zero, fps)
     except ValueError as error:
         raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{file} is not as {reader.__name__} has it: {type(error).__name__} {error}") from error
     return gathered(boxes, there, names)
 

@@ -87,7 +87,8 @@ class Builder:
         elif movie in self.films.whole:
             path = self.films.whole[movie]
             try:
-                length = probe(path).duration if path.is_dir() else length_of(path)
+                length = None if path.is_dir() else length_of(path)
+                length = probe(path).duration if length is None else length  # of a header that says nothing
             except VideoError as error:
                 self.missing.append(movie)
                 self.notes.append(f"left out: {error}")
@@ -104,7 +105,7 @@ class Builder:
             begin = f"begin at second {zero:g} of the film" + (" (cut)" if zero else " (whole)")
             self.begins[begin] = self.begins.get(begin, 0) + 1
             for time, stamp in times:
-                if length is not None and not 0 <= time - zero <= length:
+                if not 0 <= time - zero <= length:
                     self.beyond += 1
                 else:
                     self.key(path, time - zero, movie, stamp, moments[stamp])
@@ -146,12 +147,12 @@ class Builder:
         return [*self.notes, *counts]
 
 
-def begins_at(first: float, last: float, length: float | None) -> float | None:
+def begins_at(first: float, last: float, length: float) -> float | None:
     """The second of the film with which a file begins; none: it fits neither way.
 
     >>> begins_at(902, 1798, 5400.0), begins_at(902, 1798, 901.0), begins_at(902, 1798, 1500.0)
     (0.0, 900.0, None)
     """
-    if length is None or last <= length:
+    if last <= length:
         return 0.0
     return CUT if first >= CUT and last - CUT <= length <= LONGEST else None

@@ -30,6 +30,9 @@ SECONDS_COLUMNS = ("seconds", "second", "sec", "time", "timestamp", "timecode")
 MILLISECONDS_COLUMNS = ("milliseconds", "ms", "msec", "time_ms")
 PERSON_COLUMNS = ("person", "person_id", "track", "track_id")
 SCORE_COLUMNS = ("score", "confidence")
+WHOLE = ". Videos that are labelled as a whole have no boxes: train on them with a preset for clips, as " + (
+    "finetune-small-cpu"
+)
 EDGE = 2.0  # shares may lie a little outside of the picture; a box of two pixels is none
 Unit = Literal["frame", "seconds"]
 
@@ -166,6 +169,18 @@ class Columns:
     scale: float
     """Seconds, or frames, of a unit of the time."""
 
+    def when(self, text: str) -> float:
+        """A time as the table writes it, in seconds or frames; a timecode is in seconds, whatever the others are in.
+
+        Raises:
+            ValueError: it is no number, or a timecode among frames.
+        """
+        if ":" not in text:
+            return float(text) * self.scale
+        if self.unit == "frame":
+            raise ValueError(f"{text} is a timecode, and the column is one of frames; give the number of a frame")
+        return moment(text)
+
     @classmethod
     def of(cls, table: Path, names: list[str]) -> "Columns":
         """The columns of a header.
@@ -183,7 +198,7 @@ class Columns:
         if path is None or time is None or not {*CORNERS} <= {*names}:
             raise ValueError(
                 f"{table} has the columns {', '.join(names) or 'none'}; expected path, frame or seconds, x1, y1, x2, "
-                "y2, and if known label, person, score"
+                "y2, and if known label, person, score" + WHOLE * (not {*CORNERS} & {*names})
             )
         left, top, right, bottom = map(names.index, CORNERS)
         unit: Unit = "seconds" if frame is None else "frame"
@@ -193,9 +208,11 @@ class Columns:
 
 
 def read_boxes(
-    table: Path | str, *, zero: float | None = None, fps: float | None = None, part: str | None = None
+    table: Path | str, *, zero: float | str | None = None, fps: float | None = None, part: str | None = None
 ) -> Boxes:
     """The boxes of a csv or tsv file, or of those rows that are for a part.
+
+    `zero` is what the table's clock says when a video begins, in the table's own unit, or a timecode.
 
     Raises:
         FileNotFoundError: no such file.
@@ -210,6 +227,10 @@ def read_boxes(
     columns = Columns.of(table, names)
     if part is not None and columns.part is None:
         raise ValueError(f"{table} has no column that says which rows are for {part}; call it {PART_COLUMNS[0]}")
+    try:
+        begin = 0.0 if zero is None else columns.when(str(zero))
+    except ValueError as error:
+        raise ValueError(f"{table}?zero={zero}: {error}") from error
     wanted = PARTS.get(part or "", (part,))
     columns = columns if part is not None else replace(columns, part=None)
     rows: dict[str, list[Row]] = {}
@@ -223,8 +244,10 @@ def read_boxes(
         except (IndexError, ValueError) as error:
             raise ValueError(
                 f"{table}, line {number}: expected a {names[columns.path]}, and numbers for {names[columns.time]}, "
-                f"x1, y1, x2, y2; got {mark.join(values)}"
+                f"x1, y1, x2, y2, and for score if it is there; got {mark.join(values)} ({error})"
             ) from error
+        if not 0 <= row.score <= 1:
+            raise ValueError(f"{table}, line {number}: {no_score(row.score)}")
         if row.corners is None:
             fits = row.time >= 0 and not row.labels
         else:
@@ -244,7 +267,7 @@ def read_boxes(
             rows[name] = [row]
     if not rows:
         raise ValueError(f"{table} has a header and no boxes under it" + (f" for {part}" if part else ""))
-    return Boxes(table, columns.unit, rows, largest <= EDGE, zero or 0.0, fps)
+    return Boxes(table, columns.unit, rows, largest <= EDGE, begin, fps)
 
 
 def row_of(columns: Columns, number: int, values: list[str], known: dict[str, tuple[str, ...]]) -> Row:
@@ -254,7 +277,7 @@ def row_of(columns: Columns, number: int, values: list[str], known: dict[str, tu
         ValueError, IndexError: it is too short, or numbers are none.
     """
     stamp = values[columns.time].strip()
-    time = moment(stamp) * columns.scale
+    time = columns.when(stamp)
     if not values[columns.path].strip():
         raise ValueError("no path")
     left, top, right, bottom = columns.corners
@@ -268,6 +291,12 @@ def row_of(columns: Columns, number: int, values: list[str], known: dict[str, tu
     person = None if columns.person is None else values[columns.person].strip() or None
     told = "" if columns.score is None else values[columns.score].strip()
     return Row(number, time, stamp, corners, labels, person, float(told) if told else 1.0)
+
+
+def no_score(score: float) -> str:
+    """What to say of a score that cannot be."""
+    percent = "; if scores are in percent, divide them by 100" if 1 < score <= 100 else ""
+    return f"{score:g} is no score; expected how sure a detector is, a share from 0 to 1{percent}"
 
 
 def wrong(row: Row, columns: Columns) -> str:

@@ -1,5 +1,6 @@
 """What CVAT exports, in XML: "for video 1.1", with tracks, and "for images 1.1"; as the rows of a table of boxes."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,6 @@ def cvat(root: Element, export: Export, zero: float | None, fps: float | None) -
     alone = next(iter(tasks.values())) if len(tasks) == 1 else None
     for job in root.iterfind("./meta/job"):  # of one job of a task
         alone = job if alone is None else alone
-    sized = True
 
     def task_of(element: Element) -> Element | None:
         return tasks.get(element.get("task_id") or "", alone)
@@ -66,11 +66,11 @@ def cvat(root: Element, export: Export, zero: float | None, fps: float | None) -
     def size_of(task: Element | None) -> tuple[float, float] | None:
         size = None if task is None else task.find("original_size")
         size = root.find("./meta/original_size") if size is None else size
-        return None if size is None else (float(size.findtext("width", "0")), float(size.findtext("height", "0")))
+        return None if size is None else known_size(size.findtext("width"), size.findtext("height"))
 
     tracks = [(track, task_of(track)) for track in root.iterfind("track")]
     pictures = [*root.iterfind("image")]
-    sized = all(size_of(task) for _, task in tracks) and all(image.get("width") for image in pictures)
+    sized = all(size_of(task) for _, task in tracks) and all(size_of_image(image) for image in pictures)
     for track, task in tracks:
         where, size = f"track {track.get('id')}", (size_of(task) if sized else None) or (1.0, 1.0)
         source = f"{track.get('task_id')} " if track.get("task_id") else ""
@@ -85,17 +85,28 @@ def cvat(root: Element, export: Export, zero: float | None, fps: float | None) -
         if found is None:
             raise ValueError(f"{export.path}, image {name!r}: expected a name with the frame's number, as frame_000012")
         video = found[0] or video_of(task)
-        where, size = f"image {name}", (float(image.get("width", 1)), float(image.get("height", 1)))
+        where, size = f"image {name}", (size_of_image(image) if sized else None) or (1.0, 1.0)
         boxes = image.findall("box")
         for box in boxes:
             labels = export.labels(box.get("label"), attributes_of(box))
-            corners = corners_of(box, size if sized else (1.0, 1.0), export)
+            corners = corners_of(box, size, export)
             export.add(video, Row(where, found[1], f"{found[1]}", corners, labels))
         if not boxes:
             export.add(video, Row(where, found[1], f"{found[1]}", None))
     if others := sum(len(root.findall(f".//{kind}")) for kind in ("polygon", "polyline", "points", "mask", "ellipse")):
         export.left["shapes that are no boxes are left out"] = others
     return export.boxes("frame", sized, zero or 0.0, fps)
+
+
+def known_size(width: str | None, height: str | None) -> tuple[float, float] | None:
+    """Width and height as they are written; none: nobody says, as with 0, so that the video's own are taken."""
+    size = float(width or 0), float(height or 0)
+    return size if all(0 < side < math.inf for side in size) else None
+
+
+def size_of_image(image: Element) -> tuple[float, float] | None:
+    """Those of an image."""
+    return known_size(image.get("width"), image.get("height"))
 
 
 def course(

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from tubelet.data.annotated import Image, KeyFrames, Videos, gathered
 from tubelet.data.ava import stamp_of
-from tubelet.data.boxes import read_boxes, rows_of
+from tubelet.data.boxes import no_score, read_boxes, rows_of
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box
 from tubelet.data.layouts import existing, loaded
@@ -19,43 +20,54 @@ from tubelet.data.video import probe
 NEAR = 0.02  # seconds: half a frame of the fastest usual rate
 
 
-def with_detections(
-    frames: KeyFrames, path: Path | str, least: float = 0.8, images: Path | str | None = None
-) -> KeyFrames:
+def with_detections(frames: KeyFrames, source: Path | str, least: float = 0.8) -> KeyFrames:
     """The same moments with the boxes of a detector that are at least so sure; they say nothing of what is done.
 
     From a json as `ava_val_det_person_bbox.json` (image_id, bbox, score; pixels), a csv as AVA's with a score at the
     end, or a table of boxes with a column score. Numbers of images are those of the annotations; if these came as csv,
-    those of `images`, or of the `*min.json` beside. Moments without a detection stay, without a box.
+    those of the file that is named (`found.json?images=ava_val_v2.2_min.json`), or of the `*min.json` beside. Moments
+    without a detection stay, without a box.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it cannot be read, or none of its boxes is at one of these moments.
+        ValueError: it cannot be read, or none of its boxes is at one of these moments; another option.
     """
-    path = existing(Path(path))
+    path, images = asked(source)
     if not 0 <= least <= 1:
         raise ValueError(f"detections of at least {least:g}: expected a score, 0 to 1")
     places = {(item.key.video, item.key.stamp): n for n, item in enumerate(frames.items) if item.key is not None}
+    notes: list[str] = []
     if path.suffix.lower() == ".json":
-        found = of_json(path, frames, places, None if images is None else Path(images))
+        found = of_json(path, frames, places, images)
     elif len(first := next(rows_of(path), (1, [], ""))[1]) in (7, 8) and is_number(first[1]) and is_number(first[2]):
         found = of_csv(path, places)
     else:
-        found = of_table(path, frames)
+        found = of_table(path, frames, notes)
     boxes: list[list[Box]] = [[] for _ in frames.items]
-    seen, low, elsewhere = 0, 0, 0
+    seen, low, elsewhere, over, outside = 0, 0, 0, 0, 0
     for place, box in found:
         if place is None:
             elsewhere += 1
-        elif not box.score >= least:  # nor what is no number
+        elif box.score < least:
             low += 1
-        elif (cut := cut_to_picture(box)) is not None:
+        elif (cut := cut_to_picture(box)) is None:
+            outside += 1
+        else:
             seen += 1
+            over += cut != box
             boxes[place].append(cut)
     if not seen:
         raise ValueError(
-            f"none of the {low + elsewhere} boxes of {path} can be used: {low} have scores below {least:g}, "
-            f"{elsewhere} are at other moments than those of {frames.source}. Is it of the same part?"
+            f"none of the {low + elsewhere + outside} boxes of {path} can be used: {low} have scores below {least:g}, "
+            f"{elsewhere} are at other moments than those of {frames.source}"
+            + f", {outside} are outside of the picture, or have no width or height" * bool(outside)
+            + ". Is it of the same part?"
+        )
+    if over:
+        notes.append(f"{over} boxes of {path} reach over the edge of the picture and are cut to it")
+    if outside:
+        notes.append(
+            f"{outside} boxes of {path} are outside of the picture, or have no width or height, and are left out"
         )
     items = [
         replace(item, key=replace(item.key, boxes=tuple(here))) if item.key is not None else item
@@ -66,7 +78,25 @@ def with_detections(
         f"{seen} boxes of {path} are used, {low} have scores below {least:g}, {elsewhere} are at other moments; "
         f"{empty} of {len(items)} moments have none"
     )
-    return replace(frames, items=items, notes=(*frames.notes, note))
+    return replace(frames, items=items, notes=(*frames.notes, *notes, note))
+
+
+def asked(source: Path | str) -> tuple[Path, Path | None]:
+    """The file with detections, and the one that says which images its numbers mean, where it is named.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another option, or one for a file that has no such numbers.
+    """
+    if Path(source).exists():
+        return Path(source), None
+    place, _, told = str(source).partition("?")
+    path, options = existing(Path(place)), dict(parse_qsl(told, keep_blank_values=True))
+    if wrong := [name for name in options if name != "images"]:
+        raise ValueError(f"{source}: found boxes have no option {wrong[0]!r}; there is images, for .json")
+    if options and path.suffix.lower() != ".json":
+        raise ValueError(f"{source}: images= says what numbers of images mean, which only .json has; leave it out")
+    return path, Path(options["images"]) if "images" in options else None
 
 
 def is_number(text: str) -> bool:
@@ -111,6 +141,8 @@ def of_json(path: Path, frames: KeyFrames, places: Places, told: Path | None) ->
             score = float(one.get("score", 1.0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}, entry {number}: expected image_id, bbox and score, got {one}") from error
+        if not 0 <= score <= 1:
+            raise ValueError(f"{path}, entry {number}: {no_score(score)}")
         image = known.get(key) or written(key)
         place = None if image is None else places.get((image.video, image.stamp))
         corners = x, y, x + width, y + height
@@ -199,18 +231,26 @@ def of_csv(path: Path, places: Places) -> Iterator[tuple[int | None, Box]]:
                 ) from error
             if max(x1, y1, x2, y2) > 2:
                 raise ValueError(f"{path}, line {reader.line_num}: expected shares, 0 to 1; got {','.join(row)}")
+            if not 0 <= score <= 1:
+                own = "; AVA's own annotations end with the person, and are no found boxes" * row[-1].strip().isdigit()
+                raise ValueError(f"{path}, line {reader.line_num}: {no_score(score)}{own}")
             yield places.get((row[0], stamp)), Box((x1, y1, x2, y2), score=score)
 
 
-def of_table(path: Path, frames: KeyFrames) -> Iterator[tuple[int | None, Box]]:
-    """(place, box) of a table of boxes: those at most a fiftieth of a second from a moment of the same video."""
+def of_table(path: Path, frames: KeyFrames, notes: list[str]) -> Iterator[tuple[int | None, Box]]:
+    """(place, box) of a table of boxes: those at most a fiftieth of a second from a moment of the same video.
+
+    `notes` gets what reading had to do.
+    """
     times: dict[Path, list[tuple[float, int]]] = {}
     for place, item in enumerate(frames.items):
         if item.key is not None:
             times.setdefault(item.path.resolve(), []).append((item.key.seconds, place))
     for there in times.values():
         there.sort()
-    for item in gathered(read_boxes(path), Videos(path.parent, False)).items:
+    found = gathered(read_boxes(path), Videos(path.parent, False))
+    notes += [*filter(None, [found.report()]), *found.notes]
+    for item in found.items:
         assert item.key is not None
         there = times.get(item.path.resolve(), [])
         after = bisect_left(there, (item.key.seconds, 0))

@@ -8,6 +8,7 @@ from tubelet.data.flow import Flow
 from tubelet.data.items import Item
 from tubelet.data.joint import checked as images_checked
 from tubelet.data.sampling import Around
+from tubelet.data.seconds import is_cut
 from tubelet.data.transforms import Place
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def fit_for_boxes(data: "Data", items: Sequence[Item]) -> None:
         raise ValueError(
             f"key frames need clips around them, and data.clip is {data.clip}; use sampling.Around, as in "
             "finetune-ava-b"
+        )
+    if data.cache and (cut := next(filter(is_cut, dict.fromkeys(item.path for item in items)), None)) is not None:
+        raise ValueError(
+            f"--data.cache {data.cache} keeps whole videos, and {cut} is a movie that is cut into files of one second; "
+            "use --data.cache 0"
         )
     if isinstance(data.augment, RandAugment) or data.motion is not None:
         name = "augment RandAugment" if data.augment is not None else f"motion {data.motion}"
