@@ -59,7 +59,7 @@ def finetune_on_boxes(
         if validation is not None:
             assert run.data.labels is not None
             classes = run.data.labels.names
-            held = from_first(lambda: key_frames(validation, names=classes))
+            held = from_first(lambda: key_frames(validation, names=classes, part="val"))
             noted([*held.notes, *remarks(held)])
             measure = validator(run, held, pick_device(run.training.device))
             if twice := overlap(videos_of(known), videos_of(held)):

@@ -34,7 +34,7 @@ def test_on_boxes(a: Any) -> int:
     own_files(out)
     looker = looker_for(a.weights, a.device, a.precision, a.batch, a.others)
     with joined() as (rank, _):
-        truth = from_first(lambda: key_frames(a.data, names=looker.labels.names))
+        truth = from_first(lambda: key_frames(a.data, names=looker.labels.names, part="val"))
         sure = 0.8 if a.least_score is None else a.least_score
         found = None if a.boxes is None else with_detections(truth, a.boxes, sure)
         if rank == 0:
@@ -63,7 +63,7 @@ def test_of_others(a: Any) -> int:
 
     if a.data is None or a.weights is not None:
         raise ValueError(f"--results {a.results} is of detections: it needs the true boxes, --data, and no --weights")
-    truth = key_frames(a.data)
+    truth = key_frames(a.data, part="val")
     ids = truth.ids or {name: number for number, name in enumerate(truth.names, 1)}
     noted(truth.notes)
     rows = of_detections(from_csv(a.results, truth.names, ids), truth.items, truth.excluded)
