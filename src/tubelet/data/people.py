@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from tubelet.data.detector_heads import Head, recognised
 from tubelet.data.keyframes import Box
@@ -361,12 +361,11 @@ class Torchvision:
             ) from error
         self.least, self.person, self.device = least, person, device
 
-        def made(**classes: int) -> nn.Module:
+        def made(**classes: int) -> Any:
             try:
-                network: nn.Module = get_model(name, weights=None, weights_backbone=None, **classes)
+                return get_model(name, weights=None, weights_backbone=None, **classes)
             except (TypeError, ValueError) as error:  # classifiers have no weights of a backbone, others are not known
                 raise ValueError(f"torchvision has no detector {name}: {error}") from error
-            return network
 
         network = made()
         try:
@@ -386,16 +385,13 @@ class Torchvision:
             with torch.no_grad():
                 (told,) = self.network([torch.from_numpy(frame).to(self.device).permute(2, 0, 1).float() / 255])
             people = (told["labels"] == self.person) & (told["scores"] >= self.least)
-            corners, scores = (told[name][people].double().cpu().numpy() for name in ("boxes", "scores"))
+            corners, scores = (told[name][people].cpu().double().numpy() for name in ("boxes", "scores"))
             found.append(boxes(corners, scores, *frame.shape[:2]))
         return found
 
 
 def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
-    """How many classes weights have, if not as many as the network; None: as many, or it cannot be told.
-
-    `own` are those of the network as torchvision makes it, for 91 classes.
-    """
+    """How many classes weights have, if not the 91 of torchvision's `own`; None: as many, or it cannot be told."""
     for name, values in own.items():
         head = name.endswith(".bias") and ("cls_score" in name or "classification_head" in name)
         if head and name in state and len(state[name]) != len(values):
