@@ -334,11 +334,12 @@ def test_names_that_cannot_be_used_are_told(name, settings, word):
 
 
 class Stand(nn.Module):
-    """What a detector of torchvision gives, as its documentation says."""
+    """What a detector of torchvision gives, as its documentation says; its head has a row for each class."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 91) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(3))
+        self.cls_score = nn.Linear(1, 3 * classes)
 
     def forward(self, images):
         (image,) = images
@@ -350,20 +351,24 @@ class Stand(nn.Module):
 
 @pytest.fixture
 def torchvision(monkeypatch):
-    def get_model(name, weights, weights_backbone):
-        assert (name, weights, weights_backbone) == ("ssd", None, None)
-        return Stand()
+    def get_model(name, weights, weights_backbone, num_classes=91):
+        if name != "ssd":
+            raise TypeError("ResNet.__init__() got an unexpected keyword argument 'weights_backbone'")
+        assert (weights, weights_backbone) == (None, None)
+        return Stand(num_classes)
 
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(__path__=[]))
     monkeypatch.setitem(sys.modules, "torchvision.models", SimpleNamespace(get_model=get_model))
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_torchvision_s_detectors_are_asked_as_they_want_to_be(torchvision, tmp_path, nested):
-    state = {"scores": torch.from_numpy(score)}
+@pytest.mark.parametrize(("nested", "classes"), [(False, 91), (True, 91), (False, 2)])
+def test_torchvision_s_detectors_are_asked_as_they_want_to_be(torchvision, tmp_path, nested, classes):
+    state = Stand(classes).state_dict() | {"scores": torch.from_numpy(score)}
     torch.save({"model": state, "epoch": 3} if nested else state, tmp_path / "w.pth")
     detector = detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}")
     assert isinstance(detector, Torchvision)
+    on_meta = detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}", device="meta")
+    assert on_meta.network.scores.is_meta
     near(detector(np.full((1, *SIZE, 3), 99, np.uint8))[0])
 
 
@@ -374,6 +379,8 @@ def test_weights_that_do_not_fit_torchvision_s_model(torchvision, tmp_path):
     (tmp_path / "text.pth").write_text("I am a letter")
     with pytest.raises(ValueError, match="no weights of torchvision's ssd"):
         detector_of(f"torchvision:ssd:{tmp_path / 'text.pth'}")
+    with pytest.raises(ValueError, match="torchvision has no detector resnet18"):
+        detector_of(f"torchvision:resnet18:{tmp_path / 'w.pth'}")
     with pytest.raises(FileNotFoundError, match="no such file"):
         detector_of(f"torchvision:ssd:{tmp_path / 'no.pth'}")
 
@@ -385,13 +392,7 @@ def test_without_torchvision_it_is_said_what_to_do(monkeypatch, tmp_path):
         detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}")
 
 
-def test_without_onnxruntime_it_is_said_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
-        detector_of(str(tmp_path / "a.onnx"))
-
-
 def test_boxes_are_cut_to_the_picture_and_those_outside_are_left_out():
-    corners = np.array([[-5.0, 10, 20, 30], [110, 0, 130, 20], [40, 40, 40, 50]])
-    (box,) = people.boxes(corners, np.array([0.5, 0.9, 0.8]), 50, 100)
+    corners = np.array([[-5.0, 10, 20, 30], [110, 0, 130, 20], [40, 40, 40, 50], [40, 40, 40.00001, 50]])
+    (box,) = people.boxes(corners, np.array([0.5, 0.9, 0.8, 0.7]), 50, 100)
     assert box == replace(Box((0.0, 0.2, 0.2, 0.6)), score=0.5)

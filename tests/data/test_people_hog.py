@@ -1,4 +1,4 @@
-"""OpenCV's people detector: a drawn person, its score, a street, and what is told where it is missing."""
+"""OpenCV's people detector: a drawn person, its score, a street, and what is told where packages are missing."""
 
 import sys
 from types import SimpleNamespace
@@ -73,6 +73,12 @@ def test_without_opencv_or_with_its_version_5_it_is_said_what_to_do(monkeypatch)
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
         detector_of("hog")
+
+
+def test_without_onnxruntime_it_is_said_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
+        detector_of(str(tmp_path / "a.onnx"))
 
 
 def test_hog_finds_the_people_of_a_street(real):

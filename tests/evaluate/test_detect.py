@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from squares import FPS, Looked, actor, scene, squares
+from squares import FPS, Looked, actor, counted, scene, squares
 
 from tubelet.data.annotations import key_frames
 from tubelet.data.keyframes import Box, KeyFrame

@@ -11,9 +11,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from squares import FPS, actor, counted, scene, squares
 
+from tubelet import overlay
 from tubelet.cli import run
+from tubelet.cli.arguments import apart
 from tubelet.data import people
+from tubelet.data.stream import in_order
 from tubelet.data.video import VideoError, probe, write
+from tubelet.evaluate import detect
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,85 @@ def test_what_is_written_as_csv_is_read_as_boxes_again(film, fixed, tmp_path, ca
     assert f"{first} has no boxes for {tmp_path / 'other.mp4'}" in capsys.readouterr().err
 
 
+def test_of_known_boxes_the_least_score_leaves_out_those_below(film, tmp_path, capsys):
+    table = tmp_path / "boxes.csv"
+    rows = ["0,0.1,0.1,0.3,0.9,,0.9", "0,0.6,0.1,0.8,0.9,,0.4", "1,0.6,0.1,0.8,0.9,,0.4"]
+    table.write_text("path,seconds,x1,y1,x2,y2,label,score\n" + "".join(f"{film},{row}\n" for row in rows))
+    for least, counts in ((None, [2, 1]), ("0.5", [1, 0])):
+        asked = [] if least is None else ["--least-score", least]
+        assert run(["detect", str(film), "--boxes", str(table), "--json", "--quiet", *asked]) == 0
+        told = json.loads(capsys.readouterr().out)
+        times = [moment["seconds"] for one in told["people"] for moment in one["moments"]]
+        assert told["moments"] == [0, 1]  # both were looked at
+        assert [times.count(second) for second in (0, 1)] == counts
+
+
+def test_nothing_that_is_read_is_replaced(film, tmp_path, capsys):
+    own, link = tmp_path / "own.mp4", tmp_path / "link.mp4"
+    own.write_bytes(film.read_bytes())
+    link.symlink_to(own)
+    assert run(["detect", str(own), "--overlay", str(link), "--quiet"]) == 2
+    assert f"--overlay {link} is {own}, which is read" in capsys.readouterr().err
+    table = tmp_path / "boxes.csv"
+    text = f"path,seconds,x1,y1,x2,y2,label\n{own},0,0.1,0.1,0.3,0.9,\n"
+    table.write_text(text)
+    for boxes in (str(table), f"{table}?every=1"):
+        assert run(["detect", str(own), "--boxes", boxes, "--out", str(table)]) == 2
+        assert "which is read, and would be lost" in capsys.readouterr().err
+    assert own.read_bytes() == film.read_bytes()
+    assert table.read_text() == text
+    with pytest.raises(ValueError, match="is what --out writes, too"):
+        apart({"out": tmp_path / "a", "overlay": tmp_path / "." / "a"}, [])
+    apart({"out": None, "overlay": tmp_path / "new.mp4"}, [own])
+
+
+def test_predict_replaces_nothing_that_is_read_either(film, tmp_path, capsys):
+    assert run(["predict", str(film), "--weights", "runs/a", "--overlay", str(film)]) == 2
+    assert f"--overlay {film} is {film}, which is read" in capsys.readouterr().err
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{film}\n")
+    assert run(["predict", str(table), "--weights", "runs/a", "--out", str(table)]) == 2
+    assert "which is read" in capsys.readouterr().err
+
+
+def test_boxes_follow_people_between_key_moments(film, tmp_path):
+    """And after the last of them, where the box would stay."""
+    import tubelet.box_pictures
+
+    given = []
+    original = tubelet.box_pictures.annotated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(people, "detector_of", lambda *_, **__: squares)
+        patch.setattr(tubelet.box_pictures, "annotated", lambda *a, **b: given.extend(a[1]) or original(*a, **b))
+        assert run(["detect", str(film), "--every", "2", "--overlay", str(tmp_path / "a.mp4"), "--quiet"]) == 0
+    times = sorted({one.seconds for one in given})
+    assert times == pytest.approx(np.arange(20) / 5)
+    truth = {at: squares(scene(40)[round(10 * at)][None])[0] for at in times}
+    for one in given:
+        assert min(np.abs(np.subtract(one.box.corners, box.corners)).max() for box in truth[one.seconds]) < 0.02
+
+
+@pytest.mark.parametrize(("damage", "frames"), [(25, 25), (0, None)])
+def test_a_damaged_video_is_drawn_up_to_where_it_can_be_read(film, tmp_path, capsys, monkeypatch, damage, frames):
+    def breaking(video, indices, **other):
+        for index, frame in in_order(video, indices, **other):
+            if index >= damage:
+                raise VideoError("the rest cannot be read")
+            yield index, frame
+
+    monkeypatch.setattr(overlay, "in_order", breaking)
+    monkeypatch.setattr(detect, "in_order", breaking)
+    monkeypatch.setattr(people, "detector_of", lambda *_, **__: squares)
+    out = tmp_path / "seen.mp4"
+    assert run(["detect", str(film), "--shortest", "1", "--overlay", str(out), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("the rest cannot be read") == 1
+    assert ("no overlay is written" in said) == (frames is None) == (not out.exists())
+    assert ("up to where the video can be read" in said) == (frames is not None)
+    if frames is not None:
+        assert abs(probe(out).frames - frames) <= 1
+
+
 def test_the_video_is_drawn(film, fixed, tmp_path):
     out = tmp_path / "seen.mp4"
     assert run(["detect", str(film), "--detector", fixed, "--overlay", str(out), "--quiet"]) == 0
@@ -136,10 +219,15 @@ def test_the_video_is_drawn(film, fixed, tmp_path):
     [
         (["--out", "a.txt"], "name a .json or .csv"),
         (["--overlay", "a.gif"], "name a .mp4 or .mkv"),
-        (["--threshold", "2"], "expected 0 to 1"),
+        (["--weights", "runs/a", "--threshold", "2"], "expected 0 to 1"),
         (["--detector", "yolo"], "no detector 'yolo'"),
         (["--boxes", "a.csv", "--detector", "a.onnx"], "no detector is asked"),
         (["--every", "0"], "above 0"),
+        (["--boxes", "a.csv", "--every", "1"], "leave out --every"),
+        (["--boxes", "a.csv", "--per-second", "5", "--patience", "1"], "leave out --per-second, --patience"),
+        (["--boxes", "a.csv", "--shortest", "2"], "leave out --shortest"),
+        (["--threshold", "0.5"], "for actions"),
+        (["--top", "3"], "for actions"),
     ],
 )
 def test_wrong_usage_is_told_before_the_work(film, arguments, word, capsys):
@@ -181,7 +269,7 @@ def test_the_verb_says_what_the_test_over_key_frames_says(tmp_path, capsys):
     }
     counted = 0
     for one in known:
-        place = round(one.seconds, 3), tuple(round(value, 4) for value in one.box.corners)
+        place = round(one.seconds, 6), tuple(round(value, 6) for value in one.box.corners)
         if place in found:
             counted += 1
             assert found[place] == pytest.approx(dict(zip(told["names"], one.probabilities)), abs=1e-4)
