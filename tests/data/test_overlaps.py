@@ -17,13 +17,14 @@ def test_overlaps_are_those_of_counted_pixels():
     masks = np.zeros((15, 24, 24), bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes):
         mask[top:bottom, left:right] = True
+    boxes = boxes.astype(np.float64)
     both, sizes = (masks[:, None] & masks).sum((2, 3)), masks.sum((1, 2))
     together, smaller = sizes[:, None] + sizes - both, np.minimum(sizes[:, None], sizes)
     assert (together == 0).any()
     np.testing.assert_array_equal(shared(boxes, boxes), both)
     np.testing.assert_allclose(iou(boxes, boxes), np.where(together > 0, both / np.maximum(together, 1), 0))
     np.testing.assert_allclose(cover(boxes, boxes), np.where(smaller > 0, both / np.maximum(smaller, 1), 0))
-    assert [[touching(tuple(one), tuple(other)) for other in boxes] for one in boxes] == (both > 0).tolist()
+    assert [[touching(tuple(a), tuple(b)) for b in boxes.tolist()] for a in boxes.tolist()] == (both > 0).tolist()
 
 
 @pytest.mark.parametrize("most", [0.0, 0.3, 0.5, 0.7, 1.0])
