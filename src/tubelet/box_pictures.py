@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
 
@@ -69,10 +68,12 @@ class Track:
         return int(np.abs(self.seconds - time).argmin())
 
     def stretches(self) -> Iterator[tuple[float, float, tuple[str, ...]]]:
-        """From, to, and classes: each key moment reaches half way to the next."""
-        middles = [(low + high) / 2 for low, high in pairwise(self.seconds.tolist())]
-        for since, until, said in zip([self.start, *middles], [*middles, self.end], self.said):
-            yield since, until, tuple(name for name, _ in said)
+        """From, to, and classes: each key moment reaches half way to the next; where nothing changes, together."""
+        classes = [tuple(name for name, _ in said) for said in self.said]
+        changes = [place for place in range(1, len(classes)) if classes[place] != classes[place - 1]]
+        middles = [float(self.seconds[place - 1] + self.seconds[place]) / 2 for place in changes]
+        for since, until, place in zip([self.start, *middles], [*middles, self.end], [0, *changes]):
+            yield since, until, classes[place]
 
 
 def annotated(
@@ -84,13 +85,14 @@ def annotated(
     least: float = 0.5,
     top: int = 3,
     progress: Callable[[int, int], object] | None = None,
+    broken: bool = False,
 ) -> Path:
     """`out`, the video with boxes, who is in them and what they do, above a bar of time.
 
     Of each person those `top` classes are named whose probability is at least `least`. Between a person's key moments
     the box goes straight from one to the next; it is there half a key interval before the first and after the last, and
     not in between where there are more than three intervals without it. Frames are decoded, drawn and written one by
-    one; the rate is the video's average.
+    one; the rate is the video's average. `broken`: a video that cannot be read to its end is drawn up to there.
 
     Raises:
         ValueError: probabilities of more or fewer classes than have names.
@@ -115,7 +117,7 @@ def annotated(
         bar, lines, before = None, 1, dict[str, int]()
         crowd = crowd_of(tracks)
         waiting, here = [*reversed(tracks)], list[Track]()
-        for done, (time, frame) in enumerate(on_screen(index), 1):
+        for done, (time, frame) in enumerate(readable(on_screen(index)) if broken else on_screen(index), 1):
             frame = even(frame)
             height, width = frame.shape[:2]
             if bar is None:
@@ -131,6 +133,19 @@ def annotated(
 
     write(out, frames(), index.fps, options={"crf": "18"})
     return Path(out)
+
+
+def readable(frames: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
+    """As many as can be read, without an error; where there is none, it is raised."""
+    some = False
+    try:
+        for one in frames:
+            yield one
+            some = True
+            del one  # or it would be kept while the next is read
+    except VideoError:
+        if not some:
+            raise
 
 
 def tracks_of(detections: Sequence[Detection], names: Sequence[str], least: float, top: int) -> list[Track]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from tubelet.data.overlaps import shared
 from tubelet.printable import printable
 from tubelet.strips import FAINT, font_of, shortened
 
@@ -202,20 +203,14 @@ def seat(
     corner = np.round(np.clip(spots, 0, np.maximum(np.array(picture) - plate, 0)))
     where = np.concatenate([corner, corner + plate], 1)
     area = w * h
-    covered = covers(where, np.array(taken, float).reshape(-1, 4)).sum(1) / area
-    over = covers(where, others).sum(1) / area + 0.7 * covers(where, box[None]).sum(1) / area
+    covered = shared(where, np.array(taken, float).reshape(-1, 4)).sum(1) / area
+    over = shared(where, others).sum(1) / area + 0.7 * shared(where, box[None]).sum(1) / area
     apart = np.maximum(0, np.maximum(where[:, :2] - box[2:], box[:2] - where[:, 2:])).sum(1) / h
     cost = 40 * covered + over + 0.6 * apart + 0.03 * np.arange(len(where))
     if last is not None:
         cost[last] -= 1.2
     best = int(cost.argmin())
     return best, int(corner[best, 0]), int(corner[best, 1]), float(covered[best])
-
-
-def covers(one: Float[np.ndarray, "n 4"], other: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """The areas that boxes share, in pixels."""
-    low, high = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
-    return np.maximum(high - low, 0).prod(2)
 
 
 def led(draw: ImageDraw.ImageDraw, box: Float[np.ndarray, "4"], plate: Corners, colour: Colour) -> None:

@@ -17,10 +17,10 @@ from tubelet.check_report import render, write_page
 from tubelet.cli import run
 from tubelet.data.check import check
 from tubelet.data.check_boxes import check_boxes, own_file, videos_of
-from tubelet.data.detector_heads import iou
 from tubelet.data.findings import Row
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, KeyFrame
+from tubelet.data.overlaps import iou
 from tubelet.data.sampling import Around
 from tubelet.data.writing import write
 

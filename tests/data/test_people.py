@@ -12,11 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tubelet.data import people
-from tubelet.data.detector_heads import cells, cover, iou, nms, recognised
+from tubelet.data.detector_heads import cells, recognised
 from tubelet.data.keyframes import Box
-from tubelet.data.people import Hog, Onnx, Torchvision, detector_of, letterboxed
-from tubelet.data.stream import in_order
-from tubelet.data.video import probe
+from tubelet.data.people import Onnx, Torchvision, detector_of, letterboxed
 
 SIZE = (64, 96)  # of the input: height, width
 TRUE = np.array([[10.0, 8, 26, 40], [50, 16, 70, 60]])  # corners, in pixels of the input
@@ -336,11 +334,12 @@ def test_names_that_cannot_be_used_are_told(name, settings, word):
 
 
 class Stand(nn.Module):
-    """What a detector of torchvision gives, as its documentation says."""
+    """What a detector of torchvision gives, as its documentation says; its head has a row for each class."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 91) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(3))
+        self.cls_score = nn.Linear(1, 3 * classes)
 
     def forward(self, images):
         (image,) = images
@@ -352,20 +351,24 @@ class Stand(nn.Module):
 
 @pytest.fixture
 def torchvision(monkeypatch):
-    def get_model(name, weights, weights_backbone):
-        assert (name, weights, weights_backbone) == ("ssd", None, None)
-        return Stand()
+    def get_model(name, weights, weights_backbone, num_classes=91):
+        if name != "ssd":
+            raise TypeError("ResNet.__init__() got an unexpected keyword argument 'weights_backbone'")
+        assert (weights, weights_backbone) == (None, None)
+        return Stand(num_classes)
 
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(__path__=[]))
     monkeypatch.setitem(sys.modules, "torchvision.models", SimpleNamespace(get_model=get_model))
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_torchvision_s_detectors_are_asked_as_they_want_to_be(torchvision, tmp_path, nested):
-    state = {"scores": torch.from_numpy(score)}
+@pytest.mark.parametrize(("nested", "classes"), [(False, 91), (True, 91), (False, 2)])
+def test_torchvision_s_detectors_are_asked_as_they_want_to_be(torchvision, tmp_path, nested, classes):
+    state = Stand(classes).state_dict() | {"scores": torch.from_numpy(score)}
     torch.save({"model": state, "epoch": 3} if nested else state, tmp_path / "w.pth")
     detector = detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}")
     assert isinstance(detector, Torchvision)
+    on_meta = detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}", device="meta")
+    assert on_meta.network.scores.is_meta
     near(detector(np.full((1, *SIZE, 3), 99, np.uint8))[0])
 
 
@@ -376,6 +379,8 @@ def test_weights_that_do_not_fit_torchvision_s_model(torchvision, tmp_path):
     (tmp_path / "text.pth").write_text("I am a letter")
     with pytest.raises(ValueError, match="no weights of torchvision's ssd"):
         detector_of(f"torchvision:ssd:{tmp_path / 'text.pth'}")
+    with pytest.raises(ValueError, match="torchvision has no detector resnet18"):
+        detector_of(f"torchvision:resnet18:{tmp_path / 'w.pth'}")
     with pytest.raises(FileNotFoundError, match="no such file"):
         detector_of(f"torchvision:ssd:{tmp_path / 'no.pth'}")
 
@@ -387,106 +392,7 @@ def test_without_torchvision_it_is_said_what_to_do(monkeypatch, tmp_path):
         detector_of(f"torchvision:ssd:{tmp_path / 'w.pth'}")
 
 
-# ---------------------------------------------------------------------------- HOG
-
-
-def walker(height: int, size: tuple[int, int] = (240, 320), middle: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    """A drawn person, dark before a bright wall: head, trunk, arms and two legs apart."""
-    import cv2
-
-    frame = np.full((*size, 3), 200, np.uint8)
-    frame += np.random.default_rng(0).integers(0, 12, frame.shape, dtype=np.uint8)
-    x, top = middle[0] * size[1], middle[1] * size[0] - height / 2
-
-    def part(points):
-        cv2.fillPoly(
-            frame, [np.round([(x + a * height, top + b * height) for a, b in points]).astype(int)], (40, 40, 45)
-        )
-
-    cv2.circle(frame, (round(x), round(top + 0.07 * height)), round(0.065 * height), (60, 50, 50), -1)
-    part([(-0.11, 0.16), (0.11, 0.16), (0.09, 0.55), (-0.09, 0.55)])
-    part([(-0.13, 0.17), (-0.1, 0.17), (-0.14, 0.5), (-0.17, 0.48)])
-    part([(0.1, 0.17), (0.13, 0.17), (0.17, 0.48), (0.14, 0.5)])
-    part([(-0.09, 0.53), (0.0, 0.53), (-0.06, 1.0), (-0.13, 1.0)])
-    part([(0.0, 0.53), (0.09, 0.53), (0.13, 1.0), (0.06, 1.0)])
-    return frame
-
-
-@pytest.mark.parametrize(("height", "middle"), [(100, (0.5, 0.5)), (160, (0.3, 0.55)), (225, (0.6, 0.5))])
-def test_hog_finds_a_drawn_person(height, middle):
-    frame = walker(height, middle=middle)
-    (found,) = Hog(least=0.3, short=360)(frame[None])
-    true = np.array([[middle[0] - 0.17 * height / 320, middle[1] - height / 480, middle[0] + 0.17 * height / 320,
-                      middle[1] + height / 480]])  # fmt: skip
-    assert found
-    assert iou(true.clip(0, 1), np.array([found[0].corners]))[0, 0] > 0.6
-    assert 0.3 <= found[0].score < 1
-
-
-def test_hog_s_score_is_the_stated_function_of_the_weight():
-    import cv2
-
-    hog = cv2.HOGDescriptor()
-    hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
-    frame = walker(160)
-    (found,) = Hog(least=0.0, short=240)(frame[None])
-    bgr = cv2.copyMakeBorder(frame[..., ::-1].copy(), 40, 40, 0, 0, cv2.BORDER_REPLICATE)
-    _, weights = hog.detectMultiScale(bgr, 0, (8, 8), (8, 8), 1.1, 0)
-    assert found[0].score == pytest.approx(1 - np.exp(-np.max(weights)))
-    strict = Hog(least=found[0].score - 0.01, short=240)(frame[None])[0]
-    assert strict[0] == found[0]
-    assert all(box.score >= found[0].score - 0.01 for box in strict)
-
-
-def test_hog_finds_nobody_on_a_wall_and_takes_any_size():
-    assert Hog(short=240)(np.full((2, 90, 120, 3), 128, np.uint8)) == [[], []]
-    assert Hog(short=96)(np.full((1, 16, 100, 3), 128, np.uint8)) == [[]]
-    assert Hog(short=64)(np.full((1, 200, 40, 3), 128, np.uint8)) == [[]]
-
-
-def test_without_opencv_or_with_its_version_5_it_is_said_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="5.0.0"))
-    with pytest.raises(ValueError, match=r"OpenCV 5.0.0 has no people detector, which version 5 dropped.*<5"):
-        detector_of("hog")
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
-        detector_of("hog")
-
-
-def test_without_onnxruntime_it_is_said_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"pip install 'tubelet\[detect\]'"):
-        detector_of(str(tmp_path / "a.onnx"))
-
-
-def test_hog_finds_the_people_of_a_street(real):
-    video = probe(real / "everyday" / "opencv_vtest.avi")
-    found = [Hog()(frame[None])[0] for _, frame in in_order(video, np.array([79, 333, 715]))]
-    assert [len(boxes) for boxes in found] == pytest.approx([6, 6, 7], abs=1)  # counted by eye: 7, 6 and 9 people
-
-
-# ---------------------------------------------------------------------------- overlap
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_suppression_is_that_of_opencv(seed):
-    import cv2
-
-    rng = np.random.default_rng(seed)
-    low, sides = rng.uniform(0, 80, (60, 2)), rng.uniform(5, 40, (60, 2))
-    corners, scores = np.concatenate([low, low + sides], axis=1), (rng.permutation(60) + 1) / 60
-    kept = cv2.dnn.NMSBoxes(np.concatenate([low, sides], axis=1), scores.astype(np.float32), 0.0, 0.45)
-    assert nms(corners, scores, 0.45).tolist() == list(kept)
-
-
-def test_ties_go_to_the_first_and_nothing_stays_nothing():
-    corners = np.array([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
-    assert nms(corners, np.full(3, 0.5), 0.3).tolist() == [0, 2]
-    assert nms(np.empty((0, 4)), np.empty(0), 0.3).tolist() == []
-    assert nms(corners, np.array([0.5, 0.6, 0.1]), 0.7, cover).tolist() == [1, 2]
-
-
 def test_boxes_are_cut_to_the_picture_and_those_outside_are_left_out():
-    corners = np.array([[-5.0, 10, 20, 30], [110, 0, 130, 20], [40, 40, 40, 50]])
-    (box,) = people.boxes(corners, np.array([0.5, 0.9, 0.8]), 50, 100)
+    corners = np.array([[-5.0, 10, 20, 30], [110, 0, 130, 20], [40, 40, 40, 50], [40, 40, 40.00001, 50]])
+    (box,) = people.boxes(corners, np.array([0.5, 0.9, 0.8, 0.7]), 50, 100)
     assert box == replace(Box((0.0, 0.2, 0.2, 0.6)), score=0.5)

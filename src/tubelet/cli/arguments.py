@@ -85,6 +85,21 @@ def tell(report: "Report") -> None:
         say(f"{report}")
 
 
+def apart(written: Mapping[str, Path | None], read: Iterable[Path]) -> None:
+    """Nothing, if what flags write is neither what is read nor one another.
+
+    Raises:
+        ValueError: a file would be replaced that is still needed.
+    """
+    known = {path.resolve(): f"is {path}, which is read" for path in read}
+    for name, path in written.items():
+        if path is None:
+            continue
+        if (why := known.get(path.resolve())) is not None:
+            raise ValueError(f"--{name} {path} {why}, and would be lost; name another file")
+        known[path.resolve()] = f"is what --{name} writes, too"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """' Did you mean X?' or nothing."""
     near = difflib.get_close_matches(word, list(words), n=1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, apart, parse
 from tubelet.cli.testing import viewer_of
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def predict_verb(args: list[str]) -> int:
         raise ValueError(f"--out {a.out}: subtitles are for one video, not {len(items)}; use .csv or .json")
     if a.top < 1:
         raise ValueError(f"--top {a.top}: at least one class")
+    apart({"out": a.out, "overlay": a.overlay}, [*map(Path, a.paths), *(item.path for item in items)])
     viewer = viewer_of(a.weights, a.device, a.precision, others=a.others)
     labels, crop = viewer.labels, partial(centred, size=viewer.data.size)
 

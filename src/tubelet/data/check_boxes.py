@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tubelet.data.detector_heads import iou
 from tubelet.data.findings import FEW, Row, counted, some
 from tubelet.data.items import Item
 from tubelet.data.keyframes import Box, Corners, KeyFrame
+from tubelet.data.overlaps import iou, touching
 from tubelet.data.sampling import Around
 from tubelet.data.seconds import file_of
 
@@ -272,11 +272,6 @@ def jumps(keyed: Sequence[tuple[Path, KeyFrame]]) -> Iterator[str]:
         for (before, one), (after, other) in pairwise(way):
             if 0 < after - before <= SOON + 1e-6 and not touching(one, other):
                 yield f"{person} in {place_of(path, after)}"
-
-
-def touching(one: Corners, other: Corners) -> bool:
-    """Whether two boxes share anything."""
-    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
 
 
 def interval_of(keyed: Sequence[tuple[Path, KeyFrame]]) -> float:

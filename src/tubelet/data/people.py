@@ -10,7 +10,7 @@ Whatever finds people is a `Detector`, so one of your own is a function. `detect
 """
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,15 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from tubelet.data.detector_heads import Head, cover, nms, recognised
+from tubelet.data.detector_heads import Head, recognised
 from tubelet.data.keyframes import Box
+from tubelet.data.overlaps import cover, nms
 from tubelet.data.transforms import Window, resized
 
 Frames = UInt8[np.ndarray, "n h w 3"]
 Detector = Callable[[Frames], list[list[Box]]]
 """From frames in RGB to the people in each, the surest first."""
 UNKNOWN = 640  # pixels: height or width of a network's input that its file leaves open
+HAIR = 1e-5  # shares: what is thinner has no area in a table of boxes, which is written with six decimals
 GREY = 114  # around what does not fill the input, as YOLO is trained
 
 
@@ -37,11 +40,13 @@ def detector_of(
     least: float = 0.5,
     person: int | None = None,
     normal: tuple[Sequence[float], Sequence[float]] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Detector:
     """The detector called `hog`, `FILE.onnx` or `torchvision:NAME:WEIGHTS`.
 
     People below the score `least` are left out. `person` is the number of the class of people and `normal` the mean and
     deviation of colours that a network was trained with, on a scale of 0 to 1; both are for ONNX and torchvision.
+    `device` is where torchvision's compute; onnxruntime takes a GPU if it was built for one.
 
     Raises:
         ValueError: none of these, a package is missing, or the network is not understood.
@@ -63,7 +68,7 @@ def detector_of(
             )
         if normal is not None:
             raise ValueError("torchvision's detectors normalise colours themselves; leave that out")
-        return Torchvision(parts[1], Path(parts[2]), least, 1 if person is None else person)
+        return Torchvision(parts[1], Path(parts[2]), least, 1 if person is None else person, device)
     if name.lower().endswith(".onnx"):
         return Onnx(Path(name), least, person, normal)
     raise ValueError(f"no detector {name!r}; expected hog, a file that ends in .onnx, or torchvision:NAME:WEIGHTS")
@@ -72,7 +77,7 @@ def detector_of(
 def boxes(corners: Float[np.ndarray, "r 4"], scores: Float[np.ndarray, " r"], height: float, width: float) -> list[Box]:
     """Boxes of corners in pixels of a picture, cut to it, the surest first; what lies outside is left out."""
     shares = (corners / (width, height, width, height)).clip(0, 1)
-    seen = (shares[:, 0] < shares[:, 2]) & (shares[:, 1] < shares[:, 3])
+    seen = (shares[:, 2:] - shares[:, :2] > HAIR).all(1)
     order = [place for place in np.argsort(-scores, kind="stable") if seen[place]]
     return [Box(tuple(shares[place].tolist()), score=float(scores[place])) for place in order]
 
@@ -334,8 +339,12 @@ class Torchvision:
     this was made on (its wheel needs the very build of PyTorch that it was made for), so no such network has run here.
     """
 
-    def __init__(self, name: str, weights: Path, least: float = 0.5, person: int = 1) -> None:
+    def __init__(
+        self, name: str, weights: Path, least: float = 0.5, person: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
         """The model `name`, as torchvision.models.get_model knows it, with weights from a file.
+
+        How many classes it has is taken from the file: its head has so many rows for each.
 
         Raises:
             ValueError: torchvision cannot be imported, has no such model, or the file does not fit it.
@@ -350,22 +359,42 @@ class Torchvision:
                 f"torchvision cannot be imported ({error}); install the build that was made for torch "
                 f"{torch.__version__}, or use a detector in ONNX"
             ) from error
-        self.least, self.person = least, person
-        self.network = get_model(name, weights=None, weights_backbone=None)
+        self.least, self.person, self.device = least, person, device
+
+        def made(**classes: int) -> Any:
+            try:
+                return get_model(name, weights=None, weights_backbone=None, **classes)
+            except (TypeError, ValueError) as error:  # classifiers have no weights of a backbone, others are not known
+                raise ValueError(f"torchvision has no detector {name}: {error}") from error
+
+        network = made()
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state.get("model", state))  # what its training script saves has more
+            state = state.get("model", state)  # what its training script saves has more
+            if (classes := classes_in(state, network.state_dict())) is not None:
+                network = made(num_classes=classes)
+            network.load_state_dict(state)
         except (UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
             raise ValueError(f"{weights} holds no weights of torchvision's {name}: {error}") from error
-        self.network.eval()
+        self.network = network.to(device).eval()
 
     def __call__(self, frames: Frames) -> list[list[Box]]:
         """The people in each frame."""
         found = []
         for frame in frames:
             with torch.no_grad():
-                (told,) = self.network([torch.from_numpy(frame).permute(2, 0, 1).float() / 255])
+                (told,) = self.network([torch.from_numpy(frame).to(self.device).permute(2, 0, 1).float() / 255])
             people = (told["labels"] == self.person) & (told["scores"] >= self.least)
-            corners, scores = (told[name][people].double().numpy() for name in ("boxes", "scores"))
+            corners, scores = (told[name][people].cpu().double().numpy() for name in ("boxes", "scores"))
             found.append(boxes(corners, scores, *frame.shape[:2]))
         return found
+
+
+def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
+    """How many classes weights have, if not the 91 of torchvision's `own`; None: as many, or it cannot be told."""
+    for name, values in own.items():
+        head = name.endswith(".bias") and ("cls_score" in name or "classification_head" in name)
+        if head and name in state and len(state[name]) != len(values):
+            classes, rest = divmod(91 * len(state[name]), len(values))
+            return None if rest else classes
+    return None

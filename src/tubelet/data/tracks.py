@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from tubelet.data.detector_heads import iou
 from tubelet.data.keyframes import Box
+from tubelet.data.overlaps import iou
 
 HAIR = 1e-6  # seconds; times are not exact
 
@@ -53,12 +53,13 @@ def tracked(
     least: float = 0.3,
     patience: float = 1.0,
     shortest: int = 1,
+    fill: bool = True,
 ) -> Iterator[tuple[float, list[Box]]]:
     """The same frames, in order, with `person` set: "1", "2" and so on, as they come.
 
     A box continues a track if their intersection over union is at least `least` where the track is expected. Who is not
     seen for up to `patience` seconds and then again was there meanwhile: boxes between the two are put in, with the
-    lower of their scores. Who is seen in fewer than `shortest` frames is left out.
+    lower of their scores (not without `fill`). Who is seen in fewer than `shortest` frames is left out.
 
     A frame comes out when it is decided who is in it: at most `patience` seconds, or `shortest` frames of each
     `patience` seconds, later; no more is kept. Ties go to who was there first, then to the first box.
@@ -112,7 +113,7 @@ def tracked(
             if column in pairs:
                 track = tracks[pairs[column]]
                 for frame in waiting:  # those in which it was missed
-                    if track.last < frame.seconds:
+                    if fill and track.last < frame.seconds:
                         frame.boxes.append((track, between(track, seconds, box, frame.seconds)))
                 track.follow(seconds, box)
             else:

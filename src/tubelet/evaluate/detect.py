@@ -7,8 +7,8 @@ has them is done: memory is that of a few clips, however long the video is. What
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from tubelet.data import remote
+from tubelet.data.annotated import number
 from tubelet.data.index import VideoError, shown_at
 from tubelet.data.keyframes import Box, KeyFrame
 from tubelet.data.people import Detector
@@ -31,6 +33,8 @@ from tubelet.evaluate.windows import Prepare
 
 Actions = Callable[[UInt8[Tensor, "t h w c"], Sequence[Box]], Float[Tensor, "r x"]]
 Moment = tuple[float, list[Box]]
+Seen = tuple[float, list[Detection]]
+"""Seconds of a key moment, and who is there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +89,13 @@ def detections(
     people: Search | Sequence[KeyFrame],
     actor: Actor | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> Iterator[list[Detection]]:
+    looked: Callable[[float, list[Box]], object] | None = None,
+) -> Iterator[Seen]:
     """What is found at each key moment, in order; without `actor` who is where, and nothing of what they do.
 
     `people` says how to look for them, or where they are known to be. Where no known box says whose it is, they are
     linked by how they overlap from one key moment to the next. `progress` is told how many key moments are done, and of
-    how many.
+    how many; `looked`, where a detector looks, who is where at each look, key moments among them.
 
     Raises:
         VideoError: the video cannot be read (any further: what came before is right), or ends before a key moment.
@@ -103,7 +108,7 @@ def detections(
         times = np.arange(int((video.seconds[-1] + 1e-6) / step) + 1) * step
         moments = times[:: people.looks]
         reel = Reel(video, people.detector, shown_at(video, times), moments, actor)
-        source = followed(reel, times, people)
+        source = followed(reel, times, people, looked)
     else:
         keys = sorted(people, key=lambda key: key.seconds)
         moments = np.array([key.seconds for key in keys])
@@ -118,7 +123,7 @@ def detections(
     for turn, (seconds, boxes) in enumerate(source):
         clip = reel.clip(turn, bool(boxes))
         said = probabilities(actor, clip, boxes, path) if actor is not None and clip is not None else [()] * len(boxes)
-        yield [Detection(str(path), "", seconds, box, one) for box, one in zip(boxes, said)]
+        yield seconds, [Detection(str(path), "", seconds, box, one) for box, one in zip(boxes, said)]
         if progress is not None:
             progress(turn + 1, len(moments))
 
@@ -177,11 +182,18 @@ class Reel:
         return clip
 
 
-def followed(reel: Reel, times: Float[np.ndarray, " looks"], search: Search) -> Iterator[Moment]:
+def followed(
+    reel: Reel,
+    times: Float[np.ndarray, " looks"],
+    search: Search,
+    looked: Callable[[float, list[Box]], object] | None,
+) -> Iterator[Moment]:
     """The key moments, with the people that the detector finds; named, as they are followed in between."""
     looks = ((float(time), reel.boxes(turn)) for turn, time in enumerate(times))
     people = tracked(looks, least=search.overlap, patience=search.patience, shortest=min(search.shortest, len(times)))
     for turn, moment in enumerate(people):
+        if looked is not None:
+            looked(*moment)
         if turn % search.looks == 0:
             yield moment
 
@@ -192,8 +204,8 @@ def linked(keys: Sequence[KeyFrame]) -> Iterator[Moment]:
     if any(box.person is not None for key in keys for box in key.boxes):
         return moments
     gaps = [after.seconds - before.seconds for before, after in pairwise(keys)]
-    # Neighbours only: whoever is missing at one has no box there, and none is made up.
-    return tracked(moments, patience=1.5 * float(np.median(gaps)) if gaps else 0.0)
+    # Whoever is missing at a moment has no box there: that is known.
+    return tracked(moments, patience=1.5 * float(np.median(gaps)) if gaps else 0.0, fill=False)
 
 
 def probabilities(
@@ -212,6 +224,8 @@ def probabilities(
 
 # ---------------------------------------------------------------------------- what is written
 
+PLACES = 6  # decimals of seconds and shares, as tables of boxes have them: fewer would name the frame before
+
 
 def likely(one: Detection, names: Sequence[str], threshold: float) -> list[tuple[str, float]]:
     """The classes at or above a probability, the likeliest first."""
@@ -227,15 +241,32 @@ def by_person(found: Sequence[Detection]) -> list[tuple[str | None, list[Detecti
     return sorted(people.items(), key=lambda pair: (pair[0] is None, pair[1][0].seconds))
 
 
-def to_dict(path: Path | str, found: Sequence[Detection], names: Sequence[str], threshold: float) -> dict[str, Any]:
+def in_between(seen: Sequence[Seen], looks: Iterable[Moment]) -> list[Detection]:
+    """What was found at key moments and the boxes of the same people between them, who do what they do at the nearest.
+
+    Whoever is at no key moment is left out, as nothing is told of them.
+    """
+    found = [one for _, people in seen for one in people]
+    ways = {person: moments for person, moments in by_person(found) if person is not None}
+    times = {person: np.array([one.seconds for one in moments]) for person, moments in ways.items()}
+    known = {seconds for seconds, _ in seen}
+    for seconds, boxes in looks:
+        for box in boxes:
+            if seconds not in known and box.person in times:
+                nearest = ways[box.person][int(np.abs(times[box.person] - seconds).argmin())]
+                found.append(replace(nearest, seconds=seconds, box=box))
+    return found
+
+
+def to_dict(path: Path | str, seen: Sequence[Seen], names: Sequence[str], threshold: float) -> dict[str, Any]:
     """What was found, for JSON; docs/detection.md says what is what."""
     video = probe(path)
     people = []
-    for person, moments in by_person(found):
+    for person, moments in by_person([one for _, people in seen for one in people]):
         told = [
             {
-                "seconds": round(one.seconds, 3),
-                "box": [round(value, 4) for value in one.box.corners],
+                "seconds": round(one.seconds, PLACES),
+                "box": [round(value, PLACES) for value in one.box.corners],
                 "score": round(one.box.score, 4),
                 "actions": [
                     {"label": name, "probability": round(value, 4)} for name, value in likely(one, names, threshold)
@@ -245,21 +276,34 @@ def to_dict(path: Path | str, found: Sequence[Detection], names: Sequence[str], 
         ]
         people.append({"person": person, "start": told[0]["seconds"], "end": told[-1]["seconds"], "moments": told})
     size = [video.width, video.height]
-    return {"video": str(path), "fps": round(video.fps, 3), "size": size, "names": list(names), "people": people}
+    return {
+        "video": remote.shown(path),
+        "fps": round(video.fps, 3),
+        "size": size,
+        "names": list(names),
+        "threshold": threshold if names else None,
+        "moments": [round(seconds, PLACES) for seconds, _ in seen],
+        "people": people,
+    }
 
 
-def to_csv(found: Sequence[Detection], names: Sequence[str], threshold: float) -> str:
+def to_csv(path: Path | str, seen: Sequence[Seen], names: Sequence[str], threshold: float) -> str:
     """What was found, a row for each action of each box: what `--boxes` and fine-tuning read, labels to be mended.
 
-    `score` is that of the box, `probability` that of the label; both are empty where there is none. Paths are absolute.
+    `score` is that of the box, `probability` that of the label; both are empty where there is none. A row without a box
+    is a moment at which nobody is there. Paths are absolute.
     """
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["path", "seconds", "x1", "y1", "x2", "y2", "label", "score", "person", "probability"])
-    for one in found:
-        place = [f"{value:.4f}" for value in one.box.corners]
-        row = [Path(one.video).resolve(), f"{one.seconds:.3f}", *place]
-        score, person = f"{one.box.score:.4f}", one.box.person or ""
-        said = [(name, f"{value:.4f}") for name, value in likely(one, names, threshold)]
-        table.writerows([*row, name, score, person, chance] for name, chance in said or [("", "")])
+    video = remote.shown(remote.absolute(path))
+    for seconds, people in seen:
+        at = [video, number(seconds)]
+        if not people:
+            table.writerow([*at, *[""] * 8])
+        for one in people:
+            corners = [number(value) for value in one.box.corners]
+            score, person = number(one.box.score), one.box.person or ""
+            said = [(name, f"{value:.4f}") for name, value in likely(one, names, threshold)]
+            table.writerows([*at, *corners, name, score, person, chance] for name, chance in said or [("", "")])
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Boxes and maps: how much boxes overlap, which of several to keep, and what of a map lies in a box (RoIAlign)."""
+"""Boxes and maps: how much boxes overlap, and what of a map lies in a box (RoIAlign)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -15,20 +15,6 @@ def iou(one: Float[Tensor, "r 4"], other: Float[Tensor, "s 4"]) -> Float[Tensor,
     shared = (high - low).clamp(min=0).prod(2)
     together = areas[0][:, None] + areas[1] - shared
     return torch.where(together > 0, shared / together, 0)
-
-
-def nms(corners: Float[Tensor, "r 4"], scores: Float[Tensor, " r"], most: float) -> Int[Tensor, " k"]:
-    """Which boxes to keep, the highest score first: none overlaps a kept one of a higher score by more than `most`.
-
-    Of equal scores the earlier goes first. As torchvision.ops.nms.
-    """
-    order = scores.sort(descending=True, stable=True).indices
-    overlaps = (iou(corners[order], corners[order]) > most).cpu()
-    there = torch.ones(len(order), dtype=torch.bool, device="cpu")
-    for place in range(len(order)):
-        if there[place]:
-            there[place + 1 :] &= ~overlaps[place, place + 1 :]
-    return order[there.to(order.device)]
 
 
 def roi_align(
