@@ -160,7 +160,10 @@ def where(a: Any) -> "Search | list[KeyFrame]":
         raise ValueError("--boxes says where people are, so no detector is asked; leave out --detector and what is its")
     from tubelet.data.annotations import key_frames
 
+    from tubelet.train.log import noted
+
     known = key_frames(a.boxes)
+    noted(known.notes)
     apart({"out": a.out, "overlay": a.overlay}, [Path(known.source)])
     items = known.items
     own = [item.key for item in items if item.key is not None and item.path.resolve() == a.video.resolve()]
