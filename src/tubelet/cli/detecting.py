@@ -159,7 +159,6 @@ def where(a: Any) -> "Search | list[KeyFrame]":
     if a.detector != "hog" or a.person is not None or a.imagenet:
         raise ValueError("--boxes says where people are, so no detector is asked; leave out --detector and what is its")
     from tubelet.data.annotations import key_frames
-
     from tubelet.train.log import noted
 
     known = key_frames(a.boxes)
