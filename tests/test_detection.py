@@ -224,7 +224,7 @@ def test_what_flickers_is_learnt_in_a_minute_and_only_where_it_is_looked_for(tmp
 
 
 def test_what_was_measured_holds_what_the_pages_say():
-    """benchmarks/shapes.csv: above 90 with true boxes from a pre-trained encoder, more than from scratch, less beside."""
+    """benchmarks/shapes.csv: above 90 with true boxes if pre-trained, more than from scratch, less beside them."""
     rows = list(csv.DictReader((ROOT / "benchmarks" / "shapes.csv").read_text().splitlines()))
     maps = {
         name: {row["seed"]: float(row["map"]) for row in rows if row["from"] == name}
