@@ -257,7 +257,7 @@ def test_the_verb_says_what_the_test_over_key_frames_says(tmp_path, capsys):
     assert run(["finetune", "finetune-boxes-small-cpu", "--data", str(table), "--out", str(tuned), *small]) == 0
     capsys.readouterr()
     items = key_frames(table).items
-    known = tested.detections(looker_for(tuned, "cpu"), items)
+    known = [one for row in tested.look_at(looker_for(tuned, "cpu"), items) for one in row.detections]
     (video,) = {str(item.path) for item in items[:1]}
     asked = ["--weights", str(tuned), "--boxes", str(table), "--threshold", "0", "--json", "--quiet"]
     assert run(["detect", video, "--device", "cpu", *asked]) == 0
