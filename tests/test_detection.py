@@ -102,6 +102,14 @@ def test_results_do_not_replace_what_is_something_else(tuned, shapes, tmp_path, 
     assert "which were not given" in capsys.readouterr().err
 
 
+def test_a_plan_counts_key_frames(shapes, capsys):
+    assert command(["plan", "finetune-boxes-small-cpu", "--data", str(shapes["fit"]), "--json"]) == 0
+    told = capsys.readouterr().out
+    assert json.loads(told)
+    assert command(["plan", "finetune-boxes-small-cpu", "--data", str(shapes["held"]), "--json"]) == 0
+    assert capsys.readouterr().out != told  # 6 and 4 of them
+
+
 def test_boxes_are_not_taken_for_a_list_of_videos(shapes, tmp_path, capsys):
     args = ["finetune", "finetune-small-cpu", "--data", str(shapes["fit"]), "--out", str(tmp_path / "run")]
     assert command(args) == 2

@@ -15,7 +15,10 @@ from tubelet.cli.arguments import FROM_THERE, Start, Unprefixed, parse, with_pre
 from tubelet.cli.launching import asked, launched
 
 if TYPE_CHECKING:  # or listing presets would import torch
+    from collections.abc import Sequence
+
     from tubelet.config import Run
+    from tubelet.data.items import Item
 
 
 def pretrain(args: list[str]) -> int:
@@ -168,11 +171,14 @@ def plan_verb(args: list[str]) -> int:
     a = with_preset(PlanArguments, args, "plan")
     from tubelet.budget import Budget, budget
     from tubelet.budget import render as render_budget
+    from tubelet.data.annotations import key_frames
     from tubelet.data.datasets import Dataset
     from tubelet.data.sources import find
+    from tubelet.methods.action_detection import ActionDetection
     from tubelet.plan import Plan, plan, render
 
-    items = find(a.data) if a.data else []
+    boxed = isinstance(a.run.method, ActionDetection)
+    items: Sequence[Item] = [] if not a.data else key_frames(a.data).items if boxed else find(a.data)
     count = len(Dataset(items, a.run.data, a.run.training.seed)) if items else a.videos
     run = on(a.run, a.device)
     result: Plan | Budget
