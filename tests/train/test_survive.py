@@ -98,7 +98,11 @@ def test_killed_forty_times_also_while_saving_it_is_the_run_that_was_not(videos,
     whole = train(killed_run(), videos, tmp_path / "whole", quiet=True)
     assert numbers_of(tmp_path / "killed") == numbers_of(whole)
     assert state_hash(tmp_path / "killed") == state_hash(whole)
-    assert (tmp_path / "killed" / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
+    kept = [
+        load_file(folder / "encoder.safetensors") for folder in (tmp_path / "killed", whole)
+    ]  # headers vary in order
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
 # ---------------------------------------------------------------------------- numbers that are not finite
