@@ -24,6 +24,7 @@ from tubelet.evaluate.key_frames import over_key_frames
 from tubelet.methods.action_detection import ActionDetection
 from tubelet.nn.vit import Encoder
 from tubelet.train.detector import load_detector
+from tubelet.train.optim import adamw
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -127,6 +128,26 @@ def test_boxes_without_a_label_are_counted(shapes, tmp_path):
     (note,) = remarks(key_frames(bare))
     assert note == f"1 of {len(rows)} boxes have no label: they count as doing none of the classes"
     assert not remarks(key_frames(shapes["fit"]))
+
+
+def test_scores_of_true_boxes_do_not_count(tuned, shapes):
+    """A column of the table says that half of the boxes are doubtful; they are true all the same."""
+    network, run = load_detector(tuned)
+    looker, truth = looker_of(network, run, torch.device("cpu")), key_frames(shapes["held"]).items
+    doubtful = [
+        replace(item, key=replace(item.key, boxes=tuple(replace(box, score=0.3) for box in item.key.boxes)))
+        for item in truth[::2]
+    ]
+    mixed = [*doubtful, *truth[1::2]]
+    found, expected = (over_key_frames(looker, items).counted() for items in (mixed, [*truth[::2], *truth[1::2]]))
+    assert found.per_class == pytest.approx(expected.per_class, nan_ok=True)
+
+
+def test_what_tells_places_of_a_box_apart_does_not_decay():
+    run = small()
+    method = replace(run.method, outputs=3).build(run.encoder, run.grid(), 3)
+    kept = [group for group in adamw(method, run.optim).param_groups if not group["weight_decay"]]
+    assert any(method.network.pool.place is one for group in kept for one in group["params"])
 
 
 def test_found_boxes_of_a_detector_are_looked_at_if_it_is_sure(tuned, shapes, tmp_path, capsys):

@@ -228,6 +228,11 @@ def of_one_size(clips: Iterable[tuple[int, Prepared]], batch: int) -> Iterator[l
     yield from waiting.values()
 
 
+def with_boxes(item: Item, boxes: Iterable[Box]) -> Item:
+    """The key frame with other boxes."""
+    return replace(item, key=replace(key_of(item), boxes=tuple(boxes)))
+
+
 def over_key_frames(
     looker: Looker,
     truth: Sequence[Item],
@@ -250,8 +255,9 @@ def over_key_frames(
     labels.hot([[*evaluated], *(box.labels for key in keys for box in key.boxes)])  # before the work, not after it
     frame_map((), truth, labels.names, evaluated, excluded)
     there = [item for item, key in zip(truth, keys) if frame_of(key) not in excluded]
-    asked = there
-    if found is not None:
+    if found is None:  # a true box is sure, whatever a column of its table says
+        asked = [with_boxes(item, [replace(box, score=1.0) for box in key_of(item).boxes]) for item in there]
+    else:
         boxes = {frame_of(key): key.boxes for key in map(key_of, found)}
         if there and not any(frame_of(key_of(item)) in boxes for item in there):
             some, other = frame_of(key_of(there[0])), next(iter(boxes), None)
@@ -259,10 +265,7 @@ def over_key_frames(
                 f"none of the {len(there)} key frames has boxes that were found: {some} is annotated, and the "
                 f"{len(boxes)} with boxes are others, such as {other}"
             )
-        asked = [
-            replace(item, key=replace(key, boxes=boxes.get(frame_of(key), ())))
-            for item, key in ((item, key_of(item)) for item in there)
-        ]
+        asked = [with_boxes(item, boxes.get(frame_of(key_of(item)), ())) for item in there]
     rows = look_at(looker, asked, workers=workers, progress=progress)
     return FrameResults(
         labels.names,

@@ -33,7 +33,9 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     Source: the released code of VideoMAE, which lists positions, class and mask token as names without decay; MAE-ST's
     does in fine-tuning.
     """
-    return parameter.ndim > 1 and not name.endswith(("bias", "mask_token", "position.slot", "position.place"))
+    return parameter.ndim > 1 and not name.endswith(
+        ("bias", "mask_token", "position.slot", "position.place", "pool.place")
+    )
 
 
 def scale(name: str, depth: int, layer_decay: float) -> float:
