@@ -8,7 +8,7 @@ BIN := .venv/bin
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-videos test-others test-compile test-all check results format clean
+.PHONY: demo test test-videos test-others test-compile test-all check docs results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
@@ -35,6 +35,10 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# the pages of docs/ as a site, in site/; a warning (a dead link, a page that nothing leads to) is an error
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+
 # the tables of docs/results.md from filmed videos; interrupt it and repeat: what is done is not done again
 results: .venv/installed-dev
 	$(BIN)/python benchmarks/gestures.py --videos "$(VIDEOS)"
@@ -44,7 +48,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv build dist site src/*.egg-info
 
 # torch first and by itself: its version is pinned, and a range would let pip take a build with gigabytes of CUDA. Where
 # the package index has no other build (README), PIP_EXTRA_INDEX_URL names one that has.
