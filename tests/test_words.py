@@ -1,4 +1,4 @@
-"""docs/glossary.md and docs/faq.md: names, commands and settings in them exist, and links to threads have their form."""
+"""docs/glossary.md and docs/faq.md: names, commands and settings in them exist, links have their form."""
 
 import io
 import re
