@@ -8,7 +8,6 @@ import pytest
 
 from tubelet.cli.training import summary
 from tubelet.config import Run, preset
-from tubelet.data.sampling import Dense, Segments, Spread
 from tubelet.methods import PRESETS
 from tubelet.nn.vit import SIZES
 
@@ -93,17 +92,6 @@ def test_names_in_code_are_in_the_code_that_the_page_names(page):
 # ---------------------------------------------------------------------------- presets' settings
 
 
-def clip(run: Run) -> str:
-    sampler = run.data.clip
-    if isinstance(sampler, Segments):
-        return f"{sampler.frames} parts"
-    if isinstance(sampler, Spread):
-        return f"{sampler.frames} of {sampler.frames * sampler.stride}"
-    if isinstance(sampler, Dense) and sampler.span is not None:
-        return f"{sampler.frames} in {sampler.span:g} s"
-    return f"{sampler.frames}x{sampler.stride}"
-
-
 def encoder(run: Run) -> str:
     shape = run.encoder
     sizes = {(size.width, size.depth): name for name, size in SIZES.items()}
@@ -118,9 +106,7 @@ def decoder(run: Run) -> str:
 
 COLUMNS = {
     "encoder": encoder,
-    "clip": clip,
     "decoder": decoder,
-    "size": lambda run: "x".join(map(str, run.data.size)),
     "cluster": lambda run: "x".join(map(str, run.method.mask.cluster)),
     "order": lambda run: run.method.mask.order,
     "drop": lambda run: run.method.mask.drop,
@@ -128,16 +114,13 @@ COLUMNS = {
     "predict": lambda run: run.method.predict,
     "momentum": lambda run: "none" if run.method.momentum is None else run.method.momentum,
     "temperature": lambda run: run.method.temperature,
-    "dropout": lambda run: run.method.dropout,
     "batch": lambda run: run.training.batch,
     "epochs": lambda run: run.training.epochs,
     "base lr": lambda run: run.optim.base_lr,
     "warm-up": lambda run: run.optim.warmup,
-    "weight decay": lambda run: run.optim.weight_decay,
     "layer decay": lambda run: run.optim.layer_decay,
     "drop path": lambda run: run.encoder.drop_path,
     "repeats": lambda run: run.data.repeats,
-    "flip": lambda run: run.data.flip,
 }
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 GLOSSARY, FAQ = ROOT / "docs/glossary.md", ROOT / "docs/faq.md"
 
 WORDS = re.findall(r"^\| (?!word |-)(.+?) \| (.+?) \| (.+?) \|$", GLOSSARY.read_text(), re.MULTILINE)
-PLACES = [place for _, _, code in WORDS for place in re.findall(r"`(\w+)` in `(src/\S+?\.py)`", code)]
+PLACES = [place for _, _, code in WORDS for place in re.findall(r"`(\w+)`, `(\S+?\.py)`", code)]
 QUESTIONS = re.findall(r"^### (.+)\n\n(.+)\n\n\*Asked in\* (.+)$", FAQ.read_text(), re.MULTILINE)
 
 
@@ -24,12 +24,12 @@ def test_glossary_is_alphabetical_and_short():
     assert len(words) > 50
     for word, meaning, code in WORDS:
         assert len(re.findall(r"[.?!](?: |$)", meaning)) <= 3, word
-        assert re.search(r"`src/\S+\.py`", code), word
+        assert re.fullmatch(r"`\w+`, `\S+\.py`(, `\w+`, `\S+\.py`)*", code), word
 
 
 @pytest.mark.parametrize(("name", "file"), PLACES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(PLACES)])
 def test_words_lead_to_the_code(name, file):
-    assert re.search(rf"^(?:class|def) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+    assert re.search(rf"^(?:class|def) {name}\b", (ROOT / "src/tubelet" / file).read_text(), re.MULTILINE)
 
 
 def test_words_of_the_papers_tables_are_explained():
