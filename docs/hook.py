@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -76,3 +77,12 @@ def presets() -> str:
 
     about = {name: summary(*where.split(":")) for name, where in PRESETS.items()}
     return "\n| preset | what for |\n|---|---|\n" + "".join(f"| `{name}` | {line} |\n" for name, line in about.items())
+
+
+class Examples(griffe.Extension):
+    """Examples of docstrings (`>>> ...`) as blocks of code, which plain Markdown does not know."""
+
+    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
+        """Puts fences around them."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^>>> .+(?:\n.+)*", "```python\n\\g<0>\n```", obj.docstring.value, flags=re.M)
