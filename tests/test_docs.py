@@ -50,7 +50,11 @@ ELSEWHERE = {
     r"annotations\.xml|project\.json": "exports of other tools: tests/data/test_annotation_formats.py",
     r"\.onnx --out|yolo11n": "a detector of others: tests/data/test_people.py",
 }
-FLAGS_ONLY = {
+FLAGS_ONLY = {  # pages whose commands are choices beside each other, no task from start to end; guides run them
+    "README.md": "docs/guides",
+    "docs/checking.md": "tests/data/test_check.py, test_alike.py, test_check_boxes.py",
+    "docs/detection.md": "docs/guides/detect.md, tests/evaluate/test_detect_verb.py",
+    "docs/preparing.md": "docs/guides, tests/data/test_prepare.py",
     "docs/recipes.md": "the papers' data sets and sizes: tests/methods, tests/test_finetune.py",
     "docs/scaling.md": "GPUs: tests/test_scaling.py runs its table",
     "docs/weights.md": "weights of others: tests/weights, tests/export",
