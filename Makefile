@@ -37,7 +37,7 @@ check: .venv/installed-dev
 
 # the pages of docs/ as a site, in site/; a warning (a dead link, a page that nothing leads to) is an error
 docs: .venv/installed-dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # the tables of docs/results.md from filmed videos; interrupt it and repeat: what is done is not done again
 results: .venv/installed-dev
