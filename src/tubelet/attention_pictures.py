@@ -64,7 +64,7 @@ def attention_strip(
     zoom = frames.shape[1] // video.shape[2]
     shown = {"clip": framed(frames, grid, at, zoom, everywhere=True)}
     for name, map in maps.items():
-        shown[f"{name} {contrast(map):.3g}x"] = framed(heated(frames, map, grid, zoom), grid, at, zoom)
+        shown[f"{name} · {contrast(map):.1f}x"] = framed(heated(frames, map, grid, zoom), grid, at, zoom)
     rows = {name: torch.from_numpy(row).permute(3, 0, 1, 2) for name, row in shown.items()}
     pt = grid.patch[0]
     return Strip(rows, heading, moment=at // grid.slot * pt + pt // 2)

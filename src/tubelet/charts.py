@@ -250,7 +250,7 @@ def sweep(panels: Sequence[Panel], out: Path, across: str, level: str = "", doub
             axes.set_xlabel(across)
             axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
             axes.tick_params(length=3)
-            axes.set_ylim(bottom=0)
+        row[0].set_ylim(bottom=0)  # of all: they share it
         row[0].set_ylabel("top-1, %")
         row[0].legend(frameon=False, fontsize=8, loc="lower left")
         return both(figure, out)
