@@ -1,7 +1,8 @@
-"""Numbers as pictures: the curves of a run, the confusion matrix of a test, how values are distributed."""
+"""Numbers as pictures: a run over its steps, confusion, how values are distributed, one number over another."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from tubelet.train.checkpoint import atomically
 from tubelet.train.log import metrics
 
 INK = "#33373f"
-BLUE, GRAPHITE = "#3b82c4", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
+BLUE, ORANGE, GRAPHITE = "#3b82c4", "#d9822b", "#5c6370"  # of curves; the report swaps GRAPHITE for its own text colour
 READABLE = 25  # classes: above this, squares are too small for numbers
 NAMED = 60  # and above this, lines for names
 
@@ -125,13 +126,22 @@ def curves(folder: Path, out: Path) -> list[Path]:
         panels["clips_per_second"].set_ylim(bottom=0)
         panels["data_wait"].set_ylim(0, 1)
         panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
-        written = []
-        for kind in ("png", "svg"):
-            path = out.with_suffix(f".{kind}")
-            about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
-            look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
-            atomically(path, partial(figure.savefig, **look))
-            written.append(path)
+        return both(figure, out)
+
+
+def both(figure: Any, out: Path) -> list[Path]:
+    """A figure of matplotlib as PNG and as SVG.
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    written = []
+    for kind in ("png", "svg"):
+        path = out.with_suffix(f".{kind}")
+        about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
+        look: dict[str, Any] = {"format": kind, "dpi": 200, "metadata": about, "transparent": kind == "svg"}
+        atomically(path, partial(figure.savefig, **look))
+        written.append(path)
     return written
 
 
@@ -179,6 +189,71 @@ def logarithmic(axes: Any) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         axes.set_title(f"{axes.get_title(loc='left')}, logarithmic", loc="left", fontsize=9)
+
+
+# ---------------------------------------------------------------------------- one number over another
+
+
+@dataclass(frozen=True)
+class Line:
+    """What came out for each setting, one value a seed."""
+
+    name: str
+    points: Mapping[float, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines of one measure, and a level to compare them with, drawn across and dashed."""
+
+    title: str
+    lines: Sequence[Line]
+    level: Sequence[float] = ()
+
+
+def sweep(panels: Sequence[Panel], out: Path, across: str, level: str = "", doubling: bool = False) -> list[Path]:
+    """`out` as PNG and as SVG: panels side by side, a dot for every value and a line through the means, in per cent.
+
+    `across` and `level` name the horizontal axis and the dashed level; with `doubling` the axis is logarithmic.
+
+    Raises:
+        SaveError: the disk refuses.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(2.9 * len(panels), 2.9), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, panel in zip(row, panels):
+            for line, colour, mark in zip(panel.lines, (BLUE, ORANGE, GRAPHITE), "os^"):
+                settings = sorted(line.points)
+                look: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 4.5}
+                for setting in settings:
+                    values = line.points[setting]
+                    axes.plot([setting] * len(values), values, linestyle="", **look | {"alpha": 0.45, "mew": 0})
+                means = [float(np.mean(line.points[setting])) for setting in settings]
+                axes.plot(settings, means, linewidth=1.6, label=line.name, **look | {"marker": ""})
+            if panel.level:
+                axes.axhline(
+                    float(np.mean(panel.level)), color=GRAPHITE, linewidth=1, linestyle=(0, (5, 4)), label=level
+                )
+            if doubling:
+                axes.set_xscale("log", base=2)
+            ticks = sorted({setting for line in panel.lines for setting in line.points})
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set_title(panel.title, loc="left", fontsize=9)
+            axes.set_xlabel(across)
+            axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
+            axes.tick_params(length=3)
+        row[0].set_ylim(bottom=0)  # of all: they share it
+        row[0].set_ylabel("top-1, %")
+        row[0].legend(frameon=False, fontsize=8, loc="lower left")
+        return both(figure, out)
 
 
 # ---------------------------------------------------------------------------- distributions

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tubelet.cli.arguments import chosen, parse
+from tubelet.cli.attending import picture_attention
 from tubelet.cli.embedding import picture_space
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ FEW = " has few motion vectors "
 
 
 def picture(args: list[str]) -> int:
-    """Look at masks, motion, reconstructions, curves: tubelet picture mask|motion|reconstruction|curves|space"""
+    """Look at masks, motion, attention and more: tubelet picture mask|motion|reconstruction|attention|curves|space"""
     kinds: dict[str, Callable[[list[str]], int]] = {
         "mask": picture_mask,
         "motion": picture_motion,
         "reconstruction": picture_reconstruction,
+        "attention": picture_attention,
         "curves": picture_curves,
         "space": picture_space,
     }
@@ -105,7 +107,7 @@ def picture_mask(args: list[str]) -> int:
         seed: int = 0
         """Another seed, another mask."""
         out: Path = Path("mask.png")
-        """Picture to write: .png is a strip, .gif moves."""
+        """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Mask, args, "picture mask")
     if not a.kind:
@@ -136,10 +138,11 @@ def drawable(kinds: Sequence[Kind], out: Path) -> None:
     Raises:
         ValueError: a kind of mask twice, or no ending of a picture.
     """
+    from tubelet.strips import ending
+
     if twice := [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]:
         raise ValueError(f"--kind {' '.join(kinds)}: {twice[0]} is there twice; it would be the same mask")
-    if out.suffix not in (".png", ".gif"):
-        raise ValueError(f"--out {out}: name a .png or a .gif")
+    ending(out)
 
 
 def used(guide: Guide, paths: Sequence[Path], notes: Iterable[str]) -> str:
@@ -223,7 +226,7 @@ def picture_motion(args: list[str]) -> int:
         json: bool = False
         """The numbers of --saliency as JSON lines."""
         out: Path = Path("motion.png")
-        """Picture to write: .png is a strip, .gif moves."""
+        """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Motion, args, "picture motion")
     if a.saliency != (a.boxes is not None):
