@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VIDEOS ?=
 OUT ?=
+RUN ?=
 BIN := .venv/bin
 
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-videos test-others test-compile test-all check docs results format clean
+.PHONY: demo test test-videos test-others test-compile test-all check docs figures results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
@@ -38,6 +39,10 @@ check: .venv/installed-dev
 # the pages of docs/ as a site, in site/; a warning (a dead link, a page that nothing leads to) is an error
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# the pictures of docs/pictures/ from films with a free licence, a run of videomae-small-cpu, and benchmarks/ratio_gestures.csv
+figures: .venv/installed-dev
+	$(BIN)/python benchmarks/figures.py --videos "$(VIDEOS)" --weights "$(RUN)"
 
 # the tables of docs/results.md from filmed videos; interrupt it and repeat: what is done is not done again
 results: .venv/installed-dev

@@ -25,7 +25,7 @@ VERBS = {
     "test": ("numbers on labelled videos, in several views", "testing:test_verb"),
     "predict": ("what a fine-tuned network says about videos", "predicting:predict_verb"),
     "detect": ("who does what, where: people in a video, and their actions", "detecting:detect_verb"),
-    "picture": ("look at masks, motion, reconstructions, curves", "looking:picture"),
+    "picture": ("look at masks, motion, reconstructions, attention, curves", "looking:picture"),
     "list": ("the presets, with what each is for", "training:list_verb"),
     "plan": ("what a run would cost, without training", "training:plan_verb"),
     "embed": ("features of videos, to files", "embedding:embed_verb"),
