@@ -87,8 +87,16 @@ HOMES = {
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported in a file, inside functions too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    """Line and full name of everything imported in a file, inside functions too.
+
+    In the package's own __init__.py not what only type checkers read: test_public.py holds that to the public names.
+    """
+    tree = ast.parse(file.read_text())
+    if file == ROOT / "__init__.py":
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
