@@ -14,7 +14,7 @@ ROOT = Path(tubelet.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"types", "printable"},
+    {"types", "printable", "plugins"},
     {"data", "nn"},
     {"masks", "targets", "motion_targets"},
     {"config"},
