@@ -19,7 +19,7 @@ LAYERS = [
     {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate", "weights"},
-    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
+    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetuning", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
     | {"plates", "time_bar", "box_pictures"},
     {"cli", "demo", "bench"},

@@ -94,6 +94,13 @@ def test_the_names_that_type_checkers_see_are_those_that_there_are():
     assert set(tubelet.__all__) == {"__version__", *tubelet._HOMES} == set(dir(tubelet))
 
 
+def test_no_public_name_is_that_of_a_module():
+    """Whoever imports `tubelet.name`, here or in a part of tubelet, would make the module of it from then on."""
+    parts = {path.stem for path in ROOT.iterdir()}
+    assert "finetuning" in parts
+    assert not parts & set(tubelet._HOMES)
+
+
 @pytest.mark.parametrize("name", tubelet._HOMES)
 def test_every_name_is_documented_at_home(name):
     found = getattr(tubelet, name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what type checkers and editors see: the names of _HOMES, by
     from tubelet.evaluate.features import middle_batch as middle_batch
     from tubelet.evaluate.features import middle_clips as middle_clips
     from tubelet.evaluate.similar import nearest as nearest
-    from tubelet.finetune import finetune as finetune
+    from tubelet.finetuning import finetune as finetune
     from tubelet.pictures import reconstruct as reconstruct
     from tubelet.report import write_report as write_report
     from tubelet.strips import save
@@ -59,7 +59,7 @@ _HOMES = {
     "reconstruct": "tubelet.pictures:reconstruct",
     "save_picture": "tubelet.strips:save",
     "write_report": "tubelet.report:write_report",
-    "finetune": "tubelet.finetune:finetune",
+    "finetune": "tubelet.finetuning:finetune",
     "load_classifier": "tubelet.train.checkpoint:load_classifier",
     "load_detector": "tubelet.train.detector:load_detector",
 }
