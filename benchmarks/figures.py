@@ -125,27 +125,25 @@ def film_figure(
     clip; and how they move."""
     sampler: Any = run.data.clip
     length = sampler.frames / fps
-    data = replace(run.data, clip=Dense(sampler.frames, fps=fps), motion=motion_source("flow", min(run.data.size)))
+    data = replace(run.data, clip=Dense(sampler.frames, fps=fps))
+    flow = motion_source("flow", min(run.data.size))
     strips = []
     for video, start in starts.items():
         rows: dict[str, list[Tensor]] = {}
         for part in range(clips):
             item = Item(video, start=start + part * length, end=start + (part + 1) * length)
-            result, motion = reconstructed(method, data, item, ratio)
+            result = reconstruct(method, middle_batch([item], data).video, ratio)
             rows.setdefault("original", []).append(doubled(result.original[0]))
             rows.setdefault(f"{share(result.mask)} hidden", []).append(doubled(result.hidden[0]))
             rows.setdefault("imagined", []).append(doubled(result.imagined[0]))
-            rows.setdefault("motion", []).append(motion)
-        strips.append(Strip({name: torch.cat(films, 1) for name, films in rows.items()}))
+        whole = Item(video, start=start, end=start + clips * length)
+        batch = middle_batch([whole], replace(data, clip=Dense(clips * sampler.frames, fps=fps), motion=flow))
+        assert batch.motion is not None
+        moves = motion_strip(batch.video[0], batch.motion.each(lambda values: values[0]))
+        films = {name: torch.cat(parts, 1) for name, parts in rows.items()} | {"motion": moves.rows["vectors"]}
+        # The first frame has no motion. And the film begins in its middle, which pages show where films stand still.
+        strips.append(Strip({name: film[:, 1:].roll(-film.shape[1] // 2, 1) for name, film in films.items()}))
     return save_gif(out, strips, fps=fps)
-
-
-def reconstructed(method: MaskedAutoencoder, data: Any, item: Item, ratio: float) -> tuple[Any, Tensor]:
-    """What is imagined of a part of a film, and its motion as arrows."""
-    batch = middle_batch([item], data)
-    assert batch.motion is not None
-    strip = motion_strip(batch.video[0], batch.motion.each(lambda values: values[0]))
-    return reconstruct(method, batch.video, ratio), strip.rows["vectors"]
 
 
 # ---------------------------------------------------------------------------- attention

@@ -31,7 +31,7 @@ from tubelet.evaluate.probes import RECIPES, Attentive, Neighbours
 from tubelet.evaluate.probing import read_out
 from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
-from tubelet.finetune import completed, finetune
+from tubelet.finetuning import completed, finetune
 from tubelet.nn.vit import ViT
 from tubelet.train.checkpoint import load_classifier, load_encoder
 from tubelet.train.folder import unfinished

@@ -14,12 +14,12 @@ ROOT = Path(tubelet.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"types", "printable"},
+    {"types", "printable", "plugins"},
     {"data", "nn"},
     {"masks", "targets", "motion_targets"},
     {"config"},
     {"methods", "train", "evaluate", "weights"},
-    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
+    {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetuning", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
     | {"plates", "time_bar", "box_pictures", "attention_pictures"},
     {"cli", "demo", "bench"},
@@ -89,8 +89,16 @@ HOMES = {
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported in a file, inside functions too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    """Line and full name of everything imported in a file, inside functions too.
+
+    In the package's own __init__.py not what only type checkers read: test_public.py holds that to the public names.
+    """
+    tree = ast.parse(file.read_text())
+    if file == ROOT / "__init__.py":
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -5,17 +5,15 @@ The config is the object: a preset is a Python function that returns a `Run`, fl
 
 import dataclasses
 import difflib
-import importlib
 import json
 import math
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from tubelet import plugins
 from tubelet.data.datasets import Data
 from tubelet.data.settings import checked as data_checked
 from tubelet.nn.vit import Encoder
@@ -305,22 +303,18 @@ def preset(name: str) -> Run:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"no preset called {name!r}.{hint} There are: {', '.join(PRESETS)}")
     module, _, function = PRESETS.get(name, name).partition(":")
-    if name not in PRESETS:
-        sys.path.insert(0, os.getcwd())  # a module of one's own, beside the videos
-        TRUSTED.add(module.split(".")[0])
     try:
-        run = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot use {name!r} as module:function ({error})") from error
+        make = getattr(plugins.found(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot use {name!r} as module:function: {error}") from error
+    run = make() if callable(make) else make
     if not isinstance(run, Run):
         raise ValueError(f"{name} returned {type(run).__name__}, expected a tubelet Run")
+    plugins.trust(run)
     return run
 
 
 # ---------------------------------------------------------------------------- to and from JSON
-
-TRUSTED = {"tubelet"}
-"""Packages whose classes a run.json may name; that of a preset "module:function" joins them when it is used."""
 
 
 def to_json(value: Any) -> str:
@@ -353,11 +347,11 @@ def read_card(path: Path) -> dict[str, Any]:
 def from_json(text: str) -> Any:
     """The config that `to_json` wrote.
 
-    Only dataclasses of tubelet are made, and of the modules in TRUSTED: a run.json from elsewhere cannot name code to
-    run.
+    Only dataclasses of tubelet are made, and of modules that the user has named (`plugins.trusted`): a run.json from
+    elsewhere cannot name code to run.
 
     Raises:
-        ValueError: a class or a field that this version of tubelet does not have.
+        ValueError: a class or a field that this version of tubelet does not have, or a module that is not there.
     """
     try:
         return _object(json.loads(text))
@@ -371,18 +365,19 @@ def _object(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     module, _, name = str(value.get("class")).partition(":")
-    if module.split(".")[0] not in TRUSTED:
+    if not plugins.trusted(module):
         raise ValueError(
-            f"run.json names {value.get('class')!r}; only classes of tubelet are loaded. If it is yours: "
-            "add its module to tubelet.config.TRUSTED before"
+            f"run.json names {value.get('class')!r}; only classes of tubelet are loaded, and of modules that you name. "
+            f"If {module} is yours, name it before the command: {plugins.NAMED}={module.split('.')[0]}"
         )
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = getattr(plugins.found(module), name)
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise TypeError("no config")  # and must not be called, whatever it is
         return cls(**{key: _object(v) for key, v in value.items() if key != "class"})
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"run.json does not fit this version of tubelet: {value['class']} ({error})") from error
+        whose = "this version of tubelet" if module.split(".")[0] == "tubelet" else "the module as it is now"
+        raise ValueError(f"run.json does not fit {whose}: {value['class']} ({error})") from error
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -28,6 +28,10 @@ RATIOS = (0.75, 0.9, 0.95)
 # ---------------------------------------------------------------------------- 1. clips in, clips out
 
 
+class NothingToShow(ValueError):
+    """A method has no pictures of what it does."""
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Clips, what the encoder saw of them, and what the decoder imagined; scores are of the bytes that are shown."""
@@ -183,7 +187,8 @@ def reconstruct_run(
     clips (what is predicted next, features, views) is in reconstruction.gif and .png.
 
     Raises:
-        FileNotFoundError, ValueError: nothing there, a method with nothing to show, or ratios that do not fit it.
+        FileNotFoundError, ValueError: nothing there, or ratios that do not fit the method.
+        NothingToShow: a method that has no pictures.
         VideoError: a video cannot be read.
     """
     method, run, about = taken(folder)
@@ -193,7 +198,7 @@ def reconstruct_run(
             raise ValueError(f"{folder} holds a {type(method).__name__}, which hides no ratio; leave --ratio out")
         strips, note = shown_by(method, run, videos, seed)
         if not strips:
-            raise ValueError(f"{folder} holds a {type(method).__name__}, which imagines nothing that could be shown")
+            raise NothingToShow(f"{folder} holds a {type(method).__name__}, which imagines nothing that could be shown")
         return [save(where / f"reconstruction.{kind}", strips, f"{about} {note}") for kind in ("gif", "png")]
     clips, written = middle_batch(videos, run.data), []
     own = getattr(method.mask, "ratio", None)  # as it was trained, and others

@@ -163,7 +163,6 @@ def test_an_epoch_counts_videos_only(sources):
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_is_the_same(sources, tmp_path, stop, monkeypatch):
-    monkeypatch.setattr(config, "TRUSTED", {"tubelet", __name__})
     run = a_run(sources, repeats=2)
     names = ("step", "epoch", "loss", "lr", "gradient_norm")
     whole = metrics(train(run, sources / "videos", tmp_path / "whole", quiet=True))

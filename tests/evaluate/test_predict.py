@@ -51,6 +51,18 @@ def along(path, data=DATA, **how) -> list[Prediction]:
     return list(predict(viewer(data), windows(path, data, **how, prepare=partial(centred, size=data.size)), str(path)))
 
 
+def test_whole_frames_are_seen_as_their_middle(tmp_path):
+    """16 pixels wide is the network's; here the outer parts of wider frames have another colour."""
+    colours = np.zeros((12, 32, 64, 3), np.uint8)
+    colours[..., 0] = 200  # red at both sides, green in the middle
+    colours[:, :, 16:48] = (0, 200, 0)
+    write(tmp_path / "wide.mp4", colours, 10)
+    assert DATA.size[0] == DATA.size[1]
+    whole = list(predict(viewer(DATA), windows(tmp_path / "wide.mp4", DATA), "wide.mp4"))
+    assert [one.outputs for one in whole] == [one.outputs for one in along(tmp_path / "wide.mp4")]
+    assert {one.top(CLASSES, 1)[0][0] for one in whole} == {"green"}
+
+
 def made(rows: list[list[float]], length: float = 1.0, stride: float = 1.0) -> list[Prediction]:
     """Predictions at equal distances."""
     return [Prediction(n * stride, n * stride + length, tuple(row)) for n, row in enumerate(rows)]

@@ -27,7 +27,7 @@ from tubelet.config import Run
 from tubelet.data.datasets import Dataset
 from tubelet.data.loader import batches
 from tubelet.data.sources import find
-from tubelet.finetune import finetune
+from tubelet.finetuning import finetune
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.methods.supervised import Supervised
 from tubelet.nn import collective

@@ -13,7 +13,7 @@ from tubelet.config import Optim, Run, Training, preset
 from tubelet.data.datasets import Data
 from tubelet.data.sampling import Dense
 from tubelet.data.writing import write
-from tubelet.finetune import finetune
+from tubelet.finetuning import finetune
 from tubelet.masks.random_masks import Random
 from tubelet.methods.masked import Masked
 from tubelet.methods.supervised import Supervised

@@ -21,7 +21,7 @@ from tubelet.data.sampling import Around, Dense
 from tubelet.export.folder import write_folder
 from tubelet.export.graphs import network_of
 from tubelet.export.official import write_official
-from tubelet.finetune import Initial
+from tubelet.finetuning import Initial
 from tubelet.methods.action_detection import ActionDetection
 from tubelet.methods.masked import Masked
 from tubelet.methods.supervised import Supervised

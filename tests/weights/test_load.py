@@ -19,7 +19,7 @@ from tubelet.data.labels import Labels
 from tubelet.data.writing import write
 from tubelet.export.folder import to_hugging_face
 from tubelet.export.trained import encoder_fits
-from tubelet.finetune import Initial, as_weights, finetune
+from tubelet.finetuning import Initial, as_weights, finetune
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.patches import resized, sinusoid

@@ -85,7 +85,7 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.data.datasets import Dataset
     from tubelet.data.labels import listed
     from tubelet.data.sources import find
-    from tubelet.finetune import as_weights, balanced, completed, finetune
+    from tubelet.finetuning import as_weights, balanced, completed, finetune
     from tubelet.methods.action_detection import ActionDetection
     from tubelet.methods.supervised import Supervised
     from tubelet.nn.collective import from_first, whoami

@@ -116,7 +116,8 @@ def picture_mask(args: list[str]) -> int:
     if guide is None and a.guide != Mask("").guide:
         raise ValueError(f"--guide {a.guide} does nothing: only {', '.join(GUIDED)} follow motion; leave it out")
     drawable(a.kind, a.out)
-    from tubelet.pictures import mask_strip, masks_strip, save
+    from tubelet.pictures import mask_strip, masks_strip
+    from tubelet.strips import save
     from tubelet.types import Grid
 
     grid = Grid.of(a.frames, *a.size, a.patch)

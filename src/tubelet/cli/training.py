@@ -2,6 +2,7 @@
 
 import ast
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -76,7 +77,7 @@ def pretrain(args: list[str]) -> int:
     from tubelet.data.sources import find
     from tubelet.evaluate.features import readable
     from tubelet.nn.collective import from_first, whoami
-    from tubelet.pictures import reconstruct_run
+    from tubelet.pictures import NothingToShow, reconstruct_run
     from tubelet.plan import plan, render
     from tubelet.report import ends, write_report
     from tubelet.train.checkpoint import weights_of
@@ -103,7 +104,8 @@ def pretrain(args: list[str]) -> int:
     folder = train(run, a.data, out, items=items, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
     if whoami()[0] > 0:
         return 0
-    reconstruct_run(folder, readable(items, run.data, 2))
+    with suppress(NothingToShow):  # methods need not have pictures
+        reconstruct_run(folder, readable(items, run.data, 2))
     report = write_report(folder)
     lines = metrics(folder)
     first, last = ends(lines)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from tubelet.data import alike, cost
+from tubelet.data.container import opened
 from tubelet.data.findings import Leak, Level, Pair, Report, Row
 from tubelet.data.flow import Flow, usable
 from tubelet.data.images import is_picture
@@ -25,7 +26,7 @@ from tubelet.data.shards import content, exists, state_of
 from tubelet.data.sources import Item
 from tubelet.data.split import overlap, together
 from tubelet.data.vectors import Vectors, has_vectors, tells
-from tubelet.data.video import Video, VideoError, frames_at, opened, probe
+from tubelet.data.video import Video, VideoError, frames_at, probe
 from tubelet.types import Sampler
 
 __all__ = ["Report", "Row", "check"]
@@ -311,7 +312,7 @@ def digest(path: str) -> str:
 def parallel(
     processes: Processes,
     function: Callable[..., T],
-    jobs: Sequence[tuple],
+    jobs: Sequence[tuple[Any, ...]],
     died: Callable[..., T],
     late: Callable[..., T],
     progress: Progress | None = None,
@@ -330,6 +331,6 @@ def parallel(
     return [results[index] for index in range(len(jobs))]
 
 
-def numbered(function: Callable[..., T], job: tuple[int, tuple]) -> tuple[int, T]:
+def numbered(function: Callable[..., T], job: tuple[int, tuple[Any, ...]]) -> tuple[int, T]:
     """`function` of a job, with the job's number."""
     return job[0], function(*job[1])

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,9 @@ def unpacked(path: Path, record: bytes) -> Video:
     return Video(path=path, seconds=seconds, keys=keys, stamps=stamps, starts=starts, **about)
 
 
-def unlikely(about: dict, seconds: np.ndarray, keys: np.ndarray, stamps: np.ndarray, starts: np.ndarray) -> str:
+def unlikely(
+    about: dict[str, Any], seconds: np.ndarray, keys: np.ndarray, stamps: np.ndarray, starts: np.ndarray
+) -> str:
     """What no index of a video says; empty if all can be."""
     if [type(about.get(name)) for name in SCALARS] != [*KINDS] or about["stamp"] not in ("pts", "pos", "order"):
         return "settings of another kind"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from tubelet.data import kept
 from tubelet.data.check import headers
+from tubelet.data.container import opened
 from tubelet.data.images import is_picture
 from tubelet.data.index import SUFFIXES, Damage, Video, VideoError
 from tubelet.data.items import LIST, Item
@@ -28,7 +29,7 @@ from tubelet.data.processes import alive, in_processes
 from tubelet.data.remote import absolute, shown, url_of
 from tubelet.data.sources import LAYOUTS, find
 from tubelet.data.split import write_list
-from tubelet.data.video import decoded_from, frames_at, opened, probe
+from tubelet.data.video import decoded_from, frames_at, probe
 from tubelet.data.writing import DiskError, Encoding, encode
 from tubelet.types import Motion
 

@@ -11,11 +11,12 @@ import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Int, UInt8
 
+from tubelet.data.container import opened
 from tubelet.data.formats import guarded
 from tubelet.data.images import is_picture
 from tubelet.data.index import Damage, Video, VideoError, checked, runs_of, warn_damaged
 from tubelet.data.paint import Brush, orientation
-from tubelet.data.video import decoded_from, demuxed, fed, frames_at, opened
+from tubelet.data.video import decoded_from, demuxed, fed, frames_at
 
 Picture = UInt8[np.ndarray, "h w c"]
 

@@ -256,7 +256,7 @@ def drawer(height: int, width: int) -> Callable[[Any], Any]:
 
     FFmpeg's own filters do it, as in its command line; anew where a stream changes its size or format on the way.
     """
-    graphs: dict[tuple, Any] = {}
+    graphs: dict[tuple[Any, ...], Any] = {}
 
     def drawn(frame: Any) -> Any:
         if isinstance(frame, np.ndarray):

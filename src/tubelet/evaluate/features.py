@@ -5,7 +5,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -260,7 +260,7 @@ def read(items: Sequence[Item], data: Data, batch: int) -> Iterator[list[MiddleC
             return error
 
     with ThreadPoolExecutor(cores()) as pool:  # FFmpeg lets go of the interpreter
-        waiting: deque = deque()
+        waiting: deque[list[Future[MiddleClip | VideoError | OSError]]] = deque()
         try:
             for start in range(0, len(items), batch):
                 waiting.append([pool.submit(one, item) for item in items[start : start + batch]])

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tubelet.data.labels import Labels
+from tubelet.evaluate.features import centred
 from tubelet.evaluate.views import Viewer
 from tubelet.evaluate.windows import Window
 
@@ -45,9 +46,14 @@ class Segment:
 
 
 def predict(viewer: Viewer, windows: Iterable[Window], where: str) -> Iterator[Prediction]:
-    """What the network says about each window, as they come: what a test of one view says about the same frames."""
+    """What the network says about each window, as they come: what a test of one view says about the same frames.
+
+    Of whole frames it sees the middle, in its size.
+    """
     for window in windows:
-        (outputs,) = viewer([(window.frames.permute(3, 0, 1, 2)[None], where)])
+        whole = window.frames.shape[1:3] != viewer.data.size
+        frames = centred(window.frames, viewer.data.size) if whole else window.frames
+        (outputs,) = viewer([(frames.permute(3, 0, 1, 2)[None], where)])
         yield Prediction(window.start, window.end, tuple(outputs.tolist()), window.short)
 
 

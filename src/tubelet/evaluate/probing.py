@@ -6,6 +6,7 @@ The choice is made on validation clips (given, or held out of the training clips
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Outcome:
     """Probabilities of the tested clips."""
     folds: tuple[Fold, ...] = ()
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "scores": self.scores,

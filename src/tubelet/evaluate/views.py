@@ -206,7 +206,7 @@ class ViewedItems:
             return place, None, [str(error)]
 
 
-def made_by(source: Any, workers: int) -> DataLoader:
+def made_by(source: Any, workers: int) -> DataLoader[Any]:
     """All that a source with __getitem__ and a length makes, in order, made by so many processes; 0: by this one."""
     return DataLoader(
         source,

@@ -14,6 +14,7 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.loader import Failures, batches
 from tubelet.data.sources import Item, find
 from tubelet.nn.collective import from_first, joined, plain, whoami
+from tubelet.plugins import trust
 from tubelet.train import checkpoint, sharded
 from tubelet.train.device import keep_memory, pick_device, pick_precision, pick_workers, threads
 from tubelet.train.distributed import Spread, averaged, in_step, totals
@@ -63,6 +64,7 @@ def train(
     folder = Path(out)
     with joined() as (rank, world), Lock(folder) as lock, threads(max(run.training.threads, 0)):
         from_first(lambda: checked(run))
+        trust(run)  # so that what is written here can be read here
         resume = resume or begun_by_this_launch(folder)
         run, quiet = with_shape(run, folder if resume else None), quiet or rank > 0
         from_first(lambda: shared_out(run, world))

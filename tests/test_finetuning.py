@@ -19,7 +19,7 @@ from tubelet.data.sources import Item, find
 from tubelet.data.transforms import RandomResizedCrop
 from tubelet.data.writing import write
 from tubelet.export.official import write_official
-from tubelet.finetune import Initial, as_weights, balanced, completed, finetune
+from tubelet.finetuning import Initial, as_weights, balanced, completed, finetune
 from tubelet.masks.random_masks import Tube
 from tubelet.methods.masked import Masked
 from tubelet.methods.mixing import Erasing, Mix
@@ -310,7 +310,7 @@ def test_odd_parts_cannot_be_mixed_and_nothing_is_begun(films, tmp_path):
 
 def test_the_teacher_is_where_the_student_is(films, tuned, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("tubelet.finetune.pick_device", lambda name: asked.append(name) or torch.device("cpu"))
+    monkeypatch.setattr("tubelet.finetuning.pick_device", lambda name: asked.append(name) or torch.device("cpu"))
     moved = []
     monkeypatch.setattr("torch.nn.Module.to", lambda self, *to: moved.append((type(self).__name__, *to)) or self)
     finetune(tuning(Supervised(teacher=str(tuned)), epochs=1), films / "train", tmp_path / "run", quiet=True)
