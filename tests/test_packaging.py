@@ -31,7 +31,7 @@ def done(folder: Path, *words: str, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """Wheel and sdist of what git would give away: the tree is not touched, and nothing that lies about in it is built."""
+    """Wheel and sdist of what git would give away; our tree is not touched."""
     folder = tmp_path_factory.mktemp("built")
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, capture_output=True, text=True)
@@ -170,7 +170,7 @@ def test_every_dependency_is_used_and_has_a_lower_bound():
 def test_extras_that_the_code_names_are_there():
     named = set()
     for path in (ROOT / "src/tubelet").rglob("*.py"):
-        for names in re.findall(r"pip install 'tubelet\[([\w,]+)\]'", path.read_text()):
+        for names in re.findall(r"'tubelet\[([\w,]+)\]'", path.read_text()):
             named |= set(names.split(","))
     extras = set(PROJECT["optional-dependencies"])
     assert named <= extras
@@ -198,5 +198,36 @@ def test_without_an_extra_the_error_says_how_to_get_it(extra, packages, where, a
     module, name = where.split(":")
     use = getattr(import_module(module), name)
     with pytest.raises(ValueError, match=re.escape(f"pip install 'tubelet[{extra}]'")):
-        found = use(*arguments)
-        next(found)  # of a generator, which begins only now
+        list(use(*arguments))  # a generator begins only now
+
+
+# ---------------------------------------------------------------------------- citation
+
+# Of the Citation File Format 1.2.0: what must be there, and the words that it has for what we say.
+REQUIRED = {"cff-version", "message", "title", "authors"}
+KEYS = REQUIRED | {"type", "abstract", "version", "license", "keywords", "references"}
+OF_A_REFERENCE = {"type", "title", "authors", "year", "conference", "journal", "url", "identifiers"}
+
+
+def test_the_citation_is_valid_and_names_every_paper_of_the_table_of_methods():
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert set(cited) >= REQUIRED
+    assert set(cited) <= KEYS
+    assert (cited["cff-version"], cited["version"]) == ("1.2.0", tubelet.__version__)
+    assert cited["license"] == PROJECT["license"]
+    assert cited["type"] == "software"
+    for one in cited["references"]:
+        assert set(one) <= OF_A_REFERENCE
+        assert {"type", "title", "authors"} <= set(one)
+        assert one["type"] in ("article", "conference-paper")
+        assert ("conference" in one) == (one["type"] == "conference-paper")
+        assert all(set(who) == {"family-names", "given-names"} for who in one["authors"])
+        (identifier,) = one["identifiers"]
+        assert identifier["type"] == "other"
+        assert one["url"] == f"https://arxiv.org/abs/{identifier['value'].removeprefix('arXiv:')}"
+        assert 2021 <= one["year"] <= 2026
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| \[(\w+) \d{4}\]\(https://arxiv.org/abs/([\d.]+)\)", readme, re.MULTILINE)
+    papers = [(one["authors"][0]["family-names"], one["url"].rpartition("/")[2]) for one in cited["references"]]
+    assert papers == rows
