@@ -79,10 +79,16 @@ def presets() -> str:
     return "\n| preset | what for |\n|---|---|\n" + "".join(f"| `{name}` | {line} |\n" for name, line in about.items())
 
 
-class Examples(griffe.Extension):
-    """Examples of docstrings (`>>> ...`) as blocks of code, which plain Markdown does not know."""
+class Docstrings(griffe.Extension):
+    """Docstrings, which are plain text, as Markdown; and of fields that have none the comment behind them."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-        """Puts fences around them."""
+        """Puts examples (`>>> ...`) into blocks of code, and keeps T*H*W from being italic."""
+        if obj.is_attribute and obj.parent and obj.parent.is_class and not obj.docstring and obj.lines:
+            comment = re.search(r"  # (.+)$", obj.lines[-1])
+            obj.docstring = griffe.Docstring(comment.group(1), parent=obj) if comment else None
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^>>> .+(?:\n.+)*", "```python\n\\g<0>\n```", obj.docstring.value, flags=re.M)
+            text = re.sub(r"^>>> .+(?:\n.+)*", "```python\n\\g<0>\n```", obj.docstring.value, flags=re.M)
+            parts = re.split(r"(```.*?```|`[^`]+`)", text, flags=re.DOTALL)
+            parts[::2] = [re.sub(r"(?<=\w)\*(?=\w)", r"\*", part) for part in parts[::2]]
+            obj.docstring.value = "".join(parts)

@@ -28,14 +28,26 @@ OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmark
 
 # What makes a command take seconds, appended to it. One size for all, so that --weights fit; later flags win.
 NETWORK = "--encoder.width 64 --encoder.depth 1 --encoder.heads 1 --encoder.hidden 64"
-TRAINING = f"--training.epochs 1 --training.batch 4 --training.workers 0 --data.size 32 32 --quiet {NETWORK}"
+TRAINING = f"--training.epochs 1 --training.batch 4 --training.workers 0 --data.size 48 64 --quiet {NETWORK}"
 SMALL = {
     "pretrain": TRAINING,
     "finetune": TRAINING,
     "probe linear": "--epochs 1",
     "probe attentive": "--epochs 1",
-    "bench": f"--training.batch 4 --data.size 32 32 {NETWORK}",
+    "bench": f"--training.batch 4 --data.size 48 64 {NETWORK}",
     "prepare": "--workers 1",
+}
+
+# What a page has from other pages, done before its own lines.
+PREPARED = "tubelet prepare my_videos/ prepared/"
+NEEDS = {
+    "docs/methods/mgm.md": [PREPARED],
+    "docs/methods/m3video.md": [PREPARED],
+    "docs/methods/detection.md": ["tubelet pretrain videomae-small-gpu --data my_videos/ --out runs/videomae"],
+    "docs/methods/fine-tuning.md": [
+        "tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/videomae",
+        "tubelet split labelled/ --out lists/",
+    ],
 }
 
 # What cannot run here: the reason, and where it is tested. Flags are checked all the same.
@@ -149,6 +161,8 @@ def test_blocks_run(page, material, tmp_path):
     shutil.copytree(material, tmp_path, dirs_exist_ok=True)
     known = {}
     with chdir(tmp_path):
+        for line in NEEDS.get(name(page), []):
+            perform(line)
         for language, text in blocks(page):
             if language == "python":
                 said = io.StringIO()

@@ -113,3 +113,10 @@ def test_pages_that_lie_outside_of_docs_are_on_it(site):
     assert 'href="results.html#methods-at-equal-time"' in readme
     assert "videomae.py" in readme
     assert "src/tubelet/methods/videomae.py" not in re.findall(r'href="([^"]+)"', readme)
+
+
+def test_docstrings_are_shown_as_they_are_meant(site):
+    types = re.sub(r"<[^>]+>", "", (site / "reference/types.html").read_text())
+    assert "T*H*W cubes" in types  # no italics
+    assert "packets that the decoder had to skip" in types  # the comment behind a field
+    assert re.search(r"<code>[^`]*&gt;&gt;&gt;", (site / "reference/evaluate.html").read_text())  # an example is code
