@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "preset": "tubelet.config:preset",
-    "pretrain": "tubelet.train.loop:train",
+    "pretrain": "tubelet.pretraining:pretrain",
     "load": "tubelet.train.checkpoint:load",
     "load_with_report": "tubelet.weights.load:network",
     "Asked": "tubelet.weights.found:Asked",
@@ -44,4 +44,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tubelet' has no attribute {name!r}; it has: {', '.join(sorted(_HOMES))}")
     module, attribute = _HOMES[name].split(":")
-    return getattr(import_module(module), attribute)
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value  # or the second time `finetune` would be the module of that name, which is imported now
+    return value
