@@ -21,7 +21,8 @@ LAYERS = [
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetuning", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
-    | {"plates", "time_bar", "box_pictures", "attention_pictures"},
+    | {"plates", "time_bar", "box_pictures", "attention_pictures", "live", "pretraining"}
+    | {"report_facts", "report_results", "report_warnings"},
     {"cli", "demo", "bench"},
     {"__main__"},
 ]
@@ -35,6 +36,15 @@ ALLOWED = {
     ("motion_targets", "targets"),  # the ways to normalise
     ("report", "charts"),  # a report shows curves
     ("report", "page"),
+    *(("report", part) for part in ("report_facts", "report_results", "report_warnings")),
+    ("report_results", "report_facts"),
+    ("report_results", "page"),
+    ("report_warnings", "report_facts"),
+    ("live", "report"),  # the page and the pictures of a run under way
+    ("live", "pictures"),
+    ("live", "strips"),
+    *((verb, part) for verb in ("pretraining", "finetuning", "detection") for part in ("live", "report")),
+    ("pretraining", "pictures"),
     ("check_report", "page"),
     ("check_report", "charts"),
     ("plan", "activations"),  # a part of memory, and all of it
@@ -56,7 +66,8 @@ ALLOWED = {
     ("box_pictures", "time_bar"),
     ("box_pictures", "overlay"),  # what is on screen when
     ("box_pictures", "strips"),
-    ("export", "report"),  # a run in rows
+    ("export", "report_facts"),  # a run in rows
+    ("export", "report_results"),
 }
 
 

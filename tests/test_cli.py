@@ -165,6 +165,7 @@ def test_train_look_and_repeat(videos, preset, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "one"
     assert {p.name for p in folder.iterdir()} >= {"run.json", "metrics.jsonl", "encoder.safetensors", "report.html"}
     assert (folder / "pictures" / "reconstruction_90.gif").exists()
+    assert (folder / "pictures" / "on_the_way" / "000012.png").exists()
 
     video = str(next(videos.rglob("*.mp4")))
     look = ["picture", "reconstruction", "--weights", "one", "--data", video, "--ratio", "0.75", "--out", "seen"]
@@ -175,7 +176,10 @@ def test_train_look_and_repeat(videos, preset, tmp_path, capsys, monkeypatch):
     assert run(["picture", "curves", "--run", "one", "--out", "curves.png"]) == 0
     assert (tmp_path / "curves.svg").exists()
 
-    assert run(["pretrain", "one/run.json", "--data", str(videos), "--out", "two", "--quiet"]) == 0
+    assert run(["pretrain", "one/run.json", "--data", str(videos), "--out", "two", "--quiet", "--no-pictures"]) == 0
+    assert not (tmp_path / "two" / "pictures" / "on_the_way").exists()
+    assert run(["picture", "curves", "--run", "one", "two"]) == 0
+    assert width_of("one/pictures/curves_together.png") > 200
     capsys.readouterr()
     one, two = (metrics(tmp_path / name) for name in ("one", "two"))
     assert [line["loss"] for line in one] == [line["loss"] for line in two]

@@ -67,6 +67,9 @@ def test_the_test_verb_counts_frame_map_and_writes_what_the_official_evaluation_
     told = json.loads(capsys.readouterr().out)
     assert told["key_frames"] == 4
     assert 0 <= told["numbers"]["frame_map"]["value"] <= 100
+    [kept] = [one for one in json.loads((tuned / "results.json").read_text()) if one["data"] == str(shapes["held"])]
+    assert (kept["kind"], kept["how"]) == ("test on key frames", "true boxes")
+    assert kept["numbers"] == told["numbers"]
     rows = [line.split(",") for line in Path(told["csv"]).read_text().splitlines()]
     assert {len(row) for row in rows} == {8}
     assert len(rows) == told["detections"] * len(load_detector(tuned)[1].data.labels.names)

@@ -1,13 +1,19 @@
 """The report: one well-formed page that needs no network, says what is missing, and believes no file name."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 
-from tubelet.report import finished, verdict, write_report
+from tubelet.charts import curves, drawing
+from tubelet.report import write_report
+from tubelet.report_facts import finished
+from tubelet.report_results import verdict
 from tubelet.strips import Strip, save_gif, save_png
+from tubelet.train.log import metrics
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
 NAME = "<b>&\"'$x</b>.mp4"
@@ -116,6 +122,52 @@ def test_the_loss_of_a_run_with_pictures_is_that_of_videos(run):
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert "1 → 0.333 loss of videos" in page.text
     assert "its error fell" in page.text
+
+
+def test_what_was_learnt_on_is_told(run, tmp_path):
+    card = json.loads((run / "run.json").read_text())
+    assert f"/videos/{NAME} · file or folder · no labels" in Page(write_report(run).read_text(encoding="utf-8")).text
+    card["run"]["data"] |= {"clips": 2, "repeats": 1, "labels": {"names": ["run", "fall"]}}
+    card |= {"data": str(tmp_path / "some.csv"), "fingerprint": {"videos": 1200, "places": 1300}}
+    (run / "run.json").write_text(json.dumps(card))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "some.csv · list · 1 200 videos, 2 600 clips an epoch · 2 labels: run, fall" in text
+
+
+def test_warnings_come_first_with_what_to_do(run):
+    (run / "metrics.jsonl").write_text(line(1, 1.0) + line(2, 1.0))
+    (run / "notes.txt").write_text("step 2: stopped: SIGINT; <saved>\n")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert text.index("<h2>Warnings") < text.index("<h2>What it imagines")
+    assert "It was stopped: SIGINT; &lt;saved&gt;." in text
+    assert "<code><span>--resume</span></code>" in text
+
+
+def test_losses_that_are_no_numbers_leave_a_gap_in_the_curve(run):
+    """The running mean over 2 % of the steps was not a number from there on."""
+    values = [float("nan") if step == 50 else 1 / step for step in range(1, 201)]
+    (run / "metrics.jsonl").write_text("".join(line(step, value) for step, value in enumerate(values, 1)))
+    figure_of = drawing({"": metrics(run)})
+    assert "nan" not in figure_of.lower()
+    (run / "metrics.jsonl").write_text(line(1, float("nan")))
+    assert "loss" in drawing({"": metrics(run)})
+
+
+def test_several_runs_are_in_one_picture(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text("".join(line(step, 2 / step) for step in range(1, 11)))
+    png, svg = curves([run, other], tmp_path / "both.png")
+    text = svg.read_text(encoding="utf-8")
+    assert {"a &lt;i&gt;run", "other"} <= set(re.findall(r">([^<>]+)</text>", text))
+    colours = set(re.findall(r"stroke: (#[0-9a-f]{6})", text))
+    assert {"#3b82c4", "#e08a3c"} <= colours
+    with Image.open(png) as image:
+        assert image.width == 1600
+    alone, _ = curves(run, tmp_path / "alone.png")
+    assert curves([run], tmp_path / "list.png")[0].read_bytes() == alone.read_bytes()
+    with pytest.raises(FileNotFoundError, match="none has no metrics"):
+        curves([run, tmp_path / "none"], tmp_path / "both.png")
 
 
 def test_an_empty_folder_still_has_a_report(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from shutil import copytree
 from types import SimpleNamespace
 
 import av
@@ -73,6 +74,33 @@ def test_it_prints_what_the_library_finds(tuned, videos, tmp_path, capsys):
     words = capsys.readouterr().out
     assert f"top-1                   {said['numbers']['top1']['value']:.2f} %" in words
     assert "only the 4 classes that the test set has" in words
+
+
+def test_what_was_measured_is_kept_in_the_run_that_it_is_of(tuned, videos, tmp_path, capsys):
+    """The numbers that were printed, beside guessing, which for two videos of each of four classes is 25 %."""
+    run = copytree(tuned, tmp_path / "run")
+    (run / "run.json").write_text(json.dumps({"run": json.loads(to_json(network()[1])), "data": str(videos)}))
+    known = str(videos / "known.csv")
+    call = ["test", "--weights", str(run), "--data", known, "--views", "1x1", "--json", "--quiet"]
+    assert tubelet(call) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert tubelet(call) == 0  # again
+    assert tubelet([*call, "--views", "2x1"]) == 0
+    capsys.readouterr()
+    probe = ["probe", "knn", "--weights", str(run), "--data", known, "--test", known, "--k", "1", "--block", "0"]
+    assert tubelet([*probe, "--random-too", "--json"]) == 0
+    probed = json.loads(capsys.readouterr().out)
+    first, second, third = json.loads((run / "results.json").read_text())
+    assert first["numbers"] == said["numbers"]
+    assert first["tested"] == "8 videos of 4 classes"
+    assert first["chance"] == {"top1": 25.0, "mean_class_accuracy": 25.0}
+    assert (first["how"], second["how"]) == ("1x1 views, mean of probabilities", "2x1 views, mean of probabilities")
+    assert third["kind"] == "knn probe"
+    for name, of in (("numbers", "trained"), ("untrained", "random")):
+        assert {score: one["value"] for score, one in third[name].items()} == probed[of]["scores"]
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert text.count("<h3>Test on known.csv</h3>") == 2
+    assert text.count("<h3>Knn probe on known.csv</h3>") == 1
 
 
 def test_results_of_other_videos_are_not_replaced(tuned, videos, tmp_path, capsys):

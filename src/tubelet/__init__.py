@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "preset": "tubelet.config:preset",
-    "pretrain": "tubelet.train.loop:train",
+    "pretrain": "tubelet.pretraining:pretrain",
     "load": "tubelet.train.checkpoint:load",
     "load_with_report": "tubelet.weights.load:network",
     "Asked": "tubelet.weights.found:Asked",

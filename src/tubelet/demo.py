@@ -4,7 +4,6 @@ Made videos have known motions as labels, so that what the encoder learnt can be
 demo stops at the pictures.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,11 +18,14 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.sources import Item, find
 from tubelet.evaluate.features import readable
 from tubelet.evaluate.read_out import ReadOut
+from tubelet.live import Imagined, Page
 from tubelet.nn.vit import ViT
 from tubelet.pictures import reconstruct_run
 from tubelet.plan import plan, render
-from tubelet.report import ends, write_report
-from tubelet.train.checkpoint import atomically, load_encoder, void
+from tubelet.report import write_report
+from tubelet.report_facts import ends
+from tubelet.report_results import write_results
+from tubelet.train.checkpoint import load_encoder
 from tubelet.train.log import Counter, duration, metrics, say, show
 from tubelet.train.loop import train
 
@@ -56,7 +58,8 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
 
     say(f"3  pre-train: VideoMAE, {run.method.mask.ratio:.0%} of every clip hidden")
     show(render(plan(run, len(Dataset(items, run.data)))))
-    train(run, source, out, items=items, resume=resume)
+    with Page(out) as page:
+        train(run, source, out, items=items, resume=resume, tell=page, show=Imagined(out, run, items))
 
     say("4  imagine: what it makes of clips with 75, 90 and 95 % hidden")
     test = find(made / "test") if videos is None else []
@@ -65,8 +68,7 @@ def demo(out: Path, videos: str | None = None, *, resume: bool = False, short: b
     if videos is None:
         say("5  read out: what the encoder knows about motion, beside one that was never trained")
         result = known(out, run, items[:: max(len(items) // LABELLED, 1)], test, short)
-        text = json.dumps([result], indent=1).encode()
-        atomically(out / "results.json", lambda file: void(file.write(text)))
+        write_results(out, [result])
     report = write_report(out)
 
     lines = metrics(out)

@@ -1,6 +1,7 @@
 """Action detection from start to end: the boxes, the weights to start from, the run, and its score on other boxes."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from tubelet.data.items import Item
 from tubelet.data.labels import Labels, listed
 from tubelet.data.split import overlap
 from tubelet.evaluate.key_frames import Looker, Network, over_key_frames
+from tubelet.live import Page
 from tubelet.methods.action_detection import ActionDetection, ActionDetector
-from tubelet.nn.collective import from_first, joined
+from tubelet.nn.collective import from_first, joined, whoami
+from tubelet.report import write_report
 from tubelet.train.checkpoint import last
 from tubelet.train.detector import detector_from
 from tubelet.train.device import pick_device, pick_workers
@@ -37,13 +40,15 @@ def finetune_on_boxes(
     quiet: bool = False,
     tensorboard: bool = False,
     limit: int | None = None,
+    report: bool = False,
 ) -> Path:
     """Trains `run` (a preset of action detection) on the boxes of `data` and returns the run folder `out`.
 
     It starts from the encoder of the run `run.method.init`, or from scratch. The classes are those of `data`, unless
     `run.data.labels` names them. `known` are the key frames of `data`, where they have been read already. The folder
     gets model.safetensors (the last weights) and, with `validation` boxes, best.safetensors (frame mAP, true boxes).
-    `new_head` allows a head that was trained for other classes to be replaced.
+    `new_head` allows a head that was trained for other classes to be replaced. With `report` there is also report.html,
+    also while it trains.
 
     Raises:
         ValueError, FileNotFoundError: boxes, weights or settings that cannot be used.
@@ -70,18 +75,23 @@ def finetune_on_boxes(
             assert isinstance(method, ActionDetector)
             return [] if weights is None else [detector_from(weights, run, method.network, new_head)]
 
-        return train(
-            run,
-            data,
-            out,
-            items=known.items,
-            prepare=prepare,
-            validate=measure,
-            resume=resume,
-            quiet=quiet,
-            tensorboard=tensorboard,
-            limit=limit,
-        )
+        with Page(Path(out)) if report else nullcontext() as page:
+            folder = train(
+                run,
+                data,
+                out,
+                items=known.items,
+                prepare=prepare,
+                validate=measure,
+                tell=page,
+                resume=resume,
+                quiet=quiet,
+                tensorboard=tensorboard,
+                limit=limit,
+            )
+        if report and whoami()[0] == 0:
+            write_report(folder)
+        return folder
 
 
 def completed(run: Run, known: KeyFrames) -> Run:

@@ -1,6 +1,7 @@
 """Fine-tuning from start to end: the classes, the weights to start from, the run, and its score on validation data."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from tubelet.data.sources import Item, find
 from tubelet.data.split import overlap
 from tubelet.evaluate.results import numbers
 from tubelet.evaluate.views import Viewer, Views, multi_view
+from tubelet.live import Page
 from tubelet.methods.supervised import Supervised, SupervisedLearner
 from tubelet.nn.classifier import Classifier
 from tubelet.nn.collective import from_first, joined, whoami
+from tubelet.report import write_report
 from tubelet.train.checkpoint import classifier_of, last, weights_of
 from tubelet.train.device import pick_device, pick_workers
 from tubelet.train.log import say
@@ -40,13 +43,14 @@ def finetune(
     quiet: bool = False,
     tensorboard: bool = False,
     limit: int | None = None,
+    report: bool = False,
 ) -> Path:
     """Trains `run` (a fine-tuning preset) on the labelled videos of `data` and returns the run folder `out`.
 
     It starts from the weights of the run `run.method.init`, or from scratch. The classes are those of `data`, unless
     `run.data.labels` names them. `items` are the videos of `data`, where they have been looked for already. The folder
     gets model.safetensors (the last weights) and, with `validation` data, best.safetensors. `new_head` allows a head
-    that was trained for other classes to be replaced.
+    that was trained for other classes to be replaced. With `report` there is also report.html, also while it trains.
 
     Raises:
         ValueError, FileNotFoundError: labels, weights or settings that cannot be used.
@@ -81,18 +85,23 @@ def finetune(
                 reports.append(report)
             return reports
 
-        return train(
-            run,
-            data,
-            out,
-            items=items,
-            prepare=prepare,
-            validate=measure,
-            resume=resume,
-            quiet=quiet,
-            tensorboard=tensorboard,
-            limit=limit,
-        )
+        with Page(Path(out)) if report else nullcontext() as page:
+            folder = train(
+                run,
+                data,
+                out,
+                items=items,
+                prepare=prepare,
+                validate=measure,
+                tell=page,
+                resume=resume,
+                quiet=quiet,
+                tensorboard=tensorboard,
+                limit=limit,
+            )
+        if report and whoami()[0] == 0:
+            write_report(folder)
+        return folder
 
 
 def validator(run: Run, items: Sequence[Item], device: torch.device) -> Callable[[Method], dict[str, float]]:

@@ -1,6 +1,14 @@
 """The frame of a report: its HTML and its looks, without the content."""
 
+import re
+from html import escape
 from string import Template
+
+
+def coded(command: str) -> str:
+    """A command in HTML, which is wrapped between its words, but not after the -- of a flag."""
+    return "<code>" + re.sub(r"(--[a-z][a-z0-9.-]*)", r"<span>\1</span>", escape(command)) + "</code>"
+
 
 PAGE = Template(
     """<!DOCTYPE html>
@@ -40,6 +48,24 @@ details, details > * + * { margin-top: 12px; } summary { cursor: pointer; color:
 .curves svg { display: block; width: 100%; height: auto; color: var(--ink); }
 .curves svg text { font-family: system-ui, "Segoe UI", sans-serif !important; }
 article { margin: 32px 0; }
+.status { border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; font-size: 15px; max-width: none; }
+.status.late { border-color: var(--bad); color: var(--bad); }
+.doubts { border-left: 3px solid var(--bad); padding: 4px 0 4px 22px; }
+.doubts h2 { font-size: 22px; margin: 0 0 12px; }
+.doubts ul { list-style: none; padding: 0; } .doubts li { margin: 0 0 16px; } .doubts li:last-child { margin: 0; }
+.doubts p { margin: 0; } .doubts p + p { color: var(--faint); }
+.way figure { display: grid; grid-template-columns: 9.5em 1fr; gap: 14px; align-items: center; margin: 0 0 6px; }
+.way figcaption { font-size: 14px; line-height: 1.4; color: var(--faint); }
+.way img { width: 100%; border-radius: 4px; image-rendering: pixelated; }
+.dots dd { padding-right: 12.5em; } .dots dd b { margin-right: -12.5em; width: 12em; }
+.dots .line { position: relative; flex: 1; height: 18px; }
+.line::before { content: ""; position: absolute; inset: 8px 0 auto; border-top: 1px solid var(--line); }
+.line i { position: absolute; }
+.dots .dot { width: 12px; height: 12px; margin: 3px 0 0 -6px; border-radius: 50%; }
+.dots .dot { background: var(--accent); opacity: 1; }
+.dots .whisker { top: 7px; height: 4px; min-width: 0; background: var(--accent); opacity: .45; }
+.dots .guess { width: 2px; min-width: 2px; height: 18px; margin-left: -1px; background: var(--bad); opacity: .9; }
+.dots .plain .dot, .dots .plain .whisker { background: var(--faint); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 16px; margin: 14px 0; align-items: center; }
 dt { color: var(--faint); font-size: 15px; }
 dd { margin: 0; display: flex; align-items: center; gap: 10px; padding-right: 7em; }
@@ -52,6 +78,7 @@ th, td { text-align: left; vertical-align: top; padding: 8px 0; border-bottom: 1
 td, p, ul { overflow-wrap: anywhere; }
 th { font-weight: 400; color: var(--faint); padding-right: 24px; width: 8em; }
 .small { font-size: 13px; } .small th { width: 50%; }
+code span { white-space: nowrap; }
 code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 pre { background: var(--card); border-radius: 8px; padding: 12px 16px; margin: 0 0 20px; white-space: pre-wrap; }
 pre code { user-select: all; }
@@ -69,6 +96,10 @@ ul { padding-left: 20px; margin: 0; font-size: 15px; } li { margin-bottom: 4px; 
 @media (max-width: 640px) {
   main { padding: 40px 18px 64px; } section { margin-top: 52px; }
   .tiles { grid-template-columns: 1fr 1fr; } .tiles b { font-size: 23px; }
+  .way figure { grid-template-columns: 1fr; gap: 2px; margin-bottom: 12px; }
+  .dots { grid-template-columns: 1fr; gap: 0; } .dots dt { margin-top: 12px; }
+  .dots dd { padding: 0; flex-wrap: wrap; gap: 0 10px; } .dots dd b { margin: 0; width: auto; }
+  .dots .line { flex-basis: 100%; }
   .wide { overflow-x: auto; } .wide > img, .wide > svg { min-width: 680px; max-width: none; }
 }
 @media (min-width: 641px) { .narrow { display: none; } }
@@ -88,5 +119,41 @@ $tiles
 $body</main>
 </body>
 </html>
+"""
+)
+
+REFRESH = Template(
+    """<p class="status" id="status" data-until="$until" data-every="$every">$text As of $at; the page refreshes
+itself.</p>
+<script>
+"use strict";
+// Opened anew now and then, for a page from a disk cannot ask for anything: where one was and what was open is kept.
+{
+  const status = document.getElementById("status"), key = "tubelet" + location.pathname;
+  const folds = () => [...document.querySelectorAll("details")];
+  const late = Date.now() / 1000 > status.dataset.until;
+  if (late) {
+    status.classList.add("late");
+    status.textContent += " Nothing new since, though it was expected: was the run ended? If so, go on with --resume.";
+  }
+  addEventListener("DOMContentLoaded", () => {
+    try {
+      const before = JSON.parse(sessionStorage.getItem(key) || "{}");
+      folds().forEach((fold) => { fold.open = (before.open || []).includes(fold.firstElementChild.textContent); });
+      scrollTo(0, before.y || 0);
+    } catch (error) { }
+  });
+  addEventListener("pagehide", () => {
+    try {
+      const open = folds().filter((fold) => fold.open).map((fold) => fold.firstElementChild.textContent);
+      sessionStorage.setItem(key, JSON.stringify({ y: scrollY, open }));
+    } catch (error) { }
+  });
+  setInterval(() => {
+    if (!document.hidden && getSelection().isCollapsed) location.reload();
+  }, 1000 * (late ? 60 : status.dataset.every));
+}
+</script>
+<noscript><meta http-equiv="refresh" content="30"></noscript>
 """
 )

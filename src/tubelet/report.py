@@ -4,33 +4,52 @@ It says what is there and what is missing, so it can be written while a run is u
 """
 
 import base64
-import json
-import math
 import re
 import shlex
 from collections.abc import Sequence
-from html import escape
+from datetime import datetime, timedelta
+from html import escape, unescape
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from tubelet.charts import curves, inlined
+from tubelet.charts import curves, drawing, inlined
 from tubelet.data.joint import LOSSES
-from tubelet.page import PAGE
-from tubelet.train.checkpoint import atomically, void
-from tubelet.train.log import duration, metrics
+from tubelet.data.lists import LISTS
+from tubelet.page import PAGE, REFRESH, coded
+from tubelet.report_facts import (
+    Card,
+    Lines,
+    card_of,
+    detects,
+    dig,
+    ends,
+    finished,
+    flat,
+    lines_of,
+    notes_of,
+    progress,
+    steps_of,
+    taught,
+    time_left,
+)
+from tubelet.report_results import READ_OUT, TESTED, Measured, article, home, keep, results_of
+from tubelet.report_warnings import Doubt, doubts
+from tubelet.train.checkpoint import SaveError, atomically, void
+from tubelet.train.folder import in_use
+from tubelet.train.log import duration, say
 
-SMALL = 0.02  # a lead below this share of the scale is called small
+UNREAD = "Nothing was read out of this encoder, so what it understands is not known: a low loss alone does not tell."
 
 # ---------------------------------------------------------------------------- the page
 
 
-def write_report(folder: Path | str) -> Path:
-    """`folder`/report.html, one self-contained page, of what is there of run.json, metrics.jsonl, notes.txt, pictures/.
+def write_report(folder: Path | str, again: float | None = None) -> Path:
+    """`folder`/report.html, one self-contained page, of what is there of run.json, metrics.jsonl, notes.txt, pictures/,
+    results.json (`report_results` says what is in there).
 
-    And of results.json: a list of {"name", "trained", "untrained", "one_frame", "chance", "unit", "explanation"}; some
-    values may be null or left out, "better": "lower" turns the reading round (for errors).
+    `again` seconds later it will be written again, while the run trains: then it refreshes itself, and draws its curves
+    without keeping them as pictures.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -39,33 +58,47 @@ def write_report(folder: Path | str) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such run folder: {folder}")
-    card = as_json(folder / "run.json") or {}
-    lines = metrics(folder) if (folder / "metrics.jsonl").exists() else []
-    results = "".join(read_out(result) for result in as_json(folder / "results.json") or [])
+    card, lines, notes, results = card_of(folder), lines_of(folder), notes_of(folder), results_of(folder)
+    live = again is not None and not finished(card, lines)
+    wrong = doubts(card, lines, notes, bool(results) or validated(lines), live)
+    read = "".join(map(article, results))
+    explained = READ_OUT if any("numbers" not in one for one in results) else ""
+    explained += TESTED if any("numbers" in one for one in results) else ""
     sections = [  # title, what there is, what to say if there is nothing
         ("What it imagines", imagined(folder), "No pictures yet: pictures/ is empty."),
-        ("How it learnt", learned(folder, lines), "No step is done yet."),
-        ("What it knows", results and READ_OUT + results, measure(card) if taught(card) else UNREAD),
+        ("What it imagined on the way", on_the_way(folder, lines), ""),
+        ("How it learnt", learned(folder, lines, live), "No step is done yet."),
+        ("What it knows", read and explained + read, measure(card) if taught(card) else UNREAD),
         ("What was run", settings(card), "No run.json here."),
-        ("Notes from the reader", notes(folder), "None: no video had to be repeated, repaired or left out."),
-        ("What to do next", commands(what_next(folder, card, lines)), ""),
+        ("Notes", listed(notes), "None: no video had to be repeated, repaired or left out."),
+        ("What to do next", commands(what_next(folder, card, lines, live)), ""),
     ]
     sections = sections[taught(card) :]  # labels are not imagined
-    body = "".join(f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections)
-    name = escape(folder.resolve().name)
-    about = "learned from video without labels"
-    page = PAGE.substitute(about=about, title=name, lead=lead(card, lines), tiles=tiles(card, lines), body=body)
+    body = warned(wrong, folder) + "".join(
+        f"<section><h2>{title}</h2>{there or faint(no)}</section>\n" for title, there, no in sections if there or no
+    )
     path = folder / "report.html"
-    atomically(path, lambda file: void(file.write(page.encode())))
+    text = PAGE.substitute(
+        about="taught with labelled video" if taught(card) else "learned from video without labels",
+        title=escape(folder.resolve().name),
+        lead=lead(card, lines, live),
+        tiles=(status(card, lines, again) if live else "") + tiles(card, lines),
+        body=body + faint(f"Written {datetime.now():%Y-%m-%d %H:%M:%S}."),
+    )
+    atomically(path, lambda file: void(file.write(text.encode())))
     return path
 
 
-def as_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is no file, or not a whole one."""
+def add_result(weights: Path, found: Measured) -> None:
+    """Keeps a test in the folder of its run, if it has one, and has the page show it; says where it cannot."""
+    if (folder := home(weights)) is None:
+        return
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        keep(folder, weights, found)
+        if not in_use(folder):  # or what trains there writes it
+            write_report(folder)
+    except SaveError as error:
+        say(f"note: the report of {folder} does not show this test: {error}")
 
 
 def faint(text: str) -> str:
@@ -73,55 +106,47 @@ def faint(text: str) -> str:
     return f'<p class="faint">{text}</p>'
 
 
-def dig(tree: Any, path: str, default: Any = None) -> Any:
-    """The value at a dotted path of parsed JSON."""
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return default if tree is None else tree
-
-
 # ---------------------------------------------------------------------------- summary and headline numbers
 
 
-def taught(card: dict[str, Any]) -> bool:
-    """Whether the run learns labels, of clips or of boxes."""
-    return detects(card) or str(dig(card, "run.method.class")).endswith(":Supervised")
-
-
-def detects(card: dict[str, Any]) -> bool:
-    """Whether the run learns what people in boxes do."""
-    return str(dig(card, "run.method.class")).endswith(":ActionDetection")
-
-
-def measure(card: dict[str, Any]) -> str:
+def measure(card: Card) -> str:
     """How to test a run that was taught labels."""
     if detects(card):
         return "Measure it on key frames that it was not taught: tubelet test --weights RUN --data BOXES."
     return "Measure it on videos that it was not taught: tubelet test --weights RUN --data LABELLED --views 5x3."
 
 
-def progress(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> float:
-    """Share of the run that is done, as far as can be told."""
-    epochs = dig(card, "run.training.epochs")
-    return min(lines[-1].get("epoch", 0) / epochs, 1.0) if epochs and lines else float(bool(lines))
+def validated(lines: Lines) -> bool:
+    """Whether the run was measured on validation data while it trained."""
+    return any(name.startswith("validation_") for line in lines for name in line)
 
 
-def finished(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> bool:
-    """Whether less than one step is left."""
-    return bool(lines) and progress(card, lines) * (lines[-1]["step"] + 1) > lines[-1]["step"] * (1 + 1e-9)
+def status(card: Card, lines: Lines, again: float | None) -> str:
+    """How far a run under way is, when that was, and when there will be more."""
+    now, steps = datetime.now(), steps_of(card, lines)
+    left = f"about {duration(time_left(card, lines))} left" if lines else "its first step is not done"
+    text = f"Training: step {number(lines[-1]['step'])} of {number(steps)}, {left}." if lines else f"Training: {left}."
+    until = now + timedelta(seconds=2 * (again or 0) + 60)
+    return REFRESH.substitute(
+        text=text,
+        at=f"{now:%Y-%m-%d %H:%M:%S}",
+        until=f"{until.timestamp():.0f}",
+        every=f"{max(0.5 * (again or 0), 1):g}",
+    )
 
 
-def ends(lines: Sequence[dict[str, float]]) -> tuple[float, float]:
-    """The loss at the first step, and its mean over the last 2 % of the steps: one batch says little.
+def warned(found: Sequence[Doubt], folder: Path) -> str:
+    """What to look at before the run is believed."""
+    at = shlex.quote(str(folder))
 
-    Where some steps show pictures, that of videos, as the first step is.
-    """
-    lines = [line for line in lines if LOSSES[True] not in line]
-    last = [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
-    return lines[0]["loss"], sum(last) / len(last)
+    def marked(text: str) -> str:
+        return re.sub(r"`([^`]*)`", lambda found: coded(unescape(found[1])), escape(text))
+
+    items = "".join(f"<li><p>{marked(one.says)}</p><p>{marked(one.do.replace('RUN', at))}</p></li>" for one in found)
+    return items and f'<section class="doubts"><h2>Warnings</h2><ul>{items}</ul></section>\n'
 
 
-def lead(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
+def lead(card: Card, lines: Lines, live: bool = False) -> str:
     """One sentence on what happened, in plain words."""
     data = escape(Path(str(card.get("data", "a folder of videos"))).name)
     ratio = dig(card, "run.method.mask.ratio")
@@ -137,12 +162,12 @@ def lead(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
     task = "was taught their labels" if taught(card) else "was asked to imagine what it could not see"
     text = f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and {task}. "
     text += f"In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
-    if not finished(card, lines):
+    if not live and not finished(card, lines):
         text += f" The run is <strong>not complete</strong>: {100 * progress(card, lines):.0f} % is done."
     return text
 
 
-def tiles(card: dict[str, Any], lines: Sequence[dict[str, float]]) -> str:
+def tiles(card: Card, lines: Lines) -> str:
     """The headline numbers."""
     if not lines:
         return ""
@@ -186,98 +211,75 @@ def imagined(folder: Path) -> str:
             strip = path.with_suffix(".png")
             more = f"<details><summary>frame by frame</summary>{picture(strip)}</details>" if strip.exists() else ""
             shown += f"<figure>{picture(path)}{more}</figure>"
-        elif path.suffix == ".png" and path.stem != "curves" and not path.with_suffix(".gif").exists():
+        elif path.suffix == ".png" and not path.stem.startswith("curves") and not path.with_suffix(".gif").exists():
             shown += f"<figure>{picture(path)}</figure>"
     return shown
 
 
 def picture(path: Path) -> str:
+    """An image within the page, with its caption for those who see it too small to read it there."""
+    kind, about = "wide" if path.suffix == ".png" else "film", escape(told(path))
+    return f'<div class="{kind}">{embedded(path)}</div><p class="caption narrow">{about}</p>'
+
+
+def embedded(path: Path) -> str:
     """An image within the page, its caption as the text for those who cannot see it."""
     try:
         with Image.open(path) as image:
-            (width, height), info = image.size, image.info
+            width, height = image.size
     except OSError:
         return faint(f"{escape(path.name)} cannot be read as a picture.")
-    about = info.get("Description") or info.get("comment") or path.stem
-    about = escape(about.decode(errors="replace") if isinstance(about, bytes) else str(about))
     data = base64.b64encode(path.read_bytes()).decode()
-    kind = "wide" if path.suffix == ".png" else "film"
     return (
-        f'<div class="{kind}"><img src="data:image/{path.suffix[1:]};base64,{data}" width="{width}" height="{height}" '
-        f'alt="{about}"></div><p class="caption narrow">{about}</p>'
+        f'<img src="data:image/{path.suffix[1:]};base64,{data}" width="{width}" height="{height}" '
+        f'alt="{escape(told(path))}">'
     )
 
 
-def learned(folder: Path, lines: Sequence[dict[str, float]]) -> str:
+def told(path: Path) -> str:
+    """The caption that is kept in a picture, or its name."""
+    try:
+        with Image.open(path) as image:
+            about = image.info.get("Description") or image.info.get("comment") or path.stem
+    except OSError:
+        return path.stem
+    return about.decode(errors="replace") if isinstance(about, bytes) else str(about)
+
+
+def on_the_way(folder: Path, lines: Lines) -> str:
+    """The same clips as the run imagined them after more and more steps."""
+    there = folder / "pictures" / "on_the_way"
+    done = int(lines[-1]["step"]) if lines else 0
+    later = sorted((int(path.stem), path) for path in there.glob("*.png") if path.stem.isdigit())
+    later = [(step, path) for step, path in later if step <= done]  # a run that was killed goes on from before
+    if not later:
+        return ""
+    still = sorted((path for path in there.glob("*.png") if not path.stem.isdigit()), key=lambda path: path.stem)
+    rows = "".join(
+        f"<figure><figcaption>{escape(told(path)).replace(': ', '<br>')}</figcaption>{embedded(path)}</figure>"
+        for path in [*still, *(path for _, path in later)]
+    )
+    caption = "The same clips with the same part hidden, a few frames of each; what was visible is shown as it was."
+    return f'<div class="way">{rows}</div><p class="caption">{caption}</p>'
+
+
+def learned(folder: Path, lines: Lines, live: bool) -> str:
     """The curves, in the colours of the page."""
     if not lines:
         return ""
-    (folder / "pictures").mkdir(exist_ok=True)
-    _, svg = curves(folder, folder / "pictures" / "curves.png")
-    text = inlined(svg.read_text(encoding="utf-8"))
+    if live:
+        drawn = drawing({"": lines})
+    else:
+        _, svg = curves(folder, folder / "pictures" / "curves.png")
+        drawn = inlined(svg.read_text(encoding="utf-8"))
     caption = "Faint: every step. Firm: mean over 2 % of the steps."
-    return f'<div class="wide curves">{text}</div><p class="caption">{caption}</p>'
-
-
-# ---------------------------------------------------------------------------- read-outs
-
-BARS = {"trained": "trained", "untrained": "untrained", "one_frame": "one frame", "chance": "guessing"}
-UNREAD = "Nothing was read out of this encoder, so what it understands is not known: a low loss alone does not tell."
-READ_OUT = (
-    "<p><em>Trained</em> is this run's encoder, <em>untrained</em> the same network with random weights, <em>one "
-    "frame</em> the trained encoder without motion to look at. Only a lead over all of them shows that training taught "
-    "it motion.</p>"
-)
-
-
-def read_out(result: dict[str, Any]) -> str:
-    """One measurement as bars, with a sentence that holds whether or not training helped."""
-    values = {
-        key: result[key] for key in BARS if isinstance(result.get(key), (int, float)) and math.isfinite(result[key])
-    }
-    unit = str(result.get("unit", ""))
-    scale = 100.0 if unit == "%" else max([*values.values(), 1e-12])
-    bars = "".join(
-        f'<dt>{BARS[key]}</dt><dd class="{key}"><i style="width:{max(0.0, min(100 * value / scale, 100)):.1f}%"></i>'
-        f"<b>{value:.3g} {escape(unit)}</b></dd>"
-        for key, value in values.items()
-    )
-    name, explanation = (escape(str(result.get(key) or "")) for key in ("name", "explanation"))
-    said = verdict(values, scale, unit, result.get("better") == "lower")
-    return f'<article><h3>{name}</h3><p>{explanation}</p><dl>{bars}</dl><p class="verdict">{said}</p></article>'
-
-
-def verdict(values: dict[str, float], scale: float, unit: str, lower: bool = False) -> str:
-    """What the numbers of a read-out say, and do not say."""
-    if "trained" not in values:
-        return "There is no number for the trained encoder yet."
-    sign = -1 if lower else 1
-    leads = {key: sign * (values["trained"] - value) for key, value in values.items() if key != "trained"}
-    behind = [key for key, lead in leads.items() if lead <= 0]
-    if not leads:
-        return "There is nothing to compare this number with, so it says little."
-    if "chance" in behind:
-        return "No better than guessing: this is not in the encoder's features."
-    if "untrained" in behind:
-        return "Training did not help here: the untrained encoder does as well or better."
-    if "one_frame" in behind:
-        return "One frame does as well or better, so this is no evidence that the encoder understands motion."
-    points = "points" if unit == "%" else escape(unit)
-    names = {"untrained": "the untrained encoder", "one_frame": "a single frame", "chance": "guessing"}
-    text = (
-        "Better than " + ", ".join(f"{names[key]} by {lead:.3g} {points}".strip() for key, lead in leads.items()) + "."
-    )
-    if min(leads.values()) < SMALL * scale:
-        text += " The smallest lead is slight: other videos or another seed may undo it."
-    if "untrained" not in leads or "one_frame" not in leads:
-        text += " Not everything that it should be compared with was measured."
-    return text
+    return f'<div class="wide curves">{drawn}</div><p class="caption">{caption}</p>'
 
 
 # ---------------------------------------------------------------------------- settings, notes, commands
 
 
-def settings(card: dict[str, Any]) -> str:
+def settings(card: Card) -> str:
     """What was run, the main facts first and every setting folded away."""
     if not card:
         return ""
@@ -288,8 +290,8 @@ def settings(card: dict[str, Any]) -> str:
     mask = str(dig(run, "method.mask.class", "?")).split(":")[-1]
     argv = [str(word) for word in card.get("command", [])]
     facts = {
-        "data": escape(str(card.get("data", "?"))),
-        "command": f"<code>{escape(shlex.join([Path(argv[0]).name, *argv[1:]]))}</code>" if argv else "?",
+        "data": escape(data_of(card)),
+        "command": coded(shlex.join([Path(argv[0]).name, *argv[1:]])) if argv else "?",
         "clips": escape(clip),
         "encoder": escape(encoder),
         **({} if taught(card) else {"hidden": escape(f"{mask}, ratio {dig(run, 'method.mask.ratio', '?')}")}),
@@ -304,30 +306,35 @@ def settings(card: dict[str, Any]) -> str:
     )
 
 
-def flat(tree: Any, path: str = "") -> list[tuple[str, str]]:
-    """Dotted names and values of a config as parsed JSON; a class is shown as the value of its field."""
-    if not isinstance(tree, dict):
-        return [(path, ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree))]
-    own = [(path, str(tree["class"]).split(":")[-1])] if path and "class" in tree else []
-    rest = [pair for key, value in tree.items() if key != "class" for pair in flat(value, f"{path}.{key}".lstrip("."))]
-    return own + rest
+def data_of(card: Card) -> str:
+    """What it was trained on: where that is, what it is, how many videos and clips, which labels."""
+    source = str(card.get("data", "?"))
+    kind = "" if ":" in source else "list" if Path(source).suffix in LISTS else "file or folder"
+    if Path(source).is_dir():
+        kind = "folder"
+    found, per = card.get("fingerprint") or {}, dig(card, "run.data.clips", 1) * dig(card, "run.data.repeats", 1)
+    videos, places = found.get("videos"), found.get("places")
+    counted = f"{number(videos)} videos, {number(places * per)} clips an epoch" if videos and places else ""
+    pictures = dig(card, "fingerprint.pictures.videos")
+    names = dig(card, "run.data.labels.names", [])
+    labels = f"{len(names)} labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "no labels"
+    more = f"{number(pictures)} pictures" if pictures else ""
+    return " · ".join(filter(None, (source, kind, counted, more, labels)))
 
 
-def notes(folder: Path) -> str:
+def listed(said: Sequence[str]) -> str:
     """What the reader had to do, folded away where it is much."""
-    path = folder / "notes.txt"
-    said = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     items = "".join(f"<li>{escape(line)}</li>" for line in said)
     if len(said) > 12:
         return f"<details><summary>{len(said)} notes</summary><ul>{items}</ul></details>"
     return items and f"<ul>{items}</ul>"
 
 
-def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, float]]) -> list[tuple[str, str]]:
+def what_next(folder: Path, card: Card, lines: Lines, live: bool = False) -> list[tuple[str, str]]:
     """Commands that make sense after this run, with what they do."""
     at, argv = shlex.quote(str(folder)), [str(word) for word in card.get("command", [])]
     steps = []
-    if argv and not finished(card, lines):
+    if argv and not live and not finished(card, lines):
         again = [Path(argv[0]).name, *(word for word in argv[1:] if word != "--resume"), "--resume"]
         steps.append(("Go on where it stopped", shlex.join(again)))
     if lines and taught(card):
@@ -343,4 +350,4 @@ def what_next(folder: Path, card: dict[str, Any], lines: Sequence[dict[str, floa
 
 def commands(steps: Sequence[tuple[str, str]]) -> str:
     """Commands to copy: one click selects a whole one."""
-    return "".join(f"<p>{escape(what)}</p><pre><code>{escape(command)}</code></pre>" for what, command in steps)
+    return "".join(f"<p>{escape(what)}</p><pre>{coded(command)}</pre>" for what, command in steps)

@@ -492,7 +492,9 @@ def test_gpus_with_pieces_end_with_pictures_and_a_report(videos, tmp_path):
     both = command(videos, out, "--gpus", "2", "--training.epochs", "2", *pieces)
     done = subprocess.run(both, cwd=videos, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    assert "without pictures" not in done.stderr
     assert (out / "report.html").is_file()
+    assert (out / "pictures" / "on_the_way" / "000003.png").is_file()
     assert checkpoint.last(out).is_dir()
     assert done.stderr.count("learning rate") == 1  # one plan
 

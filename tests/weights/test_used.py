@@ -61,8 +61,7 @@ def test_a_pre_trained_encoder_is_probed(films, whole, capsys):
     assert report["trained"]["scores"]["top1"] == 100  # each film is its own nearest
 
 
-def test_a_pre_trained_encoder_is_fine_tuned_from_its_own_values(films, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("tubelet.report.write_report", lambda folder: folder)  # pictures, which take long
+def test_a_pre_trained_encoder_is_fine_tuned_from_its_own_values(films, whole, tmp_path):
     line = (
         f"finetune finetune-few-cpu --weights {whole} --as-weights --data {films} --out {tmp_path}/run --quiet "
         "--data.size 32 32 --data.clip.frames 4 --method.cells None --training.epochs 1 --training.batch 4 "

@@ -90,7 +90,7 @@ def finetune_verb(args: list[str]) -> int:
     from tubelet.methods.supervised import Supervised
     from tubelet.nn.collective import from_first, whoami
     from tubelet.plan import plan, render
-    from tubelet.report import ends, write_report
+    from tubelet.report_facts import ends
     from tubelet.train.folder import begun_in, unfinished
     from tubelet.train.log import duration, metrics, noted, say, show
     from tubelet.train.start import FREE, interpolating
@@ -130,7 +130,7 @@ def finetune_verb(args: list[str]) -> int:
     if run.method.init is not None:
         noted(unfinished(Path(run.method.init)))
     options: dict[str, Any] = {name: getattr(a, name) for name in ("validation", "new_head", "resume", "quiet")}
-    options["tensorboard"] = a.tensorboard
+    options |= {"tensorboard": a.tensorboard, "report": True}
     if known is not None:
         noted([*known.notes, *detection.remarks(known)])
         folder = detection.finetune_on_boxes(run, a.data, out, known=known, **options)
@@ -144,7 +144,7 @@ def finetune_verb(args: list[str]) -> int:
     result: dict[str, Any] = {
         "run": str(folder),
         "model": str(folder / "model.safetensors"),
-        "report": str(write_report(folder)),
+        "report": str(folder / "report.html"),
         "steps": int(lines[-1]["step"]),
         "first_loss": first,
         "last_loss": last,

@@ -359,20 +359,25 @@ def picture_curves(args: list[str]) -> int:
 
     @dataclass(frozen=True)
     class Curves:
-        """Draw the curves of a run, as PNG and SVG.
+        """Draw the curves of a run, or of several in one picture, as PNG and SVG.
 
         tubelet picture curves --run runs/first --out curves.png
+
+        tubelet picture curves --run runs/tube runs/mgm --out both.png
         """
 
-        run: Path
-        """A run folder."""
+        run: tuple[Path, ...]
+        """A run folder, or several."""
         out: Path | None = None
-        """PNG to write (the SVG beside it); default pictures/curves.png of the run."""
+        """PNG to write (the SVG beside it); default pictures/curves.png of the run, and of several
+        pictures/curves_together.png of the first."""
 
     a = parse(Curves, args, "picture curves")
     from tubelet.charts import curves
 
-    out = a.out or a.run / "pictures" / "curves.png"
+    if not a.run:
+        raise ValueError("--run: name at least one run folder")
+    out = a.out or a.run[0] / "pictures" / f"curves{'_together' * (len(a.run) > 1)}.png"
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: name a .png; the .svg is written beside it")
     for path in curves(a.run, out):

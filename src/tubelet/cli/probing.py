@@ -158,7 +158,9 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     """Probes the encoder, and one with random weights if asked, and says what came out."""
     from tubelet.data.sources import find
     from tubelet.evaluate.probing import read_out
-    from tubelet.evaluate.results import numbers, to_lines
+    from tubelet.evaluate.results import guessing, numbers, to_lines
+    from tubelet.report import add_result
+    from tubelet.report_results import Measured
     from tubelet.train.checkpoint import atomically, void
     from tubelet.train.device import pick_device
     from tubelet.train.log import Counter, say
@@ -194,6 +196,13 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
         text = to_lines(first.results).encode()
         atomically(a.results, lambda file: void(file.write(text)))
     scores = {name: numbers(each.results) for name, each in found.items()}
+    how = f"{first.outcome.about}, {f'chosen on {a.validation}' if a.validation else first.outcome.chosen}"
+    how = ", ".join([*(["groups left out in turn"] if a.leave_groups_out else [f"trained on {a.data}"]), how])
+    of = f"{len(first.results.read)} clips of {len(first.outcome.names)} classes"
+    kept = Measured(
+        f"{kind} probe", a.test or a.data, how, of, scores["trained"], guessing(first.results), scores.get("random", {})
+    )
+    add_result(a.weights, kept)
     if not a.json:
         print_tables(kind, a, found, scores)
         return 0

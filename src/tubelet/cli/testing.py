@@ -1,7 +1,6 @@
 """The verb that counts how often a fine-tuned network is right."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from tubelet.data.sources import Item
-    from tubelet.evaluate.results import Results
+    from tubelet.evaluate.results import Number, Results
     from tubelet.evaluate.views import Viewer
 
 
@@ -80,9 +79,11 @@ def test_verb(args: list[str]) -> int:
     from tubelet.data.sources import find
     from tubelet.evaluate.frame_results import from_lines as boxes_from_lines
     from tubelet.evaluate.frame_results import is_of_key_frames
-    from tubelet.evaluate.results import from_lines
+    from tubelet.evaluate.results import from_lines, guessing, numbers
     from tubelet.evaluate.views import Views, multi_view
     from tubelet.nn.collective import joined
+    from tubelet.report import add_result
+    from tubelet.report_results import Measured, home
     from tubelet.train.checkpoint import weights_of
     from tubelet.train.log import Counter, noted
     from tubelet.weights.hub import on_hub
@@ -94,7 +95,8 @@ def test_verb(args: list[str]) -> int:
             raise ValueError("--results says numbers again; leave out --weights and --data")
         if a.results.is_file() and is_of_key_frames(a.results):
             return told_boxes(boxes_from_lines(a.results), a.results, a, {})
-        return told(from_lines(a.results), a.results, a.classes, a.seed, a.json)
+        results = from_lines(a.results)
+        return told(results, numbers(results, a.seed), a.results, a)
     if asked(a.gpus):
         return launched(a.gpus, ["test", *args], a.device)
     if a.weights is None or a.data is None:
@@ -116,7 +118,16 @@ def test_verb(args: list[str]) -> int:
         viewer = viewer_of(a.weights, a.device, a.precision, a.average, a.batch, a.others)
         progress = Counter("testing", a.quiet)
         results = multi_view(viewer, items, views, workers=a.workers, progress=progress)
-    return told(results, out, a.classes, a.seed, a.json, write=True) if rank == 0 else 0
+    if rank > 0:
+        return 0
+    found = numbers(results, a.seed)
+    code = told(results, found, out, a, write=True)
+    if home(a.weights) is not None:
+        few = f"{len(results.read)} videos of {len(results.labels.names)} classes"
+        of = f"{len(results.read)} videos" if results.labels.kind == "values" else few
+        how = f"{a.views} views, mean of {a.average}"
+        add_result(a.weights, Measured("test", a.data, how, of, found, guessing(results)))
+    return code
 
 
 def trained_on(weights: Path, items: "Sequence[Item]") -> list[str]:
@@ -199,10 +210,11 @@ def placed(module: Any, device: str, precision: str) -> "tuple[Callable[..., tor
     return network, place
 
 
-def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, write: bool = False) -> int:
+def told(results: "Results", all_: "dict[str, Number]", out: Path, a: Any, write: bool = False) -> int:
     """Prints the numbers of a test, and writes its file and picture if it is new."""
     from tubelet.charts import confusion_picture
     from tubelet.evaluate.results import by_class, lines_for_people, numbers, to_lines, unread_lines
+    from tubelet.report_results import plain
     from tubelet.train.checkpoint import atomically, void
     from tubelet.train.log import noted, say
 
@@ -211,16 +223,16 @@ def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, 
     noted([note for row in results.rows for note in row.notes])
     for line in unread_lines(results):
         say(line)
-    found = {"all": numbers(results, seed)}
-    narrow = results.shared() if classes == "shared" else None
+    found = {"all": all_}
+    narrow = results.shared() if a.classes == "shared" else None
     if narrow is not None:
-        found["shared"] = numbers(narrow, seed)
+        found["shared"] = numbers(narrow, a.seed)
     picture = None
     if results.labels.kind in ("class", "shares"):
         picture = out.with_suffix(".png")
         if write or not picture.exists():
             confusion_picture(results, picture)
-    if as_json:
+    if a.json:
         said = {
             "videos": len(results.read),
             "unreadable": [{"path": row.path, "error": row.error} for row in results.unread],
@@ -244,12 +256,3 @@ def told(results: "Results", out: Path, classes: str, seed: int, as_json: bool, 
         print("\n".join(lines_for_people(narrow, found["shared"], classes=False)[1:]))
     print("\n".join(f"{name:<8} {path}" for name, path in (("results", out), ("picture", picture)) if path))
     return 0
-
-
-def plain(value: Any) -> Any:
-    """The same for JSON, which has no word for what is not a number."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tubelet.cli.arguments import NOTHING, OfOthers, opened
-from tubelet.cli.testing import placed, plain, word
+from tubelet.cli.testing import placed, word
 
 if TYPE_CHECKING:
     from tubelet.data.annotated import KeyFrames
@@ -21,6 +21,8 @@ def test_on_boxes(a: Any) -> int:
     from tubelet.detection import remarks
     from tubelet.evaluate.key_frames import over_key_frames
     from tubelet.nn.collective import from_first, joined
+    from tubelet.report import add_result
+    from tubelet.report_results import Measured, home
     from tubelet.train.log import Counter, noted
 
     if a.views != "5x3" or a.average != "probabilities" or a.classes != "all":
@@ -51,7 +53,14 @@ def test_on_boxes(a: Any) -> int:
         )
     if rank > 0:
         return 0
-    return told_boxes(results, out, a, truth.ids or {name: n for n, name in enumerate(results.names, 1)}, write=True)
+    code = told_boxes(results, out, a, truth.ids or {name: n for n, name in enumerate(results.names, 1)}, write=True)
+    if home(a.weights) is not None:
+        whose = "true boxes" if found is None else f"boxes of {Path(a.boxes).name} of {sure:g} and more"
+        how = f"{whose}{'' if a.most is None else f', at most {a.most} for a class of a frame'}"
+        of = f"{len(results.rows)} key frames, {len(results.evaluated)} classes"
+        score = {"frame_map": results.counted(most=a.most).number(a.seed)}
+        add_result(a.weights, Measured("test on key frames", a.data, how, of, score))
+    return code
 
 
 def test_of_others(a: Any) -> int:
@@ -112,6 +121,7 @@ def told_boxes(results: "FrameResults", out: Path, a: Any, ids: Mapping[str, int
     """Prints the numbers of a test on key frames, and writes its files if it is new."""
     from tubelet.evaluate.frame_results import lines_for_people, summary, to_lines, unread_lines
     from tubelet.evaluate.official_csv import to_csv
+    from tubelet.report_results import plain
     from tubelet.train.checkpoint import atomically
     from tubelet.train.log import noted, say
 

@@ -2,7 +2,6 @@
 
 import ast
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -57,6 +56,8 @@ def pretrain(args: list[str]) -> int:
         several machines: torchrun or srun."""
         tensorboard: bool = False
         """Also write TensorBoard events (extra: tensorboard)."""
+        pictures: bool = True
+        """Show in the report what it imagines at seven moments on the way."""
         quiet: bool = False
         """No plan, no progress bar."""
         json: bool = False
@@ -75,15 +76,13 @@ def pretrain(args: list[str]) -> int:
     from tubelet.data.datasets import Dataset
     from tubelet.data.mixture import Mixture
     from tubelet.data.sources import find
-    from tubelet.evaluate.features import readable
     from tubelet.nn.collective import from_first, whoami
-    from tubelet.pictures import NothingToShow, reconstruct_run
     from tubelet.plan import plan, render
-    from tubelet.report import ends, write_report
+    from tubelet.pretraining import pretrain as pretrain_run
+    from tubelet.report_facts import ends
     from tubelet.train.checkpoint import weights_of
     from tubelet.train.folder import begun_in, unfinished
     from tubelet.train.log import duration, metrics, noted, say, show
-    from tubelet.train.loop import train
     from tubelet.train.start import interpolating
     from tubelet.weights.found import Asked
 
@@ -101,19 +100,17 @@ def pretrain(args: list[str]) -> int:
         show(render(plan(run, len(Dataset(items, run.data, run.training.seed)))))
         if isinstance(items, Mixture):
             say(items.summary())
-    folder = train(run, a.data, out, items=items, resume=a.resume, quiet=a.quiet, tensorboard=a.tensorboard)
+    options = {name: getattr(a, name) for name in ("pictures", "resume", "quiet", "tensorboard")}
+    folder = pretrain_run(run, a.data, out, items=items, report=True, **options)
     if whoami()[0] > 0:
         return 0
-    with suppress(NothingToShow):  # methods need not have pictures
-        reconstruct_run(folder, readable(items, run.data, 2))
-    report = write_report(folder)
     lines = metrics(folder)
     first, last = ends(lines)
     seconds = round(sum(line["seconds"] for line in lines), 1)
     result = {
         "run": str(folder),
         "encoder": str(folder / "encoder.safetensors"),
-        "report": str(report),
+        "report": str(folder / "report.html"),
         "steps": int(lines[-1]["step"]),
         "first_loss": first,
         "last_loss": last,
@@ -124,7 +121,7 @@ def pretrain(args: list[str]) -> int:
     else:
         print(
             f"{folder}: {result['steps']} steps in {duration(seconds)}, loss {first:.3f} to {last:.3f}\n"
-            f"encoder  {result['encoder']}\nreport   {report}"
+            f"encoder  {result['encoder']}\nreport   {result['report']}"
         )
     return 0
 

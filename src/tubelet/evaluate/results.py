@@ -136,6 +136,16 @@ def numbers(results: Results, seed: int = 0, resamples: int | None = None) -> di
     return found
 
 
+def guessing(results: Results) -> dict[str, float]:
+    """The numbers of always giving the same answer: how often each label is among these videos.
+
+    Of one class that is the share of the commonest, of several at once how common each is, of values their mean.
+    """
+    truth = results.truth()
+    same, ones = np.broadcast_to(truth.mean(0), truth.shape), np.ones(len(truth))
+    return {name: measure(ones) for name, measure in measures_of(results.labels, same, truth)}
+
+
 def drawn(measures: Mapping[str, Measure], count: int, draws: int, seed: int) -> dict[str, Number]:
     """Measures of `count` videos, each with the interval of its values over so many draws with replacement."""
     rng = np.random.default_rng(seed)

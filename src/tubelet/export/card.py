@@ -3,7 +3,6 @@
 Of weights of others it says where they come from, and nothing that is not known.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ from tubelet.evaluate.results import from_lines, lines_for_people, numbers
 from tubelet.export.about import bare, settings
 from tubelet.export.trained import Trained
 from tubelet.methods.action_detection import ActionDetection
-from tubelet.report import flat
+from tubelet.report_facts import flat
+from tubelet.report_results import in_words, results_of
 from tubelet.train.folder import unfinished
 from tubelet.train.log import metrics
 from tubelet.weights.origin import Origin
 
-OTHERS = ("untrained", "one_frame", "chance")  # beside the value of a read-out
 SHOWN = 20  # classes that a card of weights of others names; config.json has all
 
 PAGE = """---
@@ -213,11 +212,7 @@ def numbers_of(folder: Path) -> str:
         results = from_lines(path)
         told = "\n".join(lines_for_people(results, numbers(results), classes=False))
         found.append(f"Test on {path.stem.removeprefix('test-')}:\n\n```\n{told}\n```")
-    if (folder / "results.json").is_file():
-        for one in json.loads((folder / "results.json").read_text()):
-            others = [f"{name.replace('_', ' ')} {one[name]:.3g}" for name in OTHERS if one.get(name) is not None]
-            beside = f" ({', '.join(others)})" if others else ""
-            found.append(f"{one['name']}: {one['trained']:.3g} {one.get('unit', '')}{beside}")
+    found += [in_words(one) for one in results_of(folder) if one.get("kind") != "test"]  # these are told above
     if (folder / "metrics.jsonl").is_file() and (lines := metrics(folder)):
         scores = {name: value for line in lines for name, value in line.items() if name.startswith("validation_")}
         shown = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())

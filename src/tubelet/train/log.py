@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,7 +54,8 @@ class Log:
         self.steps = steps
         self.last_plain = time.monotonic()
         self.smooth: dict[str, float] = {}
-        self.board = board_writer()(str(folder / "tensorboard")) if tensorboard and writes else None
+        again = {"purge_step": start + 1} if start else {}  # what a killed run wrote after it had saved is not shown
+        self.board = board_writer()(str(folder / "tensorboard"), **again) if tensorboard and writes else None
         self.progress = Progress(
             TextColumn("pre-training"),
             BarColumn(),
@@ -103,6 +106,11 @@ class Log:
                 f"step {step}/{self.steps}  loss {shown['loss']}  {shown['speed']} clips/s  waiting for data "
                 f"{shown['wait']}  {duration(left) + ' left' if left else ''}".rstrip()
             )
+
+    def picture(self, step: int, image: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """What the network makes of clips after a step, for TensorBoard."""
+        if self.board is not None and image is not None:
+            self.board.add_image("imagined", image, step, dataformats="HWC")
 
     def begun(self, report: Report) -> None:
         """What was done with the weights that the run starts from: shown, and written down."""

@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from signal import Signals as Names
+from typing import TypeVar
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from tubelet.config import Run, checked, numbers, parts_of, shared_out
 from tubelet.data.datasets import Dataset
@@ -29,6 +32,8 @@ from tubelet.types import Batch, Draws, Method
 from tubelet.weights.report import Report
 
 COMPILED = ("encoder", "decoder", "teacher", "projector", "predictor", "momentum_encoder", "momentum_projector")
+MOMENTS = 7  # of a run, at which it is shown
+T = TypeVar("T")
 
 
 def train(
@@ -39,6 +44,8 @@ def train(
     items: Sequence[Item] | None = None,
     prepare: Callable[[Method], list[Report]] | None = None,
     validate: Callable[[Method], dict[str, float]] | None = None,
+    show: Callable[[Method, int, int], UInt8[np.ndarray, "h w 3"] | None] | None = None,
+    tell: Callable[[int, bool], None] | None = None,
     resume: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
@@ -50,8 +57,10 @@ def train(
     It starts from the encoder of the run `training.init`, if there is one. `items` are the videos of `source`, where
     they have been looked for already. `prepare` is called with the fresh module, to load weights into it, and
     says what it did. `validate` measures it every `training.validate_every` epochs and at the end; what the first of
-    its numbers is highest for is kept as best.safetensors. `limit` stops after so many steps as a kill would, but saved
-    (the schedule stays that of the whole run).
+    its numbers is highest for is kept as best.safetensors. `show` gets the module, the step and the number of steps at
+    each of `moments`, and returns a picture of what it sees, for TensorBoard. `tell` is called after every step with
+    its number and whether it was saved, by the first process alone. Neither changes a number of the run.
+    `limit` stops after so many steps as a kill would, but saved (the schedule stays that of the whole run).
 
     Of several processes (torchrun, srun) each calls it with the same arguments; they take a share of every batch.
 
@@ -92,7 +101,7 @@ def train(
             method.to(device).train()
             spread = Spread(method, run.training.parallel, device)
         optimiser, guard = adamw(method, run.optim), Guard.of(run, folder, precision)
-        start, best = 0, -math.inf
+        start, best, at = 0, -math.inf, moments(plan.steps)
         if changed is not None:
             start, best, guarded = checkpoint.restore(folder, method, optimiser)
             guard.restore(guarded)
@@ -150,7 +159,7 @@ def train(
                 spent = now - clock
                 found = {}
                 if validate is not None and (finished or done % plan.validate_every == 0):
-                    found = measured(spread, validate)
+                    found = at_rest(spread, validate)
                     score = next(iter(found.values()))
                     if score > best:
                         best = score
@@ -179,6 +188,12 @@ def train(
                     checkpoint.save(
                         folder, run, method, optimiser, done, run.training.keep and due, best, guard.state()
                     )
+                aside = time.perf_counter()
+                if show is not None and done in at:
+                    log.picture(done, at_rest(spread, show, done, plan.steps))
+                if tell is not None and rank == 0:
+                    tell(done, bool(finished or due or stopped))
+                clock += time.perf_counter() - aside  # which is not waiting for data
                 if stopped:
                     break
             else:
@@ -202,15 +217,20 @@ def compiled(method: Method) -> None:
             part.compile()
 
 
-def measured(spread: Spread, validate: Callable[[Method], dict[str, float]]) -> dict[str, float]:
-    """What `validate` says about the module, which goes on training as if nothing had been."""
+def at_rest(spread: Spread, look: Callable[..., T], *told: int) -> T:
+    """What `look` makes of the module and what it is told; the module goes on training as if nothing had been."""
     state = torch.get_rng_state()
     try:
         with spread.whole():
-            return validate(spread.method.eval())
+            return look(spread.method.eval(), *told)
     finally:
         spread.method.train()
         torch.set_rng_state(state)
+
+
+def moments(steps: int) -> list[int]:
+    """Steps at which a run is shown, each about twice as late as the one before, the last one at its end."""
+    return sorted({max(round(steps / 2**halved), 1) for halved in range(MOMENTS)})
 
 
 def one_step(
