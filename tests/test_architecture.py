@@ -22,7 +22,7 @@ LAYERS = [
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
     | {"plates", "time_bar", "box_pictures"},
-    {"cli", "demo", "bench"},
+    {"cli", "demo", "bench", "web"},
     {"__main__"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -42,6 +42,7 @@ ALLOWED = {
     ("budget", "hardware"),
     ("cli", "demo"),
     ("cli", "bench"),
+    ("cli", "web"),
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
@@ -83,6 +84,7 @@ HOMES = {
     "onnxscript": {"export/graphs.py"},
     "onnxruntime": {"export/graphs.py", "data/people.py"},
     "huggingface_hub": {"weights/hub.py"},
+    **{name: {name_of(file) for file in FILES if part_of(file) == "web"} for name in ("gradio", "fastapi", "uvicorn")},
 }
 
 

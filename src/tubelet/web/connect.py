@@ -1,0 +1,48 @@
+"""How a page works: its address is read, something is drawn, and every change is drawn and written into the address."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tubelet.web import videos
+from tubelet.web.looks import said
+from tubelet.web.place import Place
+from tubelet.web.state import Field, remember, restored
+
+WORK = "work"  # whatever reads videos or runs networks waits in one line
+AT_ONCE = 2
+
+
+def connect(
+    place: Place,
+    blocks: Any,
+    fields: Sequence[Field],
+    chosen: Sequence[Any],
+    draw: Callable[..., str],
+    upload: Any = None,
+) -> Any:
+    """Draws into the page, below what is there, whatever `chosen` says; returns the component that is drawn in.
+
+    `draw` takes the values of `chosen`, which `fields` describe one by one; the first is the video, if there is an
+    upload button for it.
+    """
+    import gradio as gr
+
+    notes, drawn = gr.HTML(elem_classes="notes"), gr.HTML(elem_id="drawn")
+    work: dict[str, Any] = {"concurrency_id": WORK, "concurrency_limit": AT_ONCE, "api_visibility": "private"}
+    work |= {"show_progress": "minimal", "trigger_mode": "always_last"}
+
+    def restore(request: gr.Request) -> list[Any]:
+        values, lines = restored(fields, request.query_params.multi_items())
+        updates = []
+        for field, value, component in zip(fields, values, chosen):
+            fresh = field.choices is not None and isinstance(component, gr.Dropdown)
+            updates.append(gr.update(value=value, **({"choices": [*field.choices()]} if fresh else {})))
+        return [*updates, said(lines)]
+
+    opened = blocks.load(restore, None, [*chosen, notes], api_visibility="private", show_progress="hidden", queue=False)
+    opened.then(draw, chosen, drawn, **work)
+    gr.on([component.input for component in chosen], draw, chosen, drawn, js=remember(fields), **work)
+    if upload is not None:
+        taken = videos.uploading(place, upload, chosen[0], notes)
+        taken.then(draw, chosen, drawn, js=remember(fields), **work)
+    return drawn
