@@ -1,9 +1,12 @@
 """Numbers as pictures: the curves of a run, the confusion matrix of a test, how values are distributed."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from jaxtyping import Float
 from tubelet.data.joint import LOSSES
 from tubelet.evaluate.results import Results, confusion
 from tubelet.train.checkpoint import atomically
+from tubelet.train.folder import distinct
 from tubelet.train.log import metrics
 
 INK = "#33373f"
@@ -77,55 +81,33 @@ LABELS = {
     "clips_per_second": "clips per second",
     "data_wait": "waiting for data (share of the time)",
 }
+COLOURS = [  # of several runs, each with one for pictures among videos: Tableau's, told apart by most people
+    (BLUE, "#9cc3e6"), ("#e08a3c", "#f2c79b"), ("#4f9d69", "#a8d5b5"), ("#b0529c", "#ddb0d3"),
+    ("#8c6d46", "#c9b595"), ("#c94f4f", "#e8adad"), ("#3aa6a6", "#9fd8d8"), (GRAPHITE, "#aab0bb"),
+]  # fmt: skip
+Lines = Sequence[dict[str, float]]
+Runs = Mapping[str, Lines]  # lines of metrics.jsonl, by what to call the run
 KNOWN = {"step", "epoch", "seconds", *LABELS, *LOSSES}  # lines have more where the method tells more
 
 
-def curves(folder: Path, out: Path) -> list[Path]:
+def curves(folders: Path | Sequence[Path], out: Path) -> list[Path]:
     """`out` as PNG and as SVG: loss, learning rate, gradient norm, speed and waiting for data of a run over its steps.
 
-    And, where there are some, what was measured on validation data, and what else the method tells of a step.
+    And, where there are some, what was measured on validation data, and what else the method tells of a step. Of
+    several runs one picture, with a colour for each.
 
     Raises:
-        FileNotFoundError: no metrics.jsonl in `folder`.
-        ValueError: not one step is done yet.
+        FileNotFoundError: no metrics.jsonl in one of `folders`.
+        ValueError: not one step of it is done yet.
         SaveError: the disk refuses.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    lines = metrics(folder)
-    if not lines:
-        raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
-    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
-    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
-    with matplotlib.rc_context(style):
-        checked = next((name for line in lines for name in line if name.startswith("validation_")), None)
-        told = [name for name in lines[0] if name not in KNOWN and not name.startswith("validation_")]
-        shape: list[Any] = [["a", "v" if checked else "a"], ["b", "c"], ["d", "e"]]
-        shape += [[*told[place : place + 2], "."][:2] for place in range(0, len(told), 2)]
-        figure = Figure(figsize=(8, 1.6 * (len(shape) + 1)), layout="constrained")
-        mosaic = figure.subplot_mosaic(shape, height_ratios=[2] + [1] * (len(shape) - 1))
-        if checked:
-            measured(mosaic.pop("v"), lines, checked)
-        panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde"))) | {name: mosaic[name] for name in told}
-        for name, axes in panels.items():
-            axes.set_title(LABELS.get(name, name.replace("_", " ")), loc="left", fontsize=9)
-            kinds = [kind for kind in LOSSES if name == "loss" and any(kind in line for line in lines)]
-            for kind, colour in zip(kinds or [name], (BLUE, GRAPHITE)):
-                step, values = np.array([(line["step"], line[kind]) for line in lines if kind in line], float).T
-                curve(axes, step, values, name != "lr", colour, kind.removeprefix("loss_"))
-            if kinds:
-                axes.legend(frameon=False, fontsize=8)
-        for name in ("loss", "gradient_norm"):
-            logarithmic(panels[name])
-        for name in ("loss", "clips_per_second", "data_wait"):
-            panels[name].set_xlabel("step")
-        panels["lr"].yaxis.set_major_formatter("{x:g}")
-        panels["clips_per_second"].set_ylim(bottom=0)
-        panels["data_wait"].set_ylim(0, 1)
-        panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
-        written = []
+    folders = [folders] if isinstance(folders, Path) else [*folders]
+    runs = {name: metrics(folder) for name, folder in zip(distinct(folders), folders)}
+    for folder, lines in zip(folders, runs.values()):
+        if not lines:
+            raise ValueError(f"{folder} has no steps in metrics.jsonl yet: nothing to draw")
+    written = []
+    with drawn(runs) as figure:
         for kind in ("png", "svg"):
             path = out.with_suffix(f".{kind}")
             about = {"Software": "tubelet"} if kind == "png" else {"Date": None}
@@ -135,14 +117,70 @@ def curves(folder: Path, out: Path) -> list[Path]:
     return written
 
 
-def measured(axes: Any, lines: list[dict[str, float]], name: str) -> None:
+def drawing(runs: Runs) -> str:
+    """The same as SVG for a page."""
+    text = StringIO()
+    with drawn(runs) as figure:
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return inlined(text.getvalue())
+
+
+@contextmanager
+def drawn(runs: Runs) -> Iterator[Any]:
+    """The figure of the curves of one run, or of several, and how it is to be written."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(inked, GRAPHITE) | dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tubelet"}  # salt: same run, same file
+    with matplotlib.rc_context(style):
+        every = [line for lines in runs.values() for line in lines]
+        checked = next((name for line in every for name in line if name.startswith("validation_")), None)
+        firsts = dict.fromkeys(name for lines in runs.values() for name in lines[0])
+        told = [name for name in firsts if name not in KNOWN and not name.startswith("validation_")]
+        shape: list[Any] = [["a", "v" if checked else "a"], ["b", "c"], ["d", "e"]]
+        shape += [[*told[place : place + 2], "."][:2] for place in range(0, len(told), 2)]
+        figure = Figure(figsize=(8, 1.6 * (len(shape) + 1)), layout="constrained")
+        mosaic = figure.subplot_mosaic(shape, height_ratios=[2] + [1] * (len(shape) - 1))
+        panels = dict(zip(LABELS, (mosaic[letter] for letter in "abcde"))) | {name: mosaic[name] for name in told}
+        for (label, lines), colours in zip(runs.items(), cycle(COLOURS) if len(runs) > 1 else [(BLUE, GRAPHITE)]):
+            if checked and any(checked in line for line in lines):
+                measured(mosaic["v"], lines, checked, colours[0], len(runs) == 1)
+            for name, axes in panels.items():
+                kinds = [kind for kind in LOSSES if name == "loss" and any(kind in line for line in lines)]
+                for kind, colour in zip(kinds or [name], colours):
+                    said = " ".join(
+                        filter(None, (label if len(runs) > 1 else "", kind.removeprefix("loss_") * bool(kinds)))
+                    )
+                    found = [(line["step"], line[kind]) for line in lines if math.isfinite(line.get(kind, math.nan))]
+                    if found:
+                        step, values = np.array(found, float).T
+                        curve(axes, step, values, name != "lr", colour, said)
+        for name, axes in panels.items():
+            axes.set_title(LABELS.get(name, name.replace("_", " ")), loc="left", fontsize=9)
+        if len(runs) > 1 or any(kind in line for line in every for kind in LOSSES):
+            panels["loss"].legend(frameon=False, fontsize=8)
+        for name in ("loss", "gradient_norm"):
+            logarithmic(panels[name])
+        for name in ("loss", "clips_per_second", "data_wait"):
+            panels[name].set_xlabel("step")
+        panels["lr"].yaxis.set_major_formatter("{x:g}")
+        panels["clips_per_second"].set_ylim(bottom=0)
+        panels["data_wait"].set_ylim(0, 1)
+        panels["data_wait"].yaxis.set_major_formatter("{x:.0%}")
+        yield figure
+
+
+def measured(axes: Any, lines: Lines, name: str, colour: str, alone: bool) -> None:
     """Draws what was measured on validation data, the best of it marked."""
     found = [(line["step"], line[name]) for line in lines if name in line]
     best = max(found, key=lambda pair: pair[1])
-    axes.plot(*zip(*found), color=BLUE, linewidth=1.5, marker="o", markersize=3)
-    axes.plot(*best, color=BLUE, marker="o", markersize=8, fillstyle="none")
+    axes.plot(*zip(*found), color=colour, linewidth=1.5, marker="o", markersize=3)
+    axes.plot(*best, color=colour, marker="o", markersize=8, fillstyle="none")
     title = name.removeprefix("validation_").replace("_", " ").replace("top1", "top-1")
-    axes.set_title(f"validation {title}, best {best[1]:.3g} at step {best[0]:g}", loc="left", fontsize=9)
+    which = f", best {best[1]:.3g} at step {best[0]:g}" if alone else ", the best of each marked"
+    axes.set_title(f"validation {title}{which}", loc="left", fontsize=9)
     axes.set_xlabel("step")
     axes.grid(axis="y", color=GRAPHITE, alpha=0.15, linewidth=0.6)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -172,7 +210,7 @@ def logarithmic(axes: Any) -> None:
     """Turns the vertical axis logarithmic if the values span a factor of five or more; labels stay plain numbers."""
     from matplotlib.ticker import LogLocator
 
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    values = np.concatenate([line.get_ydata() for line in axes.lines] or [[0.0]])
     if values.min() > 0 and values.max() >= 5 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -20,6 +20,7 @@ from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchi
 from tubelet.strips import Strip, save
 from tubelet.targets import Together
 from tubelet.train.checkpoint import load_method, read
+from tubelet.train.folder import distinct
 from tubelet.types import Batch, Draws, Grid, Method, Motion, Target, TokenMask
 from tubelet.weights.hub import on_hub
 from tubelet.weights.load import others
@@ -303,13 +304,3 @@ def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, str]:
     if not isinstance(method, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
     return method, run, about
-
-
-def distinct(folders: Sequence[Path]) -> list[str]:
-    """The names of folders, with those above them as far as it takes to tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-length:]) for one in parts]
-        if len({*names}) == len({*parts}):
-            return names
-    return [str(folder) for folder in folders]

@@ -87,6 +87,29 @@ class Lock:
             raise refused(self.folder / LOCK, error, None) from error
 
 
+def in_use(folder: Path) -> bool:
+    """Whether another process trains in a run folder just now."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        FileLock(folder / LOCK, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a folder that is only to be read, or one without locks
+        return False
+    return False
+
+
+def distinct(folders: Sequence[Path]) -> list[str]:
+    """The names of folders, with those above them as far as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len({*names}) == len({*parts}):
+            return names
+    return [str(folder) for folder in folders]
+
+
 def used(folder: Path, run: Run, resume: bool, lock: Lock) -> list[str] | None:
     """None for a folder to begin in, also anew; for one with a checkpoint of `run`, what is set otherwise now.
 

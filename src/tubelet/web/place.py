@@ -16,7 +16,7 @@ from tubelet.data import remote
 from tubelet.data.items import Item
 from tubelet.data.sources import find
 from tubelet.data.video import SUFFIXES, VideoError, probe
-from tubelet.pictures import distinct
+from tubelet.train.folder import distinct
 from tubelet.web.made import MADE, made
 
 MOST = 2000  # names in a list that is shown
