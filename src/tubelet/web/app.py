@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tubelet.web import masks
+from tubelet.web import masks, reconstruction, runs
 from tubelet.web.guard import Guard
 from tubelet.web.place import Place
 
-PAGES: tuple[Any, ...] = (masks,)  # each has NAME, PATH and page(place, blocks); the first is the home page
+PAGES: tuple[Any, ...] = (
+    masks,
+    reconstruction,
+    runs,
+)  # each has NAME, PATH and page(place, blocks); the first is the home page
 HOST, PORT = "127.0.0.1", 7860
 TRIED = 100  # ports
 WAITING = 16  # requests; more are told to come later
@@ -28,10 +32,11 @@ def build(place: Place) -> Any:
 
     first, *others = PAGES
     with gr.Blocks(title="tubelet", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
-        gr.Navbar(main_page_name=first.NAME)
+        gr.Navbar(main_page_name=first.NAME, elem_id="pages")
         first.page(place, blocks)
     for each in others:
         with blocks.route(each.NAME, each.PATH):
+            gr.Navbar(main_page_name=first.NAME, elem_id="pages")
             each.page(place, blocks)
     return blocks
 

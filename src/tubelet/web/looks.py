@@ -22,7 +22,8 @@ from tubelet.printable import printable
 from tubelet.strips import Strip, complete, rgb, save_png
 
 FPS = 8.0
-WIDE = 200  # pixels: a narrower film is shown at the next whole multiple of its size
+WIDE = 200  # pixels: a film is shown at the next whole multiple of its size, if there are few, of twice as much
+FEW, MANY = 3, 5  # abreast
 SANS = ["system-ui", "Segoe UI", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
@@ -91,12 +92,12 @@ def css() -> str:
 
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
-.gradio-container main { padding: 12px 20px 64px !important; }
+.gradio-container main.app { padding: 12px 20px 64px !important; }
 .gradio-container, .gradio-container .prose { font-size: 16px; line-height: 1.55; }
 .page h1 { font: 500 clamp(27px, 4vw, 38px)/1.15 ui-serif, "Iowan Old Style", Charter, Georgia, serif; margin: 8px 0; }
 .page .lead { color: var(--faint); max-width: 66ch; margin: 0 0 8px; }
 .shown h3 { font-weight: 500; font-size: 15px; margin: 18px 0 10px; overflow-wrap: anywhere; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(var(--wide), 46%), 1fr)); gap: 14px; }
+.films { display: grid; grid-template-columns: repeat(var(--abreast), minmax(0, var(--wide))); gap: 14px; }
 .films figure { margin: 0; min-width: 0; max-width: var(--wide); }
 .films img, .strip img { image-rendering: pixelated; display: block; border-radius: 6px; }
 .films img { width: 100%; }
@@ -113,10 +114,13 @@ CSS = """
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; background: none; border-width: 0 0 1px; }
 .shown th { font-weight: 400; color: var(--faint); }
 .nav-holder { border-color: var(--line) !important; background: var(--paper) !important; }
+.dark input[type="range"] { --neutral-200: var(--line); }
+@media (min-width: 641px) { .narrow { display: none; } }
 @media (max-width: 640px) {
-  .gradio-container main { padding: 8px 14px 48px !important; }
+  .gradio-container main.app { padding: 8px 14px 48px !important; }
   .row { flex-direction: column; } .row > * { min-width: 0 !important; width: 100%; }
-  .films { gap: 10px; }
+  .films { gap: 10px; grid-template-columns: 1fr 1fr; }
+  .wide .curves { min-width: 640px; }
   .nav-holder nav { flex-wrap: nowrap; overflow-x: auto; justify-content: flex-start !important; }
 }
 """
@@ -157,7 +161,7 @@ def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]], wheel: Image.Image | Non
     """Versions of a clip beside each other, below each other where there is no room."""
     shown, widest = "", 0
     for name, clip in rows.items():
-        width = clip.shape[3] * -(-WIDE // clip.shape[3])
+        width = clip.shape[3] * -(-WIDE * (1 + (len(rows) <= FEW)) // clip.shape[3])
         widest = max(widest, width)
         about = f"<figcaption>{escape(name)}</figcaption></figure>"
         shown += f'<figure><img src="{data_of(film(clip), "webp")}" alt="{escape(name)}">{about}'
@@ -165,7 +169,7 @@ def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]], wheel: Image.Image | Non
         file = BytesIO()
         wheel.save(file, "PNG")
         shown += f'<img class="wheel" src="{data_of(file.getvalue(), "png")}" alt="the colours of directions">'
-    return f'<div class="films" style="--wide: {widest}px">{shown}</div>'
+    return f'<div class="films" style="--wide: {widest}px; --abreast: {FEW if len(rows) <= FEW else MANY}">{shown}</div>'
 
 
 def strips(shown: list[Strip], caption: str = "", wheel: Image.Image | None = None) -> str:

@@ -17,6 +17,7 @@ from tubelet.pictures import masks_strip, named_masks
 from tubelet.strips import Strip
 from tubelet.types import Grid
 from tubelet.web import videos
+from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.place import Place
 from tubelet.web.state import Field, yes
@@ -88,8 +89,6 @@ def shown(item: Item, name: str, choice: Choice) -> tuple[list[Strip], str, Imag
 def page(place: Place, blocks: Any) -> None:
     """The page itself."""
     import gradio as gr
-
-    from tubelet.web.connect import connect
 
     gr.HTML(heading(NAME, SENTENCE))
     video, button = videos.chooser(place)

@@ -134,6 +134,11 @@ class Place:
         """
         return one_of(self.run_folders(), name, "run", f"the runs folder, {self.runs}")
 
+    def without_runs(self) -> str:
+        """What to do where there is no run."""
+        where = "no runs folder was chosen" if self.runs is None else f"no runs in {self.runs}"
+        return f"{where}: start tubelet serve with --runs DIR, a folder of run folders that tubelet pretrain wrote"
+
     def feature_files(self) -> dict[str, Path]:
         """The features that were chosen, by name."""
         return dict(zip(distinct(self.features), self.features))
