@@ -21,7 +21,7 @@ LAYERS = [
     {"methods", "train", "evaluate", "weights"},
     {"export", "page", "pictures", "motion_pictures", "strips", "plan", "report", "doctor", "finetune", "detection"}
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
-    | {"plates", "time_bar", "box_pictures"},
+    | {"plates", "time_bar", "box_pictures", "attention_pictures"},
     {"cli", "demo", "bench", "web"},
     {"__main__"},
 ]
@@ -47,6 +47,8 @@ ALLOWED = {
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
     ("motion_pictures", "plates"),  # rims
+    ("attention_pictures", "strips"),
+    ("attention_pictures", "plates"),  # rims
     ("overlay", "strips"),  # the font
     ("plates", "strips"),
     ("time_bar", "plates"),  # the colours of people
@@ -74,7 +76,7 @@ HOMES = {
     "fsspec": {"data/remote.py"},
     "aiohttp": set(),
     "tyro": {name_of(file) for file in FILES if part_of(file) == "cli"},
-    "matplotlib": {"strips.py", "space.py", "charts.py"},
+    "matplotlib": {"strips.py", "space.py", "charts.py", "attention_pictures.py"},
     "transformers": set(),
     "torchvision": {"nn/raft.py", "data/people.py"},
     "scipy": set(),

@@ -68,7 +68,7 @@ def test_overview_names_every_verb(capsys):
     assert run([]) == 2
 
 
-KINDS = ["picture mask", "picture reconstruction", "picture curves", "picture space"]
+KINDS = ["picture mask", "picture reconstruction", "picture attention", "picture curves", "picture space"]
 KINDS += ["probe linear", "probe attentive", "probe knn"]
 
 

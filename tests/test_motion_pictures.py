@@ -498,8 +498,8 @@ def test_wrong_combinations_are_refused(film, capsys):
         (["mask", "--data", "nowhere.mp4", "--kind", "tube", "smm", "--guide", "flow"], "--guide flow does nothing"),
         (["mask", "--data", "nowhere.mp4", "--kind", "mgm", "tube", "mgm"], "mgm is there twice"),
         (["motion", "--data", "nowhere.mp4", "--kind", "mgm", "mgm"], "mgm is there twice"),
-        (["mask", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: name a .png or a .gif"),
-        (["motion", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: name a .png or a .gif"),
+        (["mask", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: a picture ends in .png"),
+        (["motion", "--data", "nowhere.mp4", "--out", "x.jpg"], "x.jpg: a picture ends in .png"),
         (["reconstruction", "--data", str(film), "--weights", "a", "b", "--ratio", "0.5", "0.9"], "name one ratio"),
     ):
         assert run(["picture", *asked]) == 2, asked

@@ -1,11 +1,13 @@
-"""Clips below each other: strips (PNG) and moving panels (GIF), on dark paper with headings and a caption.
+"""Clips below each other: strips (PNG) and moving panels (GIF, MP4), on dark paper with headings and a caption.
 
 Pixels stay crisp: small frames are enlarged by whole factors, never blurred.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
+from math import ceil
 from pathlib import Path
 from textwrap import wrap
 
@@ -15,10 +17,12 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from tubelet.data.writing import write
 from tubelet.train.checkpoint import atomically
 
 PAPER, INK, FAINT = (24, 26, 31), (226, 225, 221), (150, 153, 160)  # dark: looks right on light and on dark pages
 ABREAST = 6  # panels of a film side by side
+LEAST_SECONDS = 4.0  # of an MP4: players stop at its end, so short films come again
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Strip:
 
     rows: dict[str, UInt8[Tensor, "c t h w"]]
     heading: str = ""
+    moment: int | None = None
+    """A frame that is shown even where only some of the frames are."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ def save_png(
     for strip in strips:
         clips = [enlarge(rgb(clip), 112) for clip in strip.rows.values()]
         times = np.linspace(0, len(clips[0]) - 1, min(columns, len(clips[0]))).round().astype(int)
+        if strip.moment is not None:
+            times[np.abs(times - strip.moment).argmin()] = strip.moment
         blocks.append(Block(np.stack([clip[times] for clip in clips]), strip.heading, left=[*strip.rows]))
     caption = complete(caption, strips)
     about = PngInfo()
@@ -73,20 +81,7 @@ def save_gif(
         SaveError: the disk refuses.
     """
     caption = complete(caption, strips)
-    clips = [np.stack([enlarge(rgb(clip), 208) for clip in strip.rows.values()], 1) for strip in strips]
-
-    def moment(t: int) -> Image.Image:
-        blocks = []
-        for clip, strip in zip(clips, strips):
-            cells, names = clip[None, t % len(clip)], [*strip.rows]
-            lines = -(-len(names) // ABREAST)
-            wide = -(-len(names) // lines)
-            for start in range(0, len(names), wide):
-                heading = "" if start else strip.heading
-                blocks.append(Block(cells[:, start : start + wide], heading, top=names[start : start + wide]))
-        return compose(blocks, caption, legend)
-
-    frames = [moment(t) for t in range(max(map(len, clips)))]
+    frames = list(moments(strips, caption, legend))
     # One palette for all frames and no dithering: otherwise still places flicker. It is made from a sample of the small
     # pixels, for speed, and from text, which needs its shades of grey.
     colours = np.concatenate([rgb(clip).reshape(-1, 3) for strip in strips for clip in strip.rows.values()])
@@ -100,16 +95,63 @@ def save_gif(
     return path
 
 
-def save(path: Path | str, strips: Sequence[Strip], caption: str = "", legend: Image.Image | None = None) -> Path:
-    """`path`, as moving panels if it ends in .gif, as a strip if in .png.
+def save_mp4(
+    path: Path, strips: Sequence[Strip], caption: str = "", fps: float = 8.0, legend: Image.Image | None = None
+) -> Path:
+    """`path`, a film that browsers play (H.264): versions side by side, `fps` frames a second, 4 seconds or more.
+
+    Shorter ones are repeated whole.
 
     Raises:
-        ValueError, SaveError: another ending; the disk refuses.
+        VideoError, OSError: the disk refuses.
+    """
+    once = [np.asarray(image) for image in moments(strips, complete(caption, strips), legend)]
+    height, width, _ = once[0].shape
+    once = [np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge") for image in once]  # sizes are even
+    times = max(ceil(LEAST_SECONDS * fps / len(once)), 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, chain.from_iterable(repeat(once, times)), fps, options={"crf": "18"})
+    return path
+
+
+def moments(strips: Sequence[Strip], caption: str, legend: Image.Image | None) -> Iterator[Image.Image]:
+    """The frames of a film of all strips; shorter ones begin again."""
+    clips = [np.stack([enlarge(rgb(clip), 208) for clip in strip.rows.values()], 1) for strip in strips]
+    for t in range(max(map(len, clips))):
+        blocks = []
+        for clip, strip in zip(clips, strips):
+            cells, names = clip[None, t % len(clip)], [*strip.rows]
+            lines = -(-len(names) // ABREAST)
+            wide = -(-len(names) // lines)
+            for start in range(0, len(names), wide):
+                heading = "" if start else strip.heading
+                blocks.append(Block(cells[:, start : start + wide], heading, top=names[start : start + wide]))
+        yield compose(blocks, caption, legend)
+
+
+def save(path: Path | str, strips: Sequence[Strip], caption: str = "", legend: Image.Image | None = None) -> Path:
+    """`path`, as moving panels if it ends in .gif or .mp4, as a strip if in .png.
+
+    Raises:
+        ValueError: another ending.
+        SaveError, VideoError: the disk refuses.
     """
     path = Path(path)
-    if path.suffix not in (".gif", ".png"):
-        raise ValueError(f"cannot draw {path.name}: a picture ends in .png (a strip) or .gif (it moves)")
-    return (save_gif if path.suffix == ".gif" else save_png)(path, strips, caption, legend=legend)
+    return KINDS[ending(path)](path, strips, caption, legend=legend)
+
+
+KINDS = {".png": save_png, ".gif": save_gif, ".mp4": save_mp4}
+
+
+def ending(path: Path) -> str:
+    """What a picture's name ends in.
+
+    Raises:
+        ValueError: no ending that can be drawn.
+    """
+    if path.suffix not in KINDS:
+        raise ValueError(f"cannot draw {path.name}: a picture ends in .png (a strip), .gif or .mp4 (it moves)")
+    return path.suffix
 
 
 def rgb(clip: UInt8[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w 3"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tubelet.cli.arguments import chosen, parse
+from tubelet.cli.attending import picture_attention
 from tubelet.cli.embedding import picture_space
 from tubelet.masks.named import GUIDED, Guide, Kind
 
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def picture(args: list[str]) -> int:
-    """Look at masks, motion, reconstructions, curves: tubelet picture mask|motion|reconstruction|curves|space"""
+    """Look at masks, motion, attention and more: tubelet picture mask|motion|reconstruction|attention|curves|space"""
     kinds: dict[str, Callable[[list[str]], int]] = {
         "mask": picture_mask,
         "motion": picture_motion,
         "reconstruction": picture_reconstruction,
+        "attention": picture_attention,
         "curves": picture_curves,
         "space": picture_space,
     }
@@ -58,7 +60,7 @@ def picture_mask(args: list[str]) -> int:
         seed: int = 0
         """Another seed, another mask."""
         out: Path = Path("mask.png")
-        """Picture to write: .png is a strip, .gif moves."""
+        """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Mask, args, "picture mask")
     if not a.kind:
@@ -90,10 +92,11 @@ def drawable(kinds: Sequence[Kind], out: Path) -> None:
     Raises:
         ValueError: a kind of mask twice, or no ending of a picture.
     """
+    from tubelet.strips import ending
+
     if twice := [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]:
         raise ValueError(f"--kind {' '.join(kinds)}: {twice[0]} is there twice; it would be the same mask")
-    if out.suffix not in (".png", ".gif"):
-        raise ValueError(f"--out {out}: name a .png or a .gif")
+    ending(out)
 
 
 def clips_of(
@@ -155,7 +158,7 @@ def picture_motion(args: list[str]) -> int:
         json: bool = False
         """The numbers of --saliency as JSON lines."""
         out: Path = Path("motion.png")
-        """Picture to write: .png is a strip, .gif moves."""
+        """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Motion, args, "picture motion")
     if a.saliency != (a.boxes is not None):

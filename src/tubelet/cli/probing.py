@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, chosen, opened, parse
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, chosen, opened, parse, untrained
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.evaluate.probes import Probe
@@ -156,8 +156,6 @@ def given(**values: Any) -> dict[str, Any]:
 
 def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], pooled: bool = True) -> int:
     """Probes the encoder, and one with random weights if asked, and says what came out."""
-    import torch
-
     from tubelet.data.sources import find
     from tubelet.evaluate.probing import read_out
     from tubelet.evaluate.results import numbers, to_lines
@@ -174,9 +172,7 @@ def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], poole
     blocks = a.block or ((*range(1, len(encoder.blocks) + 1), 0) if pooled else (0,))
     encoders = {"trained": encoder}
     if a.random_too:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(a.seed)
-            encoders["random"] = run.encoder.build(run.grid(), run.data.channels).eval()
+        encoders["random"] = untrained(run, a.seed)
     found = {}
     for name, network in encoders.items():
         found[name] = read_out(

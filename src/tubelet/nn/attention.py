@@ -38,6 +38,13 @@ class Attention(nn.Module):
         allowed: Bool[Tensor, "_ 1 n n"] | None = None,
         turn: Float[Tensor, "2 _ 1 n c"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        q, k, v = self.parts(x, turn)
+        return self.proj(attend(q, k, v, allowed).transpose(1, 2).flatten(2))
+
+    def parts(
+        self, x: Float[Tensor, "b n d"], turn: Float[Tensor, "2 _ 1 n c"] | None = None
+    ) -> tuple[Float[Tensor, "b heads n c"], Float[Tensor, "b heads n c"], Float[Tensor, "b heads n c"]]:
+        """Queries, keys and values of each head; the first two turned to where their tokens are, if that is told."""
         b, n, d = x.shape
         keys = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
         bias = torch.cat([self.q_bias, keys, self.v_bias])
@@ -45,7 +52,7 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in parts)  # after the cut: its gradient is then put together in place
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
-        return self.proj(attend(q, k, v, allowed).transpose(1, 2).reshape(b, n, d))
+        return q, k, v
 
 
 def attend(
@@ -63,10 +70,17 @@ def attend(
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > SHORT:
         return F.scaled_dot_product_attention(q, k, v, allowed)
     with torch.autocast("cpu", enabled=False):  # it would have the softmax in float32; PyTorch sums it so anyway
-        logits = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        return torch.softmax(logits, dim=3) @ v
+        return shares(q, k, allowed) @ v
+
+
+def shares(
+    q: Float[Tensor, "b heads n c"], k: Float[Tensor, "b heads m c"], allowed: Bool[Tensor, "_ 1 n m"] | None = None
+) -> Float[Tensor, "b heads n m"]:
+    """softmax(q k' / sqrt(c)): how much each query takes of each key."""
+    logits = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    return torch.softmax(logits, dim=3)
 
 
 class MLP(nn.Module):

@@ -72,9 +72,13 @@ class DividedBlock(Block):
         self, x: Float[Tensor, "b v d"], where: Where | None = None
     ) -> Float[Tensor, "b v d"]:
         assert where is not None  # the encoder knows
-        x = x + self.join(self.dropped(where.over_time(self.attn0, self.norm0(x))))
+        x = self.timed(x, where)
         x = x + self.dropped(where.over_space(self.attn, self.norm1(x)))
         return x + self.dropped(self.mlp(self.norm2(x)))
+
+    def timed(self, x: Float[Tensor, "b v d"], where: Where) -> Float[Tensor, "b v d"]:
+        """Tokens after their look over time."""
+        return x + self.join(self.dropped(where.over_time(self.attn0, self.norm0(x))))
 
 
 def still_at_first(blocks: Iterable[nn.Module]) -> None:

@@ -126,6 +126,27 @@ class ViT(nn.Module):
         that takes the place of those patches where it is True: they are there, but not to be seen (SimMIM). `grid` is
         that of whole clips of another size than the encoder was made for: positions are interpolated to it.
         """
+        x, told = self.entering(patches, ids, allowed, instead, grid)
+        front = int(self.class_token is not None)
+        tapped = []
+        for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
+            recompute = self.checkpointing and self.training
+            x = checkpoint(block, x, *told, use_reentrant=False) if recompute else block(x, *told)
+            if number in taps:
+                tapped.append(x[:, front:])
+        if len(self.blocks) + 1 in taps:
+            tapped.append(self.norm(x[:, front:]))
+        return torch.cat(tapped, dim=1) if taps else self.norm(x[:, front:])
+
+    def entering(
+        self,
+        patches: Float[Tensor, "b v q"],
+        ids: Int[Tensor, "b v"] | None = None,
+        allowed: Bool[Tensor, "_ 1 v v"] | None = None,
+        instead: tuple[Float[Tensor, " d"], Bool[Tensor, "b v"]] | None = None,
+        grid: Grid | None = None,
+    ) -> tuple[Float[Tensor, "b m d"], tuple[Where | Tensor | None, ...]]:
+        """What goes into the first block (the class token in front, if there is one), and what each block is told."""
         assert allowed is None or not (self.divided or self.class_token is not None)
         other = None if grid == self.grid else grid
         assert other is None or ids is None
@@ -141,15 +162,6 @@ class ViT(nn.Module):
             x = x + (table[: patches.shape[1]] if ids is None else take(table.expand(len(patches), -1, -1), ids))
         if self.divided:
             told = (Where.of(ids, grid or self.grid, patches.shape[1]),)
-        front = 0
         if self.class_token is not None:
-            front, x = 1, torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
-        tapped = []
-        for number, block in enumerate(self.blocks[: max(taps, default=None)], 1):
-            recompute = self.checkpointing and self.training
-            x = checkpoint(block, x, *told, use_reentrant=False) if recompute else block(x, *told)
-            if number in taps:
-                tapped.append(x[:, front:])
-        if len(self.blocks) + 1 in taps:
-            tapped.append(self.norm(x[:, front:]))
-        return torch.cat(tapped, dim=1) if taps else self.norm(x[:, front:])
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        return x, told
