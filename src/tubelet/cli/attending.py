@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse, untrained
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
 
 
 def picture_attention(args: list[str]) -> int:
@@ -40,7 +40,7 @@ def picture_attention(args: list[str]) -> int:
         """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Attention, args, "picture attention")
-    from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend
+    from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend, untrained
     from tubelet.data.sources import find
     from tubelet.evaluate.attention import token_at
     from tubelet.evaluate.features import middle_clips

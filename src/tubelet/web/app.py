@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tubelet.web import masks, reconstruction, runs
+from tubelet.web import attention, check, masks, reconstruction, runs, similar
 from tubelet.web.guard import Guard
 from tubelet.web.place import Place
 
 PAGES: tuple[Any, ...] = (
     masks,
     reconstruction,
+    attention,
+    similar,
     runs,
+    check,
 )  # each has NAME, PATH and page(place, blocks); the first is the home page
 HOST, PORT = "127.0.0.1", 7860
 TRIED = 100  # ports

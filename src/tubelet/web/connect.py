@@ -19,11 +19,12 @@ def connect(
     chosen: Sequence[Any],
     draw: Callable[..., str],
     upload: Any = None,
+    after: Sequence[Any] = (),
 ) -> Any:
     """Draws into the page, below what is there, whatever `chosen` says; returns the component that is drawn in.
 
     `draw` takes the values of `chosen`, which `fields` describe one by one; the first is the video, if there is an
-    upload button for it.
+    upload button for it. It is also drawn after the events of `after`, which have chosen something.
     """
     import gradio as gr
 
@@ -43,6 +44,7 @@ def connect(
     opened.then(draw, chosen, drawn, **work)
     gr.on([component.input for component in chosen], draw, chosen, drawn, js=remember(fields), **work)
     if upload is not None:
-        taken = videos.uploading(place, upload, chosen[0], notes)
-        taken.then(draw, chosen, drawn, js=remember(fields), **work)
+        after = [*after, videos.uploading(place, upload, chosen[0], notes)]
+    for event in after:
+        event.then(draw, chosen, drawn, js=remember(fields), **work)
     return drawn

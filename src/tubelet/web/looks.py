@@ -114,8 +114,13 @@ CSS = """
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; background: none; border-width: 0 0 1px; }
 .shown th { font-weight: 400; color: var(--faint); }
 .nav-holder { border-color: var(--line) !important; background: var(--paper) !important; }
+.halves { gap: 28px !important; } .sheets figure { margin: 0 0 18px; }
+.sheets figure img, #frames img { display: block; width: 100%; height: auto; border-radius: 6px; }
+.sheets figcaption { font-size: 14px; margin-top: 4px; } .sheets .bar { margin: 8px 0; border-radius: 4px; }
+#frames { cursor: crosshair; } #frames .image-frame { height: auto; }
+.report { display: block; width: 100%; height: min(1100px, 86vh); border: 0; }
 .dark input[type="range"] { --neutral-200: var(--line); }
-@media (min-width: 641px) { .narrow { display: none; } }
+@media (min-width: 641px) { .narrow { display: none; } .held { position: sticky; top: 12px; align-self: flex-start; } }
 @media (max-width: 640px) {
   .gradio-container main.app { padding: 8px 14px 48px !important; }
   .row { flex-direction: column; } .row > * { min-width: 0 !important; width: 100%; }

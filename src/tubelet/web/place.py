@@ -48,10 +48,25 @@ class Place:
         Raises:
             FileNotFoundError, ValueError: a folder that was chosen is no longer there, or has no videos any more.
         """
-        names = distinct([Path(source) for source in self.videos])
-        chosen = [pair for name, source in zip(names, self.videos) for pair in listed(source, name, now())]
+        chosen = [pair for name, source in self.sources().items() for pair in listed(source, name, now())]
         uploads = [(f"uploaded/{path.name}", Item(path)) for path in self.uploaded()]
         return dict([*uploads[::-1], *chosen])
+
+    def sources(self) -> dict[str, str]:
+        """The folders, lists and videos that were chosen, by name."""
+        return dict(zip(distinct([Path(source) for source in self.videos]), self.videos))
+
+    def items(self, source: str) -> list[Item]:
+        """The videos of a source, by its name.
+
+        Raises:
+            ValueError: there is none of that name among those that were chosen.
+            FileNotFoundError: it is no longer there.
+        """
+        there = self.sources()
+        if source not in there:
+            raise ValueError(f"no folder {source!r} here; there are {', '.join(there) or 'none'}")
+        return [item for _, item in listed(there[source], source, now())]
 
     def names(self) -> list[str]:
         """Names to choose from: the first MOST of those that are known, and what can be made."""

@@ -15,6 +15,7 @@ from tubelet.types import Method
 from tubelet.web import videos
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
+from tubelet.web.networks import at
 from tubelet.web.place import Place
 from tubelet.web.state import Field
 
@@ -28,11 +29,6 @@ def opened(folder: Path, _: float) -> tuple[Method, Run, str]:
     """What `taken` gives, kept until the checkpoint changes; ready to be used by several at once."""
     method, run, about = taken(folder)
     return method.eval(), run, about
-
-
-def at(folder: Path) -> float:
-    """When a run was saved last."""
-    return max((file.stat().st_mtime for file in folder.glob("checkpoints/*")), default=0.0)
 
 
 def shown(folder: Path, item: Item, name: str, ratio: float = USUAL, seed: int = 0) -> tuple[list[Strip], str]:
