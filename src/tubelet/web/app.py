@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import warnings
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,11 @@ def app(place: Place) -> Guard:
     blocks = build(place).queue(max_size=WAITING, api_open=False)
     outer = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     look: dict[str, Any] = {"theme": theme(), "css": css(), "footer_links": []}
-    within: Any = gr.mount_gradio_app(
-        outer, blocks, path="/", max_file_size=place.most, run_history=False, ssr_mode=False, show_error=True, **look
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "SSR mode is not supported")  # nor asked for
+        within: Any = gr.mount_gradio_app(
+            outer, blocks, path="/", max_file_size=place.most, run_history=False, show_error=True, **look
+        )
     return Guard(within, place.scratch)
 
 

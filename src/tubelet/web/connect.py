@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tubelet.web import videos
-from tubelet.web.looks import said
+from tubelet.web.looks import problem, said
 from tubelet.web.place import Place
 from tubelet.web.state import Field, remember, restored
 
@@ -32,11 +32,14 @@ def connect(
     work |= {"show_progress": "minimal", "trigger_mode": "always_last"}
 
     def restore(request: gr.Request) -> list[Any]:
-        values, lines = restored(fields, request.query_params.multi_items())
-        updates = []
-        for field, value, component in zip(fields, values, chosen):
-            fresh = field.choices is not None and isinstance(component, gr.Dropdown)
-            updates.append(gr.update(value=value, **({"choices": [*field.choices()]} if fresh else {})))
+        try:
+            values, lines = restored(fields, request.query_params.multi_items())
+            updates: list[Any] = []
+            for field, value, component in zip(fields, values, chosen):
+                fresh = field.choices is not None and isinstance(component, gr.Dropdown)
+                updates.append(gr.update(value=value, **({"choices": [*field.choices()]} if fresh else {})))
+        except (ValueError, OSError) as error:  # a folder that was chosen is gone
+            return [*(gr.skip() for _ in chosen), problem(str(error))]
         return [*updates, said(lines)]
 
     opened = blocks.load(restore, None, [*chosen, notes], api_visibility="private", show_progress="hidden", queue=False)

@@ -169,7 +169,9 @@ def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]], wheel: Image.Image | Non
         file = BytesIO()
         wheel.save(file, "PNG")
         shown += f'<img class="wheel" src="{data_of(file.getvalue(), "png")}" alt="the colours of directions">'
-    return f'<div class="films" style="--wide: {widest}px; --abreast: {FEW if len(rows) <= FEW else MANY}">{shown}</div>'
+    return (
+        f'<div class="films" style="--wide: {widest}px; --abreast: {FEW if len(rows) <= FEW else MANY}">{shown}</div>'
+    )
 
 
 def strips(shown: list[Strip], caption: str = "", wheel: Image.Image | None = None) -> str:

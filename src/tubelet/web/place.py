@@ -183,7 +183,9 @@ def told(item: Item, source: Path, name: str) -> str:
     root = source.parent if source.suffix else source
     inner = item.path.relative_to(root) if item.path.is_relative_to(root) else Path(item.path.name)
     text = name if item.path == source else f"{name}/{inner.as_posix()}"
-    return text if (item.start, item.end) == (None, None) else f"{text} {item.start or 0:g}-{item.end or 'end'} s"
+    if (item.start, item.end) == (None, None):
+        return text
+    return f"{text} {item.start or 0:g}-{'end' if item.end is None else f'{item.end:g}'} s"
 
 
 def apart(names: Iterable[str]) -> list[str]:
