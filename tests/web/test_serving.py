@@ -54,9 +54,9 @@ def test_it_listens_on_this_machine_only(served):
     port = int(served.url.rpartition(":")[2])
     others = [info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)]
     for address in {"127.0.0.2", *others} - {HOST}:
-        with socket.socket() as other, pytest.raises(OSError):  # noqa: PT011 (refused, or no way there)
+        with socket.socket() as other:
             other.settimeout(5)
-            other.connect((address, port))
+            assert other.connect_ex((address, port)) != 0  # refused, or no way there
 
 
 def test_what_is_written_goes_at_the_end():
@@ -70,13 +70,12 @@ def test_what_is_written_goes_at_the_end():
 def test_ctrl_c_ends_it_as_other_verbs(tmp_path):
     command = [sys.executable, "-m", "tubelet", "serve", "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("http://127.0.0.1:")
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert line.startswith("http://127.0.0.1:"), said
     assert process.returncode == 130
     assert said == "tubelet: interrupted\n"
     assert [*Path(tmp_path).iterdir()] == []

@@ -27,7 +27,7 @@ def connect(
     """
     import gradio as gr
 
-    notes, drawn = gr.HTML(elem_classes="notes"), gr.HTML(elem_id="drawn")
+    notes, drawn = gr.HTML(elem_id="notes"), gr.HTML(elem_id="drawn")
     work: dict[str, Any] = {"concurrency_id": WORK, "concurrency_limit": AT_ONCE, "api_visibility": "private"}
     work |= {"show_progress": "minimal", "trigger_mode": "always_last"}
 

@@ -48,7 +48,7 @@ class Place:
         Raises:
             FileNotFoundError, ValueError: a folder that was chosen is no longer there, or has no videos any more.
         """
-        names = distinct([Path(source) for source in self.videos])
+        names = distinct([Path(source) for source in self.videos]) if self.videos else []
         chosen = [pair for name, source in zip(names, self.videos) for pair in listed(source, name, now())]
         uploads = [(f"uploaded/{path.name}", Item(path)) for path in self.uploaded()]
         return dict([*uploads[::-1], *chosen])
@@ -141,7 +141,7 @@ class Place:
 
     def feature_files(self) -> dict[str, Path]:
         """The features that were chosen, by name."""
-        return dict(zip(distinct(self.features), self.features))
+        return dict(zip(distinct(self.features), self.features)) if self.features else {}
 
     def feature_file(self, name: str) -> Path:
         """The features of a name.
