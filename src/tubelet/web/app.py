@@ -5,7 +5,7 @@ import socket
 import tempfile
 import warnings
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +42,8 @@ def build(place: Place) -> Any:
     return blocks
 
 
-def app(place: Place) -> Guard:
-    """The pages as an ASGI app, guarded."""
+def app(place: Place, ready: Callable[[], object] = bool) -> Guard:
+    """The pages as an ASGI app, guarded; `ready` is called when it has begun."""
     import fastapi
     import gradio as gr
 
@@ -57,7 +57,7 @@ def app(place: Place) -> Guard:
         within: Any = gr.mount_gradio_app(
             outer, blocks, path="/", max_file_size=place.most, run_history=False, show_error=True, **look
         )
-    return Guard(within, place.scratch)
+    return Guard(within, place.scratch, ready)
 
 
 @contextmanager
@@ -106,11 +106,13 @@ def serve(place: Place, port: int | None = None, *, show: bool = False) -> None:
     with there, scratch() as folder:
         import uvicorn
 
-        config = uvicorn.Config(
-            app(replace(place, scratch=folder)), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
-        )
         address = f"http://{HOST}:{there.getsockname()[1]}"
-        print(f"{address}   (Ctrl-C ends it)", flush=True)
-        if show:
-            webbrowser.open(address)
+
+        def ready() -> None:
+            print(f"{address}   (Ctrl-C ends it)", flush=True)
+            if show:
+                webbrowser.open(address)
+
+        pages = app(replace(place, scratch=folder), ready)
+        config = uvicorn.Config(pages, log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
         uvicorn.Server(config).run(sockets=[there])

@@ -36,8 +36,10 @@ def connect(
             values, lines = restored(fields, request.query_params.multi_items())
             updates: list[Any] = []
             for field, value, component in zip(fields, values, chosen):
-                fresh = field.choices is not None and isinstance(component, gr.Dropdown)
-                updates.append(gr.update(value=value, **({"choices": [*field.choices()]} if fresh else {})))
+                fresh: dict[str, Any] = {"value": value}
+                if field.choices is not None and isinstance(component, gr.Dropdown):
+                    fresh["choices"] = [*field.choices()]
+                updates.append(gr.update(**fresh))
         except (ValueError, OSError) as error:  # a folder that was chosen is gone
             return [*(gr.skip() for _ in chosen), problem(str(error))]
         return [*updates, said(lines)]

@@ -5,6 +5,7 @@ Source: the attack is DNS rebinding; the defence, to look at Host and Origin, is
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,13 +21,13 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 class Guard:
     """An ASGI app that passes on what comes from this machine's own pages."""
 
-    def __init__(self, app: App, scratch: Path) -> None:
-        self.app, self.scratch = app, scratch.resolve()
+    def __init__(self, app: App, scratch: Path, ready: Callable[[], object] = bool) -> None:
+        self.app, self.scratch, self.ready = app, scratch.resolve(), ready
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Passes a request on, or answers 403 with the reason."""
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, partial(self.begun, send))
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
@@ -43,6 +44,12 @@ class Guard:
         head = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "http.response.start", "status": 403, "headers": head})
         await send({"type": "http.response.body", "body": f"tubelet serve: {why}\n".encode()})
+
+    async def begun(self, send: Any, message: MutableMapping[str, Any]) -> None:
+        """Passes on what the app says of its start, and calls `ready` once it has started."""
+        await send(message)
+        if message["type"] == "lifespan.startup.complete":
+            self.ready()
 
     def refused(self, path: str, headers: dict[str, str]) -> str | None:
         """Why a request is not answered; None: it is."""

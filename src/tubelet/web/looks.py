@@ -105,7 +105,8 @@ CSS = """
 .films .wheel { align-self: end; width: auto; max-width: 120px; image-rendering: auto; }
 .shown .caption { color: var(--faint); font-size: 14px; line-height: 1.5; margin: 10px 0 0; max-width: 84ch; }
 .shown details { margin: 12px 0; } .shown summary { cursor: pointer; color: var(--accent); font-size: 15px; }
-.wide { overflow-x: auto; max-width: min(1080px, calc(100vw - 32px)); } .wide img, .wide svg { max-width: none; } .strip img { height: auto; }
+.wide { overflow-x: auto; max-width: min(1080px, calc(100vw - 66px)); }
+.wide img, .wide svg { max-width: none; } .strip img { height: auto; }
 .shown svg { display: block; width: 100%; height: auto; color: var(--ink); }
 .problem { border-left: 3px solid var(--bad); padding: 2px 0 2px 14px; color: var(--bad); overflow-wrap: anywhere; }
 .told { border-left: 3px solid var(--line); padding: 2px 0 2px 14px; color: var(--faint); overflow-wrap: anywhere; }
