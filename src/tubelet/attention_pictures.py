@@ -8,7 +8,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tubelet.config import Run
 from tubelet.evaluate.attention import Passed, attention, passed, rollout, token_at
 from tubelet.nn.vit import ViT
 from tubelet.plates import rimmed
@@ -20,13 +19,6 @@ COLOURS = "inferno"  # as bright as the weight is large, to all eyes and in prin
 BRIGHTEST = 0.995  # the quantile of a map's weights from which colours are full: a single token would darken the rest
 QUERY, PLACE = (84, 205, 255), (128, 138, 150)  # rims of the query, and of its place in other slots
 LEAST = 208  # pixels of height: below, rims have no room
-
-
-def untrained(run: Run, seed: int) -> ViT:
-    """An encoder of the run's shape with random weights, to compare with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return run.encoder.build(run.grid(), run.data.channels).eval()
 
 
 def seen(encoder: ViT, video: UInt8[Tensor, "b c t h w"]) -> Passed:

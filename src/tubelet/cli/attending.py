@@ -40,10 +40,10 @@ def picture_attention(args: list[str]) -> int:
         """Picture to write: .png is a strip, .gif and .mp4 move."""
 
     a = parse(Attention, args, "picture attention")
-    from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend, untrained
+    from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend
     from tubelet.data.sources import find
     from tubelet.evaluate.attention import token_at
-    from tubelet.evaluate.features import middle_clips
+    from tubelet.evaluate.features import middle_clips, untrained
     from tubelet.strips import ending, save
 
     ending(a.out)

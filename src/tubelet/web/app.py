@@ -3,8 +3,9 @@
 import os
 import socket
 import tempfile
+import warnings
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +45,8 @@ def build(place: Place) -> Any:
     return blocks
 
 
-def app(place: Place) -> Guard:
-    """The pages as an ASGI app, guarded."""
+def app(place: Place, ready: Callable[[], object] = bool) -> Guard:
+    """The pages as an ASGI app, guarded; `ready` is called when it has begun."""
     import fastapi
     import gradio as gr
 
@@ -54,10 +55,12 @@ def app(place: Place) -> Guard:
     blocks = build(place).queue(max_size=WAITING, api_open=False)
     outer = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     look: dict[str, Any] = {"theme": theme(), "css": css(), "footer_links": []}
-    within: Any = gr.mount_gradio_app(
-        outer, blocks, path="/", max_file_size=place.most, run_history=False, ssr_mode=False, show_error=True, **look
-    )
-    return Guard(within, place.scratch)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "SSR mode is not supported")  # nor asked for
+        within: Any = gr.mount_gradio_app(
+            outer, blocks, path="/", max_file_size=place.most, run_history=False, show_error=True, **look
+        )
+    return Guard(within, place.scratch, ready)
 
 
 @contextmanager
@@ -106,11 +109,13 @@ def serve(place: Place, port: int | None = None, *, show: bool = False) -> None:
     with there, scratch() as folder:
         import uvicorn
 
-        config = uvicorn.Config(
-            app(replace(place, scratch=folder)), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
-        )
         address = f"http://{HOST}:{there.getsockname()[1]}"
-        print(f"{address}   (Ctrl-C ends it)", flush=True)
-        if show:
-            webbrowser.open(address)
+
+        def ready() -> None:
+            print(f"{address}   (Ctrl-C ends it)", flush=True)
+            if show:
+                webbrowser.open(address)
+
+        pages = app(replace(place, scratch=folder), ready)
+        config = uvicorn.Config(pages, log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
         uvicorn.Server(config).run(sockets=[there])

@@ -13,11 +13,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend, seen, untrained
+from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend, seen
 from tubelet.data.items import Item
 from tubelet.data.shards import state_of
 from tubelet.evaluate.attention import Passed, token_at
-from tubelet.evaluate.features import middle_clips
+from tubelet.evaluate.features import middle_clips, untrained
 from tubelet.nn.vit import ViT
 from tubelet.strips import Strip, rgb
 from tubelet.types import Grid

@@ -51,8 +51,9 @@ def shown(
 TELLS = """<style>main { padding: 12px 0 24px; max-width: none; } .sheet { width: 100%; margin: 0; transform: none; }</style>
 <script>new ResizeObserver(() => parent.postMessage({height: document.documentElement.offsetHeight}, "*"))
 .observe(document.documentElement)</script>"""
-HEARS = """() => addEventListener("message", event => { for (const frame of document.querySelectorAll("iframe.report"))
-if (frame.contentWindow === event.source) frame.style.height = `${Math.min(Number(event.data.height) || 0, 2e5)}px`; })"""
+HEARS = """() => addEventListener("message", event => {
+for (const frame of document.querySelectorAll("iframe.report")) if (frame.contentWindow === event.source)
+frame.style.height = `${Math.min(Number(event.data.height) || 0, 2e5)}px`; })"""
 
 
 def framed(page: str, notes: list[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tubelet.web import videos
-from tubelet.web.looks import said
+from tubelet.web.looks import problem, said
 from tubelet.web.place import Place
 from tubelet.web.state import Field, remember, restored
 
@@ -28,16 +28,21 @@ def connect(
     """
     import gradio as gr
 
-    notes, drawn = gr.HTML(elem_classes="notes"), gr.HTML(elem_id="drawn")
+    notes, drawn = gr.HTML(elem_id="notes"), gr.HTML(elem_id="drawn")
     work: dict[str, Any] = {"concurrency_id": WORK, "concurrency_limit": AT_ONCE, "api_visibility": "private"}
     work |= {"show_progress": "minimal", "trigger_mode": "always_last"}
 
     def restore(request: gr.Request) -> list[Any]:
-        values, lines = restored(fields, request.query_params.multi_items())
-        updates = []
-        for field, value, component in zip(fields, values, chosen):
-            fresh = field.choices is not None and isinstance(component, gr.Dropdown)
-            updates.append(gr.update(value=value, **({"choices": [*field.choices()]} if fresh else {})))
+        try:
+            values, lines = restored(fields, request.query_params.multi_items())
+            updates: list[Any] = []
+            for field, value, component in zip(fields, values, chosen):
+                fresh: dict[str, Any] = {"value": value}
+                if field.choices is not None and isinstance(component, gr.Dropdown):
+                    fresh["choices"] = [*field.choices()]
+                updates.append(gr.update(**fresh))
+        except (ValueError, OSError) as error:  # a folder that was chosen is gone
+            return [*(gr.skip() for _ in chosen), problem(str(error))]
         return [*updates, said(lines)]
 
     opened = blocks.load(restore, None, [*chosen, notes], api_visibility="private", show_progress="hidden", queue=False)

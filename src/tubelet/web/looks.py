@@ -102,10 +102,12 @@ CSS = """
 .films img, .strip img { image-rendering: pixelated; display: block; border-radius: 6px; }
 .films img { width: 100%; }
 .films figcaption { color: var(--ink); font-size: 14px; margin-top: 4px; }
-.films .wheel { align-self: end; width: auto; max-width: 120px; image-rendering: auto; }
+.read { display: flex; gap: 16px; align-items: center; margin-top: 10px; } .shown .read .caption { margin: 0; }
+.read .wheel { width: 96px; border-radius: 6px; flex: none; }
 .shown .caption { color: var(--faint); font-size: 14px; line-height: 1.5; margin: 10px 0 0; max-width: 84ch; }
 .shown details { margin: 12px 0; } .shown summary { cursor: pointer; color: var(--accent); font-size: 15px; }
-.wide { overflow-x: auto; } .wide img, .wide svg { max-width: none; } .strip img { height: auto; }
+.wide { overflow-x: auto; max-width: min(1080px, calc(100vw - 66px)); }
+.wide img, .wide svg { max-width: none; } .strip img { height: auto; }
 .shown svg { display: block; width: 100%; height: auto; color: var(--ink); }
 .problem { border-left: 3px solid var(--bad); padding: 2px 0 2px 14px; color: var(--bad); overflow-wrap: anywhere; }
 .told { border-left: 3px solid var(--line); padding: 2px 0 2px 14px; color: var(--faint); overflow-wrap: anywhere; }
@@ -113,6 +115,7 @@ CSS = """
 .shown th, .shown td { text-align: left; vertical-align: top; padding: 6px 16px 6px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; background: none; border-width: 0 0 1px; }
 .shown th { font-weight: 400; color: var(--faint); }
+.shown table, .shown tr { border: 0 !important; } .row .form { gap: 20px; } #notes:not(:has(p)) { display: none; }
 .nav-holder { border-color: var(--line) !important; background: var(--paper) !important; }
 .halves { gap: 28px !important; } .sheets figure { margin: 0 0 18px; }
 .sheets figure img, #frames img { display: block; width: 100%; height: auto; border-radius: 6px; }
@@ -162,7 +165,7 @@ def film(clip: UInt8[Tensor, "c t h w"]) -> bytes:
     return file.getvalue()
 
 
-def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]], wheel: Image.Image | None = None) -> str:
+def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]]) -> str:
     """Versions of a clip beside each other, below each other where there is no room."""
     shown, widest = "", 0
     for name, clip in rows.items():
@@ -170,24 +173,25 @@ def films(rows: Mapping[str, UInt8[Tensor, "c t h w"]], wheel: Image.Image | Non
         widest = max(widest, width)
         about = f"<figcaption>{escape(name)}</figcaption></figure>"
         shown += f'<figure><img src="{data_of(film(clip), "webp")}" alt="{escape(name)}">{about}'
-    if wheel is not None:
-        file = BytesIO()
-        wheel.save(file, "PNG")
-        shown += f'<img class="wheel" src="{data_of(file.getvalue(), "png")}" alt="the colours of directions">'
-    return f'<div class="films" style="--wide: {widest}px; --abreast: {FEW if len(rows) <= FEW else MANY}">{shown}</div>'
+    return (
+        f'<div class="films" style="--wide: {widest}px; --abreast: {FEW if len(rows) <= FEW else MANY}">{shown}</div>'
+    )
 
 
 def strips(shown: list[Strip], caption: str = "", wheel: Image.Image | None = None) -> str:
     """Clips in several versions that move, the same frame by frame folded away, and how to read them."""
     caption = complete(caption, shown)
-    text = "".join(
-        f"<h3>{escape(strip.heading)}</h3>{films(strip.rows, wheel if strip is shown[-1] else None)}" for strip in shown
-    )
+    text = "".join(f"<h3>{escape(strip.heading)}</h3>{films(strip.rows)}" for strip in shown)
+    colours = ""
+    if wheel is not None:
+        file = BytesIO()
+        wheel.save(file, "PNG")
+        colours = f'<img class="wheel" src="{data_of(file.getvalue(), "png")}" alt="the colours of directions">'
     with TemporaryDirectory() as folder:
         strip = save_png(Path(folder) / "strip.png", shown, caption, legend=wheel).read_bytes()
     still = f'<div class="wide strip"><img src="{data_of(strip, "png")}" alt="{escape(caption)}"></div>'
     return (
-        f'<div class="shown">{text}<p class="caption">{escape(caption)}</p>'
+        f'<div class="shown">{text}<div class="read">{colours}<p class="caption">{escape(caption)}</p></div>'
         f"<details><summary>frame by frame</summary>{still}</details></div>"
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -30,14 +30,18 @@ SHARES = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen on the page."""
+    """What is chosen on the page; it comes from outside, so everything is looked at.
 
-    kinds: Sequence[Kind] = ("tube",)
+    Raises:
+        ValueError: what the page does not offer.
+    """
+
+    kinds: Sequence[str] = ("tube",)
     ratio: float = 0.9
     """Share of tokens hidden."""
     motion: bool = False
     """Whether motion is shown."""
-    guide: Guide = "vectors"
+    guide: str = "vectors"
     """Where motion comes from: the codec or optical flow."""
     frames: int = 16
     stride: int = 4
@@ -73,9 +77,9 @@ def shown(item: Item, name: str, choice: Choice) -> tuple[list[Strip], str, Imag
     size = (choice.size, choice.size)
     grid = Grid.of(choice.frames, *size, (2, choice.cube, choice.cube))
     guided = choice.motion or bool({*choice.kinds} & {*GUIDED})
-    source = motion_source(choice.guide, choice.size) if guided else None
+    source = motion_source(cast(Guide, choice.guide), choice.size) if guided else None
     batch = middle_batch([item], Data(clip=Dense(choice.frames, stride=choice.stride), size=size, motion=source))
-    masks = named_masks(choice.kinds, choice.ratio, batch, grid, choice.seed)
+    masks = named_masks(cast(Sequence[Kind], choice.kinds), choice.ratio, batch, grid, choice.seed)
     guide = used(choice.guide, [item.path], batch.notes) if guided else ""
     drawn = masks_strip(batch.video, masks, f"{name} · motion from {guide}" if guided else name)
     caption = f"Grey is hidden, in cubes of {'x'.join(map(str, grid.patch))} (frames, pixels, pixels)."

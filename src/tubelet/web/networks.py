@@ -19,7 +19,7 @@ def at(folder: Path) -> float:
 
 
 @lru_cache(maxsize=2)
-def network(folder: Path, _: float) -> tuple[Network, Run]:
+def network(folder: Path, stamp: float) -> tuple[Network, Run]:
     """What `tubelet embed` takes of a run: its classifier, or else its encoder.
 
     Raises:
@@ -44,7 +44,7 @@ def encoder(folder: Path) -> tuple[ViT, Run]:
 
 
 @lru_cache(maxsize=2)
-def saved(folder: Path, _: float) -> tuple[ViT, Run]:
+def saved(folder: Path, stamp: float) -> tuple[ViT, Run]:
     """The encoder in the last checkpoint of a run.
 
     Raises:

@@ -54,7 +54,7 @@ class Place:
 
     def sources(self) -> dict[str, str]:
         """The folders, lists and videos that were chosen, by name."""
-        return dict(zip(distinct([Path(source) for source in self.videos]), self.videos))
+        return dict(zip(distinct([Path(source) for source in self.videos]), self.videos)) if self.videos else {}
 
     def items(self, source: str) -> list[Item]:
         """The videos of a source, by its name.
@@ -156,7 +156,7 @@ class Place:
 
     def feature_files(self) -> dict[str, Path]:
         """The features that were chosen, by name."""
-        return dict(zip(distinct(self.features), self.features))
+        return dict(zip(distinct(self.features), self.features)) if self.features else {}
 
     def feature_file(self, name: str) -> Path:
         """The features of a name.
@@ -198,7 +198,9 @@ def told(item: Item, source: Path, name: str) -> str:
     root = source.parent if source.suffix else source
     inner = item.path.relative_to(root) if item.path.is_relative_to(root) else Path(item.path.name)
     text = name if item.path == source else f"{name}/{inner.as_posix()}"
-    return text if (item.start, item.end) == (None, None) else f"{text} {item.start or 0:g}-{item.end or 'end'} s"
+    if (item.start, item.end) == (None, None):
+        return text
+    return f"{text} {item.start or 0:g}-{'end' if item.end is None else f'{item.end:g}'} s"
 
 
 def apart(names: Iterable[str]) -> list[str]:

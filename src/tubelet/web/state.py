@@ -1,7 +1,7 @@
 """What is chosen on a page stands in its address: whoever opens the address sees the same."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ class Field:
     """A list where several may be chosen; None: the first of the choices."""
     kind: Callable[[str], Any] = str
     """Makes a value of the address's text: str, int, float, yes."""
-    choices: Callable[[], Sequence[Any]] | None = None
+    choices: Callable[[], Collection[Any]] | None = None
     """Asked anew each time a page is opened; none: anything goes that the page's own function takes."""
 
     def usual(self) -> Any:
