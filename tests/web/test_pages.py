@@ -7,30 +7,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from seeing import see
 
 from tubelet.data.items import Item
 from tubelet.web import reconstruction
 from tubelet.web.masks import Choice, shown
 
 SMALL = "frames=8&stride=1&size=64"
-WAIT = 60_000  # milliseconds, for a machine that is busy
-
-
-@pytest.fixture
-def page(browser, served):
-    """An empty page; at the end nothing was asked of anybody else, and nothing complained."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
-    asked, complaints = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
-    yield page
-    context.close()
-    assert asked
-    assert [url for url in asked if not url.startswith((served.url + "/", "data:", "blob:"))] == []
-    assert complaints == []
 
 
 def films(page) -> dict[str, np.ndarray]:
@@ -42,11 +25,6 @@ def films(page) -> dict[str, np.ndarray]:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
         found[figure.locator("figcaption").inner_text()] = np.stack(frames)
     return found
-
-
-def see(page, text: str) -> None:
-    """Waits until something is drawn that says so."""
-    page.locator("#drawn").get_by_text(text, exact=False).first.wait_for()
 
 
 def pixels(clip) -> np.ndarray:

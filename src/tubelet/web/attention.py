@@ -30,7 +30,7 @@ from tubelet.web.state import Field, yes
 
 NAME, PATH = "Attention", "attention"
 SENTENCE = "Where an encoder looks: click a place in a frame, and see how much it takes from every other."
-MAPS = {"mean": "mean of the heads", "each": "each head", "rollout": "rollout through all blocks"}
+MAPS = {"mean": "mean of the heads", "each": "each head", "rollout": "rollout"}
 ABREAST, GAP = 4, 6  # frames of a sheet, and pixels between them
 
 
@@ -172,10 +172,10 @@ def page(place: Place, blocks: Any) -> None:
     usual = Choice()
     with gr.Row(elem_classes="row"):
         names = [*place.run_folders()]
-        run = gr.Dropdown(names, value=next(iter(names), None), label="Run", scale=3, elem_id="run")
+        run = gr.Dropdown(names, value=next(iter(names), None), label="Run", scale=4, elem_id="run")
         choices = [(text, name) for name, text in MAPS.items()]
-        maps = gr.CheckboxGroup(choices, value=[*usual.maps], label="Maps", scale=4, elem_id="maps")
-        random = gr.Checkbox(usual.random, label="Beside random weights", scale=2, elem_id="random")
+        maps = gr.CheckboxGroup(choices, value=[*usual.maps], label="Maps", scale=8, elem_id="maps")
+        random = gr.Checkbox(usual.random, label="Beside random weights", scale=3, elem_id="random")
     with gr.Accordion("Cube that looks, block, seed", open=False), gr.Row(elem_classes="row"):
         number: dict[str, Any] = {"precision": 0, "minimum": 0, "value": None}
         slot = gr.Number(label="Slot", placeholder="the middle", elem_id="slot", **number)

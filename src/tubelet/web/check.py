@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from html import escape
-from typing import Any, get_args
+from typing import Any, cast
 
 from tubelet.check_report import page_of
 from tubelet.data.check import check
@@ -22,7 +22,7 @@ LEVELS = {"open": "headers", "demux": "every packet", "decode": "every frame"}
 def shown(
     place: Place,
     source: str | None,
-    level: Level,
+    level: str,
     near: bool,
     first: int,
     progress: Callable[[int, int], object] | None = None,
@@ -34,21 +34,22 @@ def shown(
     """
     if source is None:
         raise ValueError("no videos were chosen: start tubelet serve with --videos DIR, a folder or a list")
-    if level not in get_args(Level):
-        raise ValueError(f"level {level!r}: expected one of {', '.join(get_args(Level))}")
+    if level not in LEVELS:
+        raise ValueError(f"level {level!r}: expected one of {', '.join(LEVELS)}")
     if first not in FIRST:
         raise ValueError(f"the first {first} videos: expected one of {', '.join(map(str, FIRST))}")
     items = place.items(source)
     if not items:
         raise ValueError(f"{source} has no videos that lie in it")
     taken = items[:first]
-    report = check(taken, level, Dense(16, stride=4), near=near, progress=progress)
+    report = check(taken, cast(Level, level), Dense(16, stride=4), near=near, progress=progress)
     notes = [f"the first {first} of {len(items)} videos were looked at"] if len(taken) < len(items) else []
     return page_of(report, source), notes
 
 
 # A page within this one says how high it is; it is of no origin, and can do nothing else outside of itself.
-TELLS = """<style>main { padding: 12px 0 24px; max-width: none; } .sheet { width: 100%; margin: 0; transform: none; }</style>
+TELLS = """<style>main { padding: 12px 0 24px; max-width: none; }
+.sheet { width: 100%; margin: 0; transform: none; }</style>
 <script>new ResizeObserver(() => parent.postMessage({height: document.documentElement.offsetHeight}, "*"))
 .observe(document.documentElement)</script>"""
 HEARS = """() => addEventListener("message", event => {
@@ -69,14 +70,14 @@ def page(place: Place, blocks: Any) -> None:
     gr.HTML(heading(NAME, SENTENCE))
     names = [*place.sources()]
     with gr.Row(elem_classes="row"):
-        source = gr.Dropdown(names, value=next(iter(names), None), label="Videos", scale=3, elem_id="source")
+        source = gr.Dropdown(names, value=next(iter(names), None), label="Videos", scale=4, elem_id="source")
         choices = [(text, name) for name, text in LEVELS.items()]
-        level = gr.Radio(choices, value="demux", label="Read", scale=3, elem_id="level")
-        near = gr.Checkbox(False, label="Also find those that show the same", scale=2, elem_id="near")
-        first = gr.Dropdown([*FIRST], value=FIRST[1], label="At most, videos", scale=1, elem_id="first")
+        level = gr.Radio(choices, value="demux", label="Read", scale=6, elem_id="level")
+        near = gr.Checkbox(False, label="Find those that show the same", scale=4, elem_id="near")
+        first = gr.Dropdown([*FIRST], value=FIRST[1], label="At most, videos", scale=2, elem_id="first")
 
     @readable
-    def draw(source: str | None, level: Level, near: bool, first: int, progress: Any = gr.Progress()) -> str:  # noqa: B008
+    def draw(source: str | None, level: str, near: bool, first: int, progress: Any = gr.Progress()) -> str:  # noqa: B008
         def count(done: int, total: int) -> None:
             progress((done, total), unit="videos")
 

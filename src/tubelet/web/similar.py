@@ -30,6 +30,7 @@ SENTENCE = "Which clips of an embedded folder are most like one, by the cosine o
 OF = {"clip": "a clip of these", "video": "a video"}
 TOP = (1, 24)
 WIDTH, LARGE, FRAMES = 200, 400, 12  # of films, pixels: neighbours, the example; frames that are spread over the clip
+Films = dict[str, UInt8[Tensor, "c _ _ _"]]
 NOT_SHOWN = "not in the chosen folders"
 
 
@@ -145,7 +146,7 @@ def seen(clips: Clips, row: int, width: int = WIDTH) -> tuple[UInt8[Tensor, "c t
 
 def shown(
     place: Place, features: str | None, of: str, clip: str | None, video: str, top: int
-) -> tuple[dict[str, UInt8[Tensor, "c t h w"]], dict[str, UInt8[Tensor, "c t h w"]], list[str]]:
+) -> tuple[Films, Films, list[str]]:
     """The example and its neighbours as films by what is said of each, and what else there is to say.
 
     Raises:
@@ -159,7 +160,7 @@ def shown(
         item = place.item(video)
         film = film_of(item.path, item.start, item.end, LARGE, state_of(item.path))
         why = " (of which the middle clip is embedded)"
-    alike: dict[str, UInt8[Tensor, "c t h w"]] = {}
+    alike: Films = {}
     for rank, neighbour in enumerate(found, 1):
         small, reason = seen(clips, neighbour.row)
         label = f" · {neighbour.clip.label}" if neighbour.clip.label else ""
@@ -169,9 +170,7 @@ def shown(
     return {f"{name}{why}": film}, alike, notes
 
 
-def drawing(
-    one: dict[str, UInt8[Tensor, "c t h w"]], alike: dict[str, UInt8[Tensor, "c t h w"]], notes: list[str]
-) -> str:
+def drawing(one: Films, alike: Films, notes: list[str]) -> str:
     """The example above its neighbours."""
     below = films(alike) if alike else said(["no other clip in these features"])
     caption = "Cosine: 1 is the same direction, 0 none in common. Clips that overlap with the example are left out."
