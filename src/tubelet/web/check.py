@@ -1,6 +1,7 @@
 """The page of checks: whether chosen videos are fit to train on, as `tubelet check` tells it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from tubelet.web.state import Field, yes
 NAME, PATH = "Check", "check"
 SENTENCE = "Whether videos are fit to train on: what is broken, too short, or there twice."
 FIRST = (20, 100, 500, 2000)  # videos
+PATIENCE = 0.5  # seconds from one word on how far it is to the next
 LEVELS = {"open": "headers", "demux": "every packet", "decode": "every frame"}
 
 
@@ -71,17 +73,24 @@ def page(place: Place, blocks: Any) -> None:
     names = [*place.sources()]
     with gr.Row(elem_classes="row"):
         source = gr.Dropdown(names, value=next(iter(names), None), label="Videos", scale=4, elem_id="source")
+        first = gr.Dropdown([*FIRST], value=FIRST[1], label="How many at most", scale=1, elem_id="first")
+    with gr.Row(elem_classes="row"):
         choices = [(text, name) for name, text in LEVELS.items()]
-        level = gr.Radio(choices, value="demux", label="Read", scale=6, elem_id="level")
-        near = gr.Checkbox(False, label="Find those that show the same", scale=4, elem_id="near")
-        first = gr.Dropdown([*FIRST], value=FIRST[1], label="At most, videos", scale=2, elem_id="first")
+        level = gr.Radio(choices, value="demux", label="Read", elem_id="level")
+        near = gr.Checkbox(False, label="Find those that show the same", elem_id="near")
 
-    @readable
-    def draw(source: str | None, level: str, near: bool, first: int, progress: Any = gr.Progress()) -> str:  # noqa: B008
+    def draw(source: str | None, level: str, near: bool, first: int) -> Iterator[str]:
+        told = [""]
+
         def count(done: int, total: int) -> None:
-            progress((done, total), unit="videos")
+            told[0] = f"{done} of {total} files looked at"
 
-        return framed(*shown(place, source, level, near, first, count))
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(readable(lambda: framed(*shown(place, source, level, near, first, count))))
+            yield said(["looking at the first files"])
+            while wait([job], PATIENCE).not_done:
+                yield said([told[0] or "looking at the first files"])
+            yield job.result()
 
     fields = [
         Field("source", choices=lambda: [*place.sources()]),

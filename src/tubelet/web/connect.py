@@ -1,6 +1,6 @@
 """How a page works: its address is read, something is drawn, and every change is drawn and written into the address."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tubelet.web import videos
@@ -17,14 +17,15 @@ def connect(
     blocks: Any,
     fields: Sequence[Field],
     chosen: Sequence[Any],
-    draw: Callable[..., str],
+    draw: Callable[..., str | Iterator[str]],
     upload: Any = None,
     after: Sequence[Any] = (),
 ) -> Any:
     """Draws into the page, below what is there, whatever `chosen` says; returns the component that is drawn in.
 
     `draw` takes the values of `chosen`, which `fields` describe one by one; the first is the video, if there is an
-    upload button for it. It is also drawn after the events of `after`, which have chosen something.
+    upload button for it. It may say how far it is before it is done. It is also asked after the events of `after`,
+    which have chosen something.
     """
     import gradio as gr
 
