@@ -175,7 +175,7 @@ def page(place: Place, blocks: Any) -> None:
         run = gr.Dropdown(names, value=next(iter(names), None), label="Run", scale=4, elem_id="run")
         choices = [(text, name) for name, text in MAPS.items()]
         maps = gr.CheckboxGroup(choices, value=[*usual.maps], label="Maps", scale=8, elem_id="maps")
-        random = gr.Checkbox(usual.random, label="Beside random weights", scale=3, min_width=210, elem_id="random")
+        random = gr.Checkbox(usual.random, label="Beside random weights", elem_id="random", elem_classes="tick")
     with gr.Accordion("Cube that looks, block, seed", open=False), gr.Row(elem_classes="row"):
         number: dict[str, Any] = {"precision": 0, "minimum": 0, "value": None}
         slot = gr.Number(label="Slot", placeholder="the middle", elem_id="slot", **number)

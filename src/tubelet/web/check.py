@@ -76,8 +76,8 @@ def page(place: Place, blocks: Any) -> None:
         first = gr.Dropdown([*FIRST], value=FIRST[1], label="How many at most", scale=1, elem_id="first")
     with gr.Row(elem_classes="row"):
         choices = [(text, name) for name, text in LEVELS.items()]
-        level = gr.Radio(choices, value="demux", label="Read", elem_id="level")
-        near = gr.Checkbox(False, label="Find those that show the same", elem_id="near")
+        level = gr.Radio(choices, value="demux", label="Read", scale=4, elem_id="level")
+        near = gr.Checkbox(False, label="Find those that show the same", elem_id="near", elem_classes="tick")
 
     def draw(source: str | None, level: str, near: bool, first: int) -> Iterator[str]:
         told = [""]

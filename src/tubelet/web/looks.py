@@ -122,6 +122,7 @@ CSS = """
 .sheets figure img, #frames img { display: block; width: 100%; height: auto; border-radius: 6px; }
 .sheets figcaption { font-size: 14px; margin-top: 4px; } .sheets .bar { margin: 8px 0; border-radius: 4px; }
 #frames { cursor: crosshair; } #frames .image-frame { height: auto; }
+.tick { flex: none !important; width: max-content !important; align-self: center; }
 .report { display: block; width: 100%; height: min(1100px, 86vh); border: 0; }
 .dark input[type="range"] { --neutral-200: var(--line); }
 @media (min-width: 641px) { .narrow { display: none; } .held { position: sticky; top: 12px; align-self: flex-start; } }
