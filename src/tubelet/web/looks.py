@@ -115,7 +115,8 @@ CSS = """
 .shown th, .shown td { text-align: left; vertical-align: top; padding: 6px 16px 6px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; background: none; border-width: 0 0 1px; }
 .shown th { font-weight: 400; color: var(--faint); }
-.shown table, .shown tr { border: 0 !important; } .shown th, .shown td { border-color: var(--line) !important; } .row .form { gap: 20px; background: none; border: 0; }
+.shown table, .shown tr { border: 0 !important; } .shown th, .shown td { border-color: var(--line) !important; }
+.row .form { gap: 20px; background: none; border: 0; }
 #notes:not(:has(p)) { display: none; }
 .nav-holder { border-color: var(--line) !important; background: var(--paper) !important; }
 .dark input[type="range"] { --neutral-200: var(--line); }
