@@ -10,11 +10,11 @@ from tubelet.cli.arguments import parse
 
 
 def serve_verb(args: list[str]) -> int:
-    """Pages in the browser: masks, motion, reconstructions, runs."""
+    """Pages in the browser: masks, reconstructions, attention, similar clips, runs, checks."""
 
     @dataclass(frozen=True)
     class Serve:
-        """Look at masks, motion, reconstructions and runs in the browser, on this machine only.
+        """Look at masks, reconstructions, attention, similar clips, runs and checks in the browser, on this machine only.
 
         tubelet serve --videos my_videos/ --runs runs/
 

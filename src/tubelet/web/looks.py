@@ -91,7 +91,7 @@ def css() -> str:
 
 
 CSS = """
-.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1120px !important; width: 100% !important; margin: 0 auto !important; }
 .gradio-container main.app { padding: 12px 20px 64px !important; }
 .gradio-container, .gradio-container .prose { font-size: 16px; line-height: 1.55; }
 .page h1 { font: 500 clamp(27px, 4vw, 38px)/1.15 ui-serif, "Iowan Old Style", Charter, Georgia, serif; margin: 8px 0; }
@@ -115,10 +115,11 @@ CSS = """
 .shown th, .shown td { text-align: left; vertical-align: top; padding: 6px 16px 6px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; background: none; border-width: 0 0 1px; }
 .shown th { font-weight: 400; color: var(--faint); }
-.shown table, .shown tr { border: 0 !important; } .row .form { gap: 20px; background: none; }
+.shown table, .shown tr { border: 0 !important; } .shown th, .shown td { border-color: var(--line) !important; }
+.row .form { gap: 20px; background: none; border: 0; }
 #notes:not(:has(p)) { display: none; }
 .nav-holder { border-color: var(--line) !important; background: var(--paper) !important; }
-.halves { gap: 28px !important; } .sheets figure { margin: 0 0 18px; }
+.halves { gap: 28px !important; } .halves #drawn { padding-top: 0; } .sheets figure { margin: 0 0 18px; }
 .sheets figure img, #frames img { display: block; width: 100%; height: auto; border-radius: 6px; }
 .sheets figcaption { font-size: 14px; margin-top: 4px; } .sheets .bar { margin: 8px 0; border-radius: 4px; }
 #frames { cursor: crosshair; } #frames .image-frame { height: auto; }
