@@ -14,7 +14,7 @@ def serve_verb(args: list[str]) -> int:
 
     @dataclass(frozen=True)
     class Serve:
-        """Look at masks, reconstructions, attention, similar clips, runs and checks in the browser, on this machine only.
+        """Look at masks, reconstructions, attention, similar clips, runs and data in the browser, on this machine only.
 
         tubelet serve --videos my_videos/ --runs runs/
 

@@ -51,7 +51,7 @@ def shown(
 
 # A page within this one says how high it is; it is of no origin, and can do nothing else outside of itself.
 TELLS = """<style>main { padding: 12px 0 24px; max-width: none; }
-.sheet { width: 100%; margin: 0; transform: none; }</style>
+.sheet { width: 100%; margin: 0; transform: none; } .pair p { max-width: none; }</style>
 <script>new ResizeObserver(() => parent.postMessage({height: document.documentElement.offsetHeight}, "*"))
 .observe(document.documentElement)</script>"""
 HEARS = """() => addEventListener("message", event => {

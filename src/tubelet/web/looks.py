@@ -101,7 +101,7 @@ CSS = """
 .films figure { margin: 0; min-width: 0; max-width: var(--wide); }
 .films img, .strip img { image-rendering: pixelated; display: block; border-radius: 6px; }
 .films img { width: 100%; }
-.films figcaption { color: var(--ink); font-size: 14px; margin-top: 4px; }
+.films figcaption { overflow-wrap: anywhere; color: var(--ink); font-size: 14px; margin-top: 4px; }
 .read { display: flex; gap: 16px; align-items: center; margin-top: 10px; } .shown .read .caption { margin: 0; }
 .read .wheel { width: 96px; border-radius: 6px; flex: none; }
 .shown .caption { color: var(--faint); font-size: 14px; line-height: 1.5; margin: 10px 0 0; max-width: 84ch; }
