@@ -23,7 +23,7 @@ LAYERS = [
     | {"space", "charts", "overlay", "activations", "hardware", "budget", "check_report"}
     | {"plates", "time_bar", "box_pictures", "attention_pictures", "live", "pretraining"}
     | {"report_facts", "report_results", "report_warnings"},
-    {"cli", "demo", "bench"},
+    {"cli", "demo", "bench", "web"},
     {"__main__"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -52,6 +52,7 @@ ALLOWED = {
     ("budget", "hardware"),
     ("cli", "demo"),
     ("cli", "bench"),
+    ("cli", "web"),
     ("pictures", "strips"),  # what is shown, and how it is drawn
     ("motion_pictures", "strips"),
     ("motion_pictures", "pictures"),
@@ -96,6 +97,7 @@ HOMES = {
     "onnxscript": {"export/graphs.py"},
     "onnxruntime": {"export/graphs.py", "data/people.py"},
     "huggingface_hub": {"weights/hub.py"},
+    **{name: {name_of(file) for file in FILES if part_of(file) == "web"} for name in ("gradio", "fastapi", "uvicorn")},
 }
 
 

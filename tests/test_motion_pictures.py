@@ -12,7 +12,6 @@ from PIL import Image
 
 import tubelet.pictures
 from tubelet.cli import run
-from tubelet.cli.looking import used
 from tubelet.config import preset, to_json
 from tubelet.data.datasets import Data
 from tubelet.data.flow import Flow
@@ -42,6 +41,7 @@ from tubelet.motion_pictures import (
     motion_strips,
     outlined,
     told,
+    used,
 )
 from tubelet.nn.decoder import Decoder
 from tubelet.nn.patches import CURTAIN

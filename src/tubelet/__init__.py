@@ -24,17 +24,16 @@ if TYPE_CHECKING:  # what type checkers and editors see: the names of _HOMES, by
     from tubelet.evaluate.similar import nearest as nearest
     from tubelet.finetuning import finetune as finetune
     from tubelet.pictures import reconstruct as reconstruct
+    from tubelet.pretraining import pretrain as pretrain
     from tubelet.report import write_report as write_report
     from tubelet.strips import save
     from tubelet.train.checkpoint import load as load
     from tubelet.train.checkpoint import load_classifier as load_classifier
     from tubelet.train.checkpoint import load_encoder as load_encoder
     from tubelet.train.detector import load_detector as load_detector
-    from tubelet.train.loop import train
     from tubelet.weights.found import Asked as Asked
     from tubelet.weights.load import network
 
-    pretrain = train
     read_features = read
     save_picture = save
     load_with_report = network

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tubelet.evaluate.attention import attention, rollout, token_at
+from tubelet.evaluate.attention import Passed, attention, passed, rollout, token_at
 from tubelet.nn.vit import ViT
 from tubelet.plates import rimmed
 from tubelet.strips import FAINT, PAPER, Strip, enlarge, font_of, rgb
@@ -21,9 +21,23 @@ QUERY, PLACE = (84, 205, 255), (128, 138, 150)  # rims of the query, and of its 
 LEAST = 208  # pixels of height: below, rims have no room
 
 
+def seen(encoder: ViT, video: UInt8[Tensor, "b c t h w"]) -> Passed:
+    """Clips on their way through an encoder: what `attention_maps` takes instead of them, to be quick when it is asked
+    again.
+
+    Raises:
+        ValueError: clips of another size than the encoder's.
+    """
+    grid = encoder.grid
+    pt, ph, pw = grid.patch
+    if (got := tuple(video.shape[2:])) != (size := (grid.T * pt, grid.H * ph, grid.W * pw)):
+        raise ValueError(f"clips of {got} (frames, height, width); this encoder takes {size}")
+    return passed(encoder, inputs(video.to(encoder.embed.weight.device), grid.patch))
+
+
 def attention_maps(
     encoder: ViT,
-    video: UInt8[Tensor, "b c t h w"],
+    video: UInt8[Tensor, "b c t h w"] | Passed,
     query: int | None = None,
     block: int | None = None,
     heads: Sequence[int] = (),
@@ -36,19 +50,15 @@ def attention_maps(
     Raises:
         ValueError: no such token, block or head, or clips of another size than the encoder's.
     """
-    grid = encoder.grid
-    pt, ph, pw = grid.patch
-    if (got := tuple(video.shape[2:])) != (size := (grid.T * pt, grid.H * ph, grid.W * pw)):
-        raise ValueError(f"clips of {got} (frames, height, width); this encoder takes {size}")
-    patches = inputs(video.to(encoder.embed.weight.device), grid.patch)
+    through = video if isinstance(video, Passed) else seen(encoder, video)
     found = {}
     if mean or heads:
-        weights = attention(encoder, patches, query, block)
+        weights = attention(encoder, through, query, block)
         if wrong := [head for head in heads if not 0 <= head < weights.shape[1]]:
             raise ValueError(f"there is no head {wrong[0]}; the encoder has {weights.shape[1]}, counted from 0")
         found = {"mean": weights.mean(1)} if mean else {}
         found |= {f"head {head}": weights[:, head] for head in heads}
-    return found | ({"rollout": rollout(encoder, patches, query)} if rolled else {})
+    return found | ({"rollout": rollout(encoder, through, query)} if rolled else {})
 
 
 def attention_strip(

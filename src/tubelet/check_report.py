@@ -91,12 +91,20 @@ def barred(counts: dict[str, int]) -> list[RenderableType]:
 def write_page(
     report: Report, source: str, out: Path, boxes: BoxReport | None = None, sheet: Path | None = None
 ) -> Path:
-    """`out`, one self-contained page: problems first, then what is alike, classes, distributions, and every file.
-
-    With boxes, also what there is of them, and their sheet.
+    """`out`, the page of `page_of`.
 
     Raises:
         SaveError: the disk refuses.
+    """
+    page = page_of(report, source, boxes, sheet)
+    atomically(out, lambda file: void(file.write(page.encode(errors="backslashreplace"))))
+    return out
+
+
+def page_of(report: Report, source: str, boxes: BoxReport | None = None, sheet: Path | None = None) -> str:
+    """One self-contained page: problems first, then what is alike, classes, distributions, and every file.
+
+    With boxes, also what there is of them, and their sheet.
     """
     sections = [
         ("What is wrong", wrong(report)),
@@ -113,11 +121,9 @@ def write_page(
     if boxes is not None:
         trouble = plural(len(boxes.found), "problem") if boxes.found else "no problems"
         lead = lead.replace("Nothing is wrong.", "Nothing is wrong with them.") + f" {boxes.headline()}: {trouble}."
-    page = PAGE.substitute(
+    return PAGE.substitute(
         about="check of data", title=escape(source), lead=lead, tiles=tiles(report), body=body + SORT
     )
-    atomically(out, lambda file: void(file.write(page.encode(errors="backslashreplace"))))
-    return out
 
 
 def tiles(report: Report) -> str:

@@ -3,8 +3,10 @@
 All show the way that things moved since the frame before, which is opposite to `Motion.to_previous`.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ SMALL = 0.25  # pixels: what moves less is drawn as a dot; codecs say quarters
 FINE = 4  # times larger, then reduced: smooth edges
 ARROW, ABSENT = (255, 214, 64), (255, 92, 92)
 BORDER, FRAME = (255, 128, 32), (84, 205, 255)  # of what is hidden; of objects
+STAND_INS = {"flow": "flow", "encode": "vectors of a copy", "none": "nowhere"}  # of notes about files, for captions
+FEW = " has few motion vectors "
 Picture = UInt8[np.ndarray, "h w 3"]
 
 # ---------------------------------------------------------------------------- 1. colours
@@ -150,6 +154,20 @@ def told(motion: Motion) -> str:
         f"known of {100 * known.float().mean():.3g} % of blocks, {100 * len(moving) / len(lengths):.3g} % of them move"
     )
     return f"{text}, {moving.median():.3g} px in the median" if len(moving) else text
+
+
+def used(guide: str, paths: Sequence[Path], notes: Iterable[str]) -> str:
+    """Where the motion of clips came from in truth, for captions: vectors of a file may be missing or too few."""
+    instead: dict[str, str] = {}
+    for note in notes:
+        why, _, what = getattr(note, "kind", "").partition(", ")
+        if what in STAND_INS:
+            few = "frames too far apart" if why == "far" else "few vectors" if FEW in note else "no vectors"
+            instead[note.path] = f"{STAND_INS[what]} ({few})"  # type: ignore[attr-defined]
+    said = [instead.get(str(path), guide) for path in paths]
+    if len(counts := Counter(said)) == 1:
+        return said[0]
+    return ", ".join(f"{one} in {count} of {len(said)} videos" for one, count in counts.items())
 
 
 def explained(rim: float, guide: str, of: str) -> str:

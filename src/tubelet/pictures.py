@@ -14,13 +14,14 @@ from tubelet.data.datasets import Dataset
 from tubelet.data.items import Item
 from tubelet.data.loader import batches
 from tubelet.evaluate.features import middle_batch
+from tubelet.masks.named import Kind, masker_of, said
 from tubelet.methods.masked import MaskedAutoencoder
 from tubelet.nn.patches import curtain, curtained, patchify, put, take, unpatchify
 from tubelet.strips import Strip, save
 from tubelet.targets import Together
 from tubelet.train.checkpoint import load_method, read
 from tubelet.train.folder import distinct
-from tubelet.types import Batch, Draws, Method, Motion, Target, TokenMask
+from tubelet.types import Batch, Draws, Grid, Method, Motion, Target, TokenMask
 from tubelet.weights.hub import on_hub
 from tubelet.weights.load import others
 
@@ -161,6 +162,15 @@ def decibels(
 def share(mask: TokenMask) -> str:
     """How much a mask hides, for people."""
     return f"{100 * (1 - mask.visible.shape[1] / mask.grid.tokens):.3g} %"
+
+
+def named_masks(
+    kinds: Sequence[Kind], ratio: float | None, batch: Batch, grid: Grid, seed: int
+) -> dict[str, TokenMask]:
+    """The masks of a batch, by what to call them in a picture."""
+    places = range(len(batch.video))
+    masks = [masker_of(kind, ratio)(batch, grid, Draws(seed, 0, places)) for kind in kinds]
+    return {f"{said(kind)} {share(mask)}": mask for kind, mask in zip(kinds, masks)}
 
 
 def mask_strip(video: UInt8[Tensor, "b c t h w"], mask: TokenMask) -> list[Strip]:

@@ -108,6 +108,10 @@ def test_attention_and_rollout_are_those_of_a_loop(kind, query, block):
 
     np.testing.assert_allclose(attention(encoder, patches, query, block)[0].numpy(), expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(rollout(encoder, patches, query)[0].numpy(), product[at], rtol=1e-4, atol=1e-7)
+    through = maps.passed(encoder, patches)  # asked again, of one pass
+    for _ in range(2):
+        assert torch.equal(attention(encoder, through, query, block), attention(encoder, patches, query, block))
+        assert torch.equal(rollout(encoder, through, query), rollout(encoder, patches, query))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,6 +26,7 @@ VERBS = {
     "predict": ("what a fine-tuned network says about videos", "predicting:predict_verb"),
     "detect": ("who does what, where: people in a video, and their actions", "detecting:detect_verb"),
     "picture": ("look at masks, motion, reconstructions, attention, curves", "looking:picture"),
+    "serve": ("pages in the browser: masks, reconstructions, attention, runs", "serving:serve_verb"),
     "list": ("the presets, with what each is for", "training:list_verb"),
     "plan": ("what a run would cost, without training", "training:plan_verb"),
     "embed": ("features of videos, to files", "embedding:embed_verb"),

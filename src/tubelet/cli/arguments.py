@@ -10,7 +10,6 @@ import tyro
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.config import Run
-    from tubelet.nn.vit import ViT
     from tubelet.weights.found import Asked
     from tubelet.weights.report import Report
 
@@ -76,15 +75,6 @@ def opened(
         noted(unfinished(path))
         tell(found.report)
     return network, found.run
-
-
-def untrained(run: "Run", seed: int) -> "ViT":
-    """An encoder of the run's shape with random weights, to compare with."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return run.encoder.build(run.grid(), run.data.channels).eval()
 
 
 def tell(report: "Report") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse, untrained
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, opened, parse
 
 
 def picture_attention(args: list[str]) -> int:
@@ -43,7 +43,7 @@ def picture_attention(args: list[str]) -> int:
     from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend
     from tubelet.data.sources import find
     from tubelet.evaluate.attention import token_at
-    from tubelet.evaluate.features import middle_clips
+    from tubelet.evaluate.features import middle_clips, untrained
     from tubelet.strips import ending, save
 
     ending(a.out)

@@ -121,14 +121,13 @@ def similar_verb(args: list[str]) -> int:
     from tubelet.data.sources import Item
     from tubelet.evaluate.embed import example
     from tubelet.evaluate.feature_files import read
-    from tubelet.evaluate.similar import nearest, overlapping, row_at
+    from tubelet.evaluate.similar import like_row, nearest, row_at
     from tubelet.train.device import pick_device
 
     table = read(a.features)
     row = row_at(a.clip, table.rows, a.at)
     if row is not None:
-        known = table.rows[row]
-        found = nearest(table.pooled(row, row + 1)[0], table, a.top, overlapping(known, table.rows))
+        found = like_row(row, table, a.top)
     else:
         if a.weights is None:
             raise ValueError(f"{a.clip} is not in {a.features}; to embed it, give the --weights that made the table")

@@ -1,27 +1,18 @@
 """Verbs that draw pictures."""
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from tubelet.cli.arguments import chosen, parse
 from tubelet.cli.attending import picture_attention
 from tubelet.cli.embedding import picture_space
+from tubelet.masks.named import GUIDED, Guide, Kind
 
 if TYPE_CHECKING:
-    from tubelet.data.flow import Flow
-    from tubelet.data.vectors import Vectors
-    from tubelet.types import Batch, Grid, Masker, TokenMask
-
-
-Kind = Literal["tube", "random", "frame", "block", "smm", "smm-sparse", "mgm", "mgm-sparse", "mgmae"]
-GUIDED = ("mgm", "mgm-sparse", "mgmae")  # masks that look at motion
-Guide = Literal["vectors", "flow"]
-STAND_INS = {"flow": "flow", "encode": "vectors of a copy", "none": "nowhere"}  # of notes about files, for captions
-FEW = " has few motion vectors "
+    from tubelet.types import Batch
 
 
 def picture(args: list[str]) -> int:
@@ -35,44 +26,6 @@ def picture(args: list[str]) -> int:
         "space": picture_space,
     }
     return chosen(kinds, args, "picture")
-
-
-def masker_of(kind: Kind, ratio: float | None) -> "Masker":
-    """The mask of a kind, with its paper's ratio unless told another."""
-    from tubelet.masks.motion_masks import FlowWarp, MotionBox, SimulatedBox
-    from tubelet.masks.random_masks import Block, Frame, Random, Tube
-
-    maskers: dict[Kind, Any] = {
-        "tube": Tube(),
-        "random": Random(),
-        "frame": Frame(),
-        "block": Block(),
-        "smm": SimulatedBox(),
-        "smm-sparse": SimulatedBox(sparse=True),
-        "mgm": MotionBox(),
-        "mgm-sparse": MotionBox(sparse=True),
-        "mgmae": FlowWarp(),
-    }
-    return maskers[kind] if ratio is None else replace(maskers[kind], ratio=ratio)
-
-
-def masks_of(
-    kinds: Sequence[Kind], ratio: float | None, batch: "Batch", grid: "Grid", seed: int
-) -> "dict[str, TokenMask]":
-    """The masks of a batch, by what to call them in a picture."""
-    from tubelet.pictures import share
-    from tubelet.types import Draws
-
-    places = range(len(batch.video))
-    masks = [masker_of(kind, ratio)(batch, grid, Draws(seed, 0, places)) for kind in kinds]
-    names = [kind if kind in ("tube", "random", "frame", "block") else said(kind) for kind in kinds]
-    return {f"{name} {share(mask)}": mask for name, mask in zip(names, masks)}
-
-
-def said(kind: str) -> str:
-    """MGM sparse for mgm-sparse."""
-    name, _, rest = kind.partition("-")
-    return f"{name.upper()} {rest}".strip()
 
 
 def picture_mask(args: list[str]) -> int:
@@ -116,13 +69,14 @@ def picture_mask(args: list[str]) -> int:
     if guide is None and a.guide != Mask("").guide:
         raise ValueError(f"--guide {a.guide} does nothing: only {', '.join(GUIDED)} follow motion; leave it out")
     drawable(a.kind, a.out)
-    from tubelet.pictures import mask_strip, masks_strip
+    from tubelet.motion_pictures import used
+    from tubelet.pictures import mask_strip, masks_strip, named_masks
     from tubelet.strips import save
     from tubelet.types import Grid
 
     grid = Grid.of(a.frames, *a.size, a.patch)
     [path], batch = clips_of(a.data, 1, a.frames, a.stride, a.size, guide)
-    masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
+    masks = named_masks(a.kind, a.ratio, batch, grid, a.seed)
     title = f"{path.name} · motion from {used(guide, [path], batch.notes)}" if guide else path.name
     if len(masks) == 1:
         strips = mask_strip(batch.video, *masks.values())
@@ -146,25 +100,12 @@ def drawable(kinds: Sequence[Kind], out: Path) -> None:
     ending(out)
 
 
-def used(guide: Guide, paths: Sequence[Path], notes: Iterable[str]) -> str:
-    """Where the motion of clips came from in truth, for captions: vectors of a file may be missing or too few."""
-    instead: dict[str, str] = {}
-    for note in notes:
-        why, _, what = getattr(note, "kind", "").partition(", ")
-        if what in STAND_INS:
-            few = "frames too far apart" if why == "far" else "few vectors" if FEW in note else "no vectors"
-            instead[note.path] = f"{STAND_INS[what]} ({few})"  # type: ignore[attr-defined]
-    said = [instead.get(str(path), guide) for path in paths]
-    if len(counts := Counter(said)) == 1:
-        return said[0]
-    return ", ".join(f"{one} in {count} of {len(said)} videos" for one, count in counts.items())
-
-
 def clips_of(
     source: str, count: int, frames: int, stride: int, size: tuple[int, int], guide: Guide | None
 ) -> "tuple[list[Path], Batch]":
     """The first `count` videos of a source and their middle clips, with motion if there is a guide."""
     from tubelet.data.datasets import Data
+    from tubelet.data.motion import motion_source
     from tubelet.data.sampling import Dense
     from tubelet.data.sources import find
     from tubelet.evaluate.features import middle_batch
@@ -177,15 +118,6 @@ def clips_of(
     for note in batch.notes:
         print(note, file=sys.stderr)
     return [item.path for item in items], batch
-
-
-def motion_source(guide: Guide, short: int) -> "Vectors | Flow":
-    """Where motion comes from, on blocks that fit pictures of this short side."""
-    from tubelet.data.flow import Flow
-    from tubelet.data.vectors import Vectors
-
-    block = max(min(8, short // 16), 1)
-    return Vectors(block) if guide == "vectors" else Flow(block=block)
 
 
 def picture_motion(args: list[str]) -> int:
@@ -246,14 +178,15 @@ def picture_motion(args: list[str]) -> int:
             )
         return salient(a.data, a.boxes, a.guide, a.frames, a.count, a.size[0], a.json, a.out)
     drawable(a.kind, a.out)
-    from tubelet.motion_pictures import motion_strips
+    from tubelet.motion_pictures import motion_strips, used
+    from tubelet.pictures import named_masks
     from tubelet.strips import save
     from tubelet.types import Grid
 
     grid = Grid.of(a.frames, *a.size, a.patch)
     paths, batch = clips_of(a.data, a.count, a.frames, a.stride, a.size, a.guide)
     assert batch.motion is not None
-    masks = masks_of(a.kind, a.ratio, batch, grid, a.seed)
+    masks = named_masks(a.kind, a.ratio, batch, grid, a.seed)
     guide = used(a.guide, paths, batch.notes)
     strips, caption, legend = motion_strips(batch.video, batch.motion, [path.name for path in paths], guide, masks)
     print(save(a.out, strips, caption, legend))
@@ -267,10 +200,11 @@ def salient(
     import json
 
     from tubelet.data.boxes import read_boxes
+    from tubelet.data.motion import motion_source
     from tubelet.data.sources import find
     from tubelet.data.video import VideoError
     from tubelet.evaluate.saliency import Annotated, annotated, overall
-    from tubelet.motion_pictures import boxes_strips
+    from tubelet.motion_pictures import boxes_strips, used
     from tubelet.strips import save
 
     if frames < 1 or count < 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, chosen, opened, parse, untrained
+from tubelet.cli.arguments import NOTHING, OfOthers, Unprefixed, chosen, opened, parse
 
 if TYPE_CHECKING:  # or help would import torch
     from tubelet.evaluate.probes import Probe
@@ -157,6 +157,7 @@ def given(**values: Any) -> dict[str, Any]:
 def carry_out(a: Common, kind: str, make: Callable[["ViT", str], "Probe"], pooled: bool = True) -> int:
     """Probes the encoder, and one with random weights if asked, and says what came out."""
     from tubelet.data.sources import find
+    from tubelet.evaluate.features import untrained
     from tubelet.evaluate.probing import read_out
     from tubelet.evaluate.results import guessing, numbers, to_lines
     from tubelet.report import add_result

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from tubelet.data.flow import ENOUGH, Flow, opencv, stand_in, usable
 from tubelet.data.items import Item, Note
@@ -17,6 +18,12 @@ STANDS_IN = {  # for the vectors of a file that has none, by `Vectors.fallback`
     "none": "their motion stays unknown",
 }
 SAMPLE = 50  # files of a list that are looked into before a run begins
+
+
+def motion_source(guide: Literal["vectors", "flow"], short: int) -> Vectors | Flow:
+    """Where motion comes from, on blocks that fit pictures of this short side."""
+    block = max(min(8, short // 16), 1)
+    return Vectors(block) if guide == "vectors" else Flow(block=block)
 
 
 def motion_of(

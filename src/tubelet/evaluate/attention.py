@@ -41,8 +41,25 @@ def token_at(grid: Grid, place: tuple[int, int, int] | None = None) -> int:
     return slot * grid.slot + row * grid.W + column
 
 
+class Passed(NamedTuple):
+    """Whole clips on their way through an encoder: what goes into each block, and what the blocks are told."""
+
+    entered: list[Tensor]
+    told: tuple[Any, ...]
+
+
+def passed(encoder: ViT, patches: Float[Tensor, "b n q"]) -> Passed:
+    """What `attention` and `rollout` take instead of patches, to be quick where many queries are asked.
+
+    Raises:
+        ValueError: not the patches of whole clips.
+    """
+    with looking(encoder):
+        return before(encoder, patches, len(encoder.blocks))
+
+
 def attention(
-    encoder: ViT, patches: Float[Tensor, "b n q"], query: int | None = None, block: int | None = None
+    encoder: ViT, patches: Float[Tensor, "b n q"] | Passed, query: int | None = None, block: int | None = None
 ) -> Float[Tensor, "b heads n"]:
     """How much the query takes from every token of whole clips, in each head of a block; sums to 1.
 
@@ -56,17 +73,17 @@ def attention(
     number = depth if block is None else block
     if not 1 <= number <= depth:
         raise ValueError(f"there is no block {number}; the encoder has {depth}, counted from 1")
-    weight = beginning(encoder, patches, query)
     with looking(encoder):
-        entered, told = before(encoder, patches, number)
-        *earlier, last = looks(encoder, number, entered[-1], told)
+        entered, told = patches if isinstance(patches, Passed) else before(encoder, patches, number)
+        weight = beginning(encoder, entered[0], query)
+        *earlier, last = looks(encoder, number, entered[number - 1], told)
         weight = handed(weight, last)[:, 0]
         for look in reversed(earlier):
             weight = handed(weight, look).mean(2)
     return ending(encoder, weight)
 
 
-def rollout(encoder: ViT, patches: Float[Tensor, "b n q"], query: int | None = None) -> Float[Tensor, "b n"]:
+def rollout(encoder: ViT, patches: Float[Tensor, "b n q"] | Passed, query: int | None = None) -> Float[Tensor, "b n"]:
     """How much of the query's output came from every token of whole clips, through all blocks; sums to 1.
 
     Half of a token is what it was, half what it takes, in the mean of the heads; both looks of divided attention count
@@ -76,11 +93,11 @@ def rollout(encoder: ViT, patches: Float[Tensor, "b n q"], query: int | None = N
     Raises:
         ValueError: no such token, or not the patches of whole clips.
     """
-    weight = beginning(encoder, patches, query)
+    entered, told = patches if isinstance(patches, Passed) else passed(encoder, patches)
+    weight = beginning(encoder, entered[0], query)
     with looking(encoder):
-        entered, told = before(encoder, patches, len(encoder.blocks))
         for number in range(len(encoder.blocks), 0, -1):
-            for look in reversed(looks(encoder, number, entered.pop(), told)):
+            for look in reversed(looks(encoder, number, entered[number - 1], told)):
                 weight = (weight + handed(weight, look).mean(2)) / 2
     return ending(encoder, weight)[:, 0]
 
@@ -120,32 +137,36 @@ def handed(weight: Float[Tensor, "b r m"], look: Look) -> Float[Tensor, "b r hea
     return found
 
 
-def before(encoder: ViT, patches: Float[Tensor, "b n q"], blocks: int) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """What goes into each of the first blocks, and what they are told."""
+def before(encoder: ViT, patches: Float[Tensor, "b n q"], blocks: int) -> Passed:
+    """What goes into each of the first blocks, and what they are told.
+
+    Raises:
+        ValueError: not the patches of whole clips.
+    """
+    if patches.shape[1] != encoder.grid.tokens:
+        raise ValueError(f"{patches.shape[1]} patches; whole clips of this encoder have {encoder.grid.tokens}")
     x, told = encoder.entering(patches)
     entered = [x]
     for block in encoder.blocks[: blocks - 1]:
         entered.append(block(entered[-1], *told))
-    return entered, told
+    return Passed(entered, told)
 
 
 # ---------------------------------------------------------------------------- from the query to weights
 
 
-def beginning(encoder: ViT, patches: Float[Tensor, "b n q"], query: int | None) -> Float[Tensor, "b 1 m"]:
-    """All weight on the query.
+def beginning(encoder: ViT, entered: Float[Tensor, "b m d"], query: int | None) -> Float[Tensor, "b 1 m"]:
+    """All weight on the query; `entered` is what goes into the first block.
 
     Raises:
-        ValueError: no such token, or not the patches of whole clips.
+        ValueError: no such token.
     """
     tokens = encoder.grid.tokens
-    if patches.shape[1] != tokens:
-        raise ValueError(f"{patches.shape[1]} patches; whole clips of this encoder have {tokens}")
     at = token_at(encoder.grid) if query is None else query
     if not 0 <= at < tokens:
         raise ValueError(f"there is no token {at}; clips have {tokens}, counted from 0")
     front = int(encoder.class_token is not None)
-    weight = torch.zeros(len(patches), 1, front + tokens, device=patches.device)
+    weight = torch.zeros(len(entered), 1, front + tokens, device=entered.device)
     weight[:, :, front + at] = 1
     return weight
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tubelet.config import to_json
+from tubelet.config import Run, to_json
 from tubelet.data.cache import cores, free_memory
 from tubelet.data.datasets import Data
 from tubelet.data.flow import Flow
@@ -248,6 +248,13 @@ def outputs(encoder: ViT, patches: Float[Tensor, "b n q"], blocks: Sequence[int]
     taps = sorted({block or depth for block in blocks})
     found = dict(zip(taps, encoder(patches, taps=taps).split(patches.shape[1], dim=1)))
     return [found[block] if block else encoder.norm(found[depth]) for block in blocks]
+
+
+def untrained(run: Run, seed: int) -> ViT:
+    """An encoder of the run's shape with random weights, to compare with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return run.encoder.build(run.grid(), run.data.channels).eval()
 
 
 def read(items: Sequence[Item], data: Data, batch: int) -> Iterator[list[MiddleClip | VideoError | OSError]]:

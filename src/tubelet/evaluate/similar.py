@@ -56,6 +56,15 @@ def nearest(
     return [Neighbour(int(row), float(cosines[row]), table.rows[row]) for row in order]
 
 
+def like_row(row: int, table: Table, top: int = 10) -> list[Neighbour]:
+    """The nearest of a row of the table, but for clips that overlap with it.
+
+    Raises:
+        ValueError: as `nearest`.
+    """
+    return nearest(table.pooled(row, row + 1)[0], table, top, overlapping(table.rows[row], table.rows))
+
+
 def rows_of(path: Path | str, rows: Sequence[Row]) -> list[int]:
     """The rows of a video, which may be named by another way to the same file."""
     wanted = Path(path).resolve()

@@ -1,0 +1,37 @@
+"""An address and what is chosen, back and forth."""
+
+import pytest
+
+from tubelet.web.state import Field, restored, yes
+
+FIELDS = [
+    Field("video", choices=lambda: ["a", "b & c"]),
+    Field("kinds", ["tube"], choices=lambda: ["tube", "mgm", "smm"]),
+    Field("ratio", 0.9, float),
+    Field("motion", False, yes),
+]
+
+
+def test_an_empty_address_means_the_usual():
+    assert restored(FIELDS, []) == (["a", ["tube"], 0.9, False], [])
+
+
+def test_an_address_says_what_is_chosen():
+    query = [("video", "b & c"), ("kinds", "mgm"), ("kinds", "smm"), ("ratio", "0.5"), ("motion", "true"), ("x", "y")]
+    assert restored(FIELDS, query) == (["b & c", ["mgm", "smm"], 0.5, True], [])
+
+
+def test_nothing_chosen_of_several_is_not_the_usual():
+    assert restored(FIELDS, [("kinds", "")])[0][1] == []
+
+
+@pytest.mark.parametrize(("name", "text"), [("video", "/etc/passwd"), ("kinds", "cube"), ("ratio", "much")])
+def test_what_cannot_be_chosen_is_said_and_the_usual_taken(name, text):
+    values, notes = restored(FIELDS, [(name, text)])
+    assert values == ["a", ["tube"], 0.9, False]
+    assert len(notes) == 1
+    assert repr(text) in notes[0]
+
+
+def test_nothing_to_choose_from_is_none():
+    assert restored([Field("run", choices=dict)], []) == ([None], [])
