@@ -210,7 +210,8 @@ def test_a_check_names_what_is_broken_and_obeys_no_name(page, served):
     page.wait_for_function("high => document.querySelector('iframe.report').offsetHeight === high", arg=inner)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     assert asked == []
-    page.locator("#level").get_by_label("headers").click()
+    # By key: Chromium may take a click right after a scroll for one in the frame, where that was before.
+    page.locator("#level").get_by_label("headers").press("Space")
     report.get_by_text("headers read").first.wait_for()
     assert "level=open" in page.url
 
