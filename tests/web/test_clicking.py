@@ -114,7 +114,7 @@ def test_heads_rollout_block_and_random_weights_stand_in_the_address(page, serve
     page.locator("#block input").press("Tab")
     see(page, "of the clip in block 1")
     names = [f"{name}, {whose}" for name in ("head 0", "head 1", "head 2", "head 3", "rollout") for whose in OF]
-    assert [name.rpartition(" ")[0] for name in maps(page)] == names
+    assert [name.rpartition(" · ")[0] for name in maps(page)] == names
     found, address = maps(page), page.url
     page.goto("about:blank")
     page.goto(address)

@@ -24,7 +24,7 @@ def video(clips):
 
 def rows(strip):
     """Rows without the numbers behind their names."""
-    return {name.rpartition(" ")[0] or name: row for name, row in strip.rows.items()}
+    return {name.rpartition(" · ")[0] or name: row for name, row in strip.rows.items()}
 
 
 def test_maps_are_those_of_attention_and_rollout(runs, video):
