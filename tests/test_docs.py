@@ -28,13 +28,13 @@ OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmark
 
 # What makes a command take seconds, appended to it. One size for all, so that --weights fit; later flags win.
 NETWORK = "--encoder.width 64 --encoder.depth 1 --encoder.heads 1 --encoder.hidden 64"
-TRAINING = f"--training.epochs 1 --training.batch 4 --training.workers 0 --data.size 48 64 --quiet {NETWORK}"
+TRAINING = f"--training.epochs 1 --training.batch 4 --training.workers 0 --data.size 96 64 --quiet {NETWORK}"
 SMALL = {
     "pretrain": TRAINING,
     "finetune": TRAINING,
     "probe linear": "--epochs 1",
     "probe attentive": "--epochs 1",
-    "bench": f"--training.batch 4 --data.size 48 64 {NETWORK}",
+    "bench": f"--training.batch 4 --data.size 96 64 {NETWORK}",
     "prepare": "--workers 1",
 }
 
