@@ -30,7 +30,8 @@ def nearest(
     top: int = 10,
     leave_out: Bool[np.ndarray, " rows"] | None = None,
 ) -> list[Neighbour]:
-    """The `top` rows of largest cosine similarity with `query`, best first, rows of equal similarity in their order.
+    """The `top` rows of largest cosine similarity with `query`, best first, rows of equal similarity (to
+    1e-6, below which it is rounding that differs from machine to machine) in their order.
 
     Raises:
         ValueError: no rows; a query of another width; values that are not finite, or a query of zeros.
@@ -52,7 +53,7 @@ def nearest(
         cosines[start:stop] = part @ (query / length) / np.where(lengths > 0, lengths, 1)
     cosines = cosines.clip(-1, 1)
     kept = np.arange(len(cosines)) if leave_out is None else np.flatnonzero(~leave_out)
-    order = kept[np.argsort(-cosines[kept], kind="stable")[:top]]
+    order = kept[np.argsort(-cosines[kept].round(6), kind="stable")[:top]]
     return [Neighbour(int(row), float(cosines[row]), table.rows[row]) for row in order]
 
 
