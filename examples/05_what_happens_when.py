@@ -21,22 +21,25 @@ from tubelet.evaluate.windows import windows
 from tubelet.methods.supervised import Supervised
 from tubelet.overlay import overlay
 
+MOTIONS = ("right", "up", "left", "down")
+
 
 def learnt(short: bool) -> Path:
-    """A run that tells eight motions apart, from videos that are made here. With real videos: 02_few_labels.py."""
-    items = tubelet.find(make(Path("made_videos"), videos=16 if short else 480))
+    """A run that tells the motions apart, from videos that are made here. With real videos: 02_few_labels.py."""
+    made = tubelet.find(make(Path("made_videos"), videos=16 if short else 480))
+    items = [item for item in made if item.label in MOTIONS]
     run = tubelet.preset("videomae-demo")
-    epochs = (4 if short else 600) * run.training.batch / len(items)
-    training = replace(run.training, epochs=epochs, save_every=epochs)
-    optim = replace(run.optim, base_lr=8e-3, warmup=epochs / 10)
-    run = replace(run, method=Supervised(cells=(4, 2, 2)), optim=optim, training=training)
+    epochs = (4 if short else 400) * 32 / len(items)
+    training = replace(run.training, epochs=epochs, batch=32, save_every=epochs)
+    optim = replace(run.optim, base_lr=0.008, warmup=epochs / 10, betas=(0.9, 0.999))
+    run = replace(run, method=Supervised(smoothing=0.0), optim=optim, training=training)
     return tubelet.finetune(run, "made_videos", "runs/motions", items=items, resume=True)
 
 
 def film(path: Path) -> str:
-    """A film in which the motion changes every four seconds: right, up, left, down."""
+    """A film in which the motion changes every four seconds."""
     rng = np.random.default_rng(7)
-    parts = [moving_texture(motion, 48, 64, rng) for motion in ("right", "up", "left", "down")]
+    parts = [moving_texture(motion, 48, 64, rng) for motion in MOTIONS]
     write(path, np.concatenate(parts), 12, options={"crf": "12"})
     return str(path)
 
@@ -46,7 +49,7 @@ def main(video: str | None = None, weights: str | None = None, short: bool = Fal
     network, run = tubelet.load_classifier(weights)
     viewer = Viewer(network, run.data, run.encoder.patch)
 
-    # A window is as long as the clips that the network knows; smoothing is over neighbouring windows.
+    # A window is as long as the clips that the network knows, and three neighbours are averaged.
     said = smoothed(list(predict(viewer, windows(video, run.data), video)), 3)
     found = segments(said, viewer.labels)
     for one in found:
