@@ -3,7 +3,7 @@
     python examples/02_few_labels.py                # made videos: eight motions, which no single frame shows
     python examples/02_few_labels.py my_videos/     # yours, in class folders
 
-About two minutes on two cores. The labelled videos are few, so a second seed may give ten points more or less.
+About two minutes on two cores. Fifty labels are few: another seed gives other numbers.
 """
 
 import json

@@ -105,7 +105,7 @@ def test_every_script_is_tested_short_and_listed():
         assert path.name in ("README.md", "__pycache__") or f"({path.name})" in page
     for name in SCRIPTS:
         text = (EXAMPLES / name).read_text()
-        assert len(text.splitlines()) <= 65
+        assert len(text.splitlines()) <= 70
         assert f"python examples/{name}" in text
 
 
