@@ -131,6 +131,20 @@ def test_an_upload_that_is_none_is_refused(served):
     assert (served.clips / "left" / "left_0001.mp4").exists()
 
 
+@pytest.mark.parametrize("route", ["run/upload", "api/upload", "call/upload", "call/v2/upload"])
+def test_no_way_to_a_function_is_one_of_uploads(route, served):
+    before = {*served.temporary.rglob("*")}
+    config = json.loads(ask(served, "/config")[1])
+    at_once = [each for each in config["dependencies"] if each["queue"] is False and each["inputs"]]
+    assert at_once
+    for each in at_once:  # a file that is copied into the server's folder would be given out from there
+        files = [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}] * len(each["inputs"])
+        body = json.dumps({"fn_index": each["id"], "data": files, "session_hash": "way"}).encode()
+        status, text = ask(served, f"/gradio_api/{route}", "POST", body, Content_Type="application/json")
+        assert (status, "'/etc/passwd' is no upload" in text) == (403, True)
+    assert {*served.temporary.rglob("*")} == before
+
+
 def test_what_is_asked_is_short_and_json(served):
     kind = {"Content_Type": "application/json"}
     assert ask(served, "/gradio_api/queue/join", "POST", b'"' + bytes(2**20) + b'"', **kind)[0] == 403

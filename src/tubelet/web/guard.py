@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-FILES = "/gradio_api/file="
+FILES, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 # Parts of gradio that no page here uses, and that fetch, write or watch something.
 CLOSED = ("proxy=", "file/", "process_recording", "vibe", "undo-vibe", "run-history", "stream/", "custom_component/")
 ASKED = 2**20  # bytes that a page sends to a function at most; uploads go another way
@@ -34,7 +34,7 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         why = self.refused(scope["path"], headers)
-        if why is None and scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+        if why is None and scope["method"] == "POST" and scope["path"] != UPLOAD:
             body = await whole(receive)
             why = f"more than {ASKED} bytes to ask one thing" if body is None else self.reads(body)
             receive = again(body or b"", receive)
