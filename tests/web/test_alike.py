@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from threading import Event, Timer
 
 import numpy as np
 import pytest
 import torch
 
 from tubelet.cli.embedding import embed_verb
+from tubelet.data.processes import Stopped
 from tubelet.data.video import probe
 from tubelet.evaluate.features import middle_clips
 from tubelet.targets import inputs
@@ -215,3 +217,31 @@ def test_names_in_a_report_are_text_in_the_page(place, doubtful, monkeypatch):
     text = check.framed(page, notes)
     assert text.count("<") == 2  # the frame and its end: nothing of the report is outside of it
     assert 'sandbox="allow-scripts"' in text
+
+
+@pytest.mark.parametrize("leaves", ["page", "server"])
+def test_a_check_stops_when_nobody_waits_for_it(leaves, clips, tmp_path, monkeypatch):
+    place = Place(tmp_path / "scratch", (str(clips),))
+    place.scratch.mkdir()
+    go, ends = Event(), []
+
+    def endless(*_, progress, **__):
+        go.wait()
+        try:
+            while True:
+                progress(1, 8)
+        except Stopped:
+            ends.append("stopped")
+            raise
+
+    monkeypatch.setattr(check, "check", endless)
+    told = check.checked(place, "clips", "demux", False, 20)
+    assert "looking at the first files" in next(told)
+    if leaves == "page":
+        Timer(0, go.set).start()
+        told.close()
+    else:
+        place.scratch.rmdir()
+        go.set()
+        assert [*told][-1] == ""
+    assert ends == ["stopped"]

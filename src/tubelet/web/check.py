@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
+from threading import Event
 from typing import Any, cast
 
 from tubelet.check_report import page_of
 from tubelet.data.check import check
 from tubelet.data.findings import Level
+from tubelet.data.processes import Stopped
 from tubelet.data.sampling import Dense
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, said
@@ -49,6 +51,32 @@ def shown(
     return page_of(report, source), notes
 
 
+def checked(place: Place, source: str | None, level: str, near: bool, first: int) -> Iterator[str]:
+    """How far a check is, and at last its report; it stops when the page that waits for it, or the server, is gone."""
+    told, left = ["looking at the first files"], Event()
+
+    def count(done: int, total: int) -> None:
+        if left.is_set() or not place.scratch.exists():  # which the server removes at its end
+            raise Stopped
+        told[0] = f"{done} of {total} files looked at"
+
+    def report() -> str:
+        try:
+            return framed(*shown(place, source, level, near, first, count))
+        except Stopped:
+            return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(readable(report))
+        try:
+            yield said(told)
+            while wait([job], PATIENCE).not_done:
+                yield said(told)
+            yield job.result()
+        finally:
+            left.set()
+
+
 # A page within this one says how high it is; it is of no origin, and can do nothing else outside of itself.
 TELLS = """<style>main { padding: 12px 0 24px; max-width: none; }
 .sheet { width: 100%; margin: 0; transform: none; } .pair p { max-width: none; }</style>
@@ -80,17 +108,7 @@ def page(place: Place, blocks: Any) -> None:
         near = gr.Checkbox(False, label="Find those that show the same", elem_id="near", elem_classes="tick")
 
     def draw(source: str | None, level: str, near: bool, first: int) -> Iterator[str]:
-        told = [""]
-
-        def count(done: int, total: int) -> None:
-            told[0] = f"{done} of {total} files looked at"
-
-        with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(readable(lambda: framed(*shown(place, source, level, near, first, count))))
-            yield said(["looking at the first files"])
-            while wait([job], PATIENCE).not_done:
-                yield said([told[0] or "looking at the first files"])
-            yield job.result()
+        yield from checked(place, source, level, near, first)
 
     fields = [
         Field("source", choices=lambda: [*place.sources()]),
