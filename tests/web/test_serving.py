@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -73,8 +74,9 @@ def test_ctrl_c_ends_it_as_other_verbs(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
         line = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        with urlopen(f"{line.split()[0]}/gradio_api/heartbeat/open"):  # as any page that is open
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
     assert line.startswith("http://127.0.0.1:"), said
     assert process.returncode == 130
     assert said == "tubelet: interrupted\n"

@@ -1,5 +1,6 @@
 """The pages together, and the server: on this machine only, without a network, its own folder removed at its end."""
 
+import logging
 import os
 import socket
 import tempfile
@@ -119,4 +120,7 @@ def serve(place: Place, port: int | None = None, *, show: bool = False) -> None:
 
         pages = app(replace(place, scratch=folder), ready)
         config = uvicorn.Config(pages, log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
-        uvicorn.Server(config).run(sockets=[there])
+        server = uvicorn.Server(config)
+        # At its end it cuts off the pages that are open, and would complain of each.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+        server.run(sockets=[there])
