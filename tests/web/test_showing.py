@@ -184,7 +184,6 @@ def test_curves_of_several_runs_are_in_one_picture(made):
 
 
 def test_a_run_that_goes_on_is_seen(made, tmp_path):
-    assert not runs_page.live(made)
     going = tmp_path / "going"
     going.mkdir()
     (going / "run.json").write_bytes((made["low"] / "run.json").read_bytes())
@@ -193,9 +192,18 @@ def test_a_run_that_goes_on_is_seen(made, tmp_path):
     for count in (0, 1, 2):
         (going / "metrics.jsonl").write_text("".join(lines[:count]))
         stamps.append(runs_page.stamp({"going": going}))
-        assert runs_page.live({"going": going})
         assert ("<svg" in runs_page.curves({"going": going})) == (count > 0)
     assert len({*stamps}) == 3
+
+
+@pytest.mark.parametrize("text", ["no json", '{"a": 1}', "[]", ""])
+def test_of_a_run_whose_card_is_broken_nothing_is_made_up(text, made, tmp_path):
+    (tmp_path / "run.json").write_text(text)
+    runs = {"low": made["low"], "odd": tmp_path}
+    page = runs_page.curves(runs)
+    assert page.count("An encoder") == 1
+    assert page.count("its run.json cannot be read") == 1
+    assert "<th></th><td>None" not in runs_page.settings(runs)
 
 
 def test_pictures_of_runs_are_shown_but_no_links_out_of_them(runs_with_pictures, made):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tubelet.charts import drawing
 from tubelet.report import lead, picture
-from tubelet.report_facts import card_of, finished, flat, lines_of
+from tubelet.report_facts import card_of, flat, lines_of
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, problem, readable, said
 from tubelet.web.place import Place, inside
@@ -27,14 +27,11 @@ def curves(runs: Folders) -> str:
     steps = {name: lines_of(folder) for name, folder in runs.items()}
     some = {name: lines for name, lines in steps.items() if lines}
     chart = f'<div class="wide"><div class="curves">{drawing(some)}</div></div>' if some else ""
-    about = "".join(f"<h3>{escape(name)}</h3><p>{lead(cards[name], steps[name])}</p>" for name in runs)
+    whole = {name: f"<p>{lead(cards[name], steps[name])}</p>" for name in runs if "run" in cards[name]}
+    broken = said(["its run.json cannot be read, or is of something else"])
+    about = "".join(f"<h3>{escape(name)}</h3>{whole.get(name, broken)}" for name in runs)
     caption = '<p class="caption">Faint: every step. Firm: mean over 2 % of the steps.</p>' if some else ""
     return f'<div class="shown">{chart}{caption}{about}</div>'
-
-
-def live(runs: Folders) -> bool:
-    """Whether one of them is not at its end."""
-    return any(not finished(card_of(folder), lines_of(folder)) for folder in runs.values())
 
 
 def stamp(runs: Folders) -> str:
@@ -47,7 +44,7 @@ def settings(runs: Folders) -> str:
     """A table of what differs between runs, and one of everything, folded away."""
     cards = [card_of(folder) for folder in runs.values()]
     told = [
-        dict(flat(card.get("run"))) | {"data": str(card.get("data", "?"))} | machine(card.get("made_with") or {})
+        dict(flat(card.get("run", {}))) | {"data": str(card.get("data", "?"))} | machine(card.get("made_with") or {})
         for card in cards
     ]
     names = dict.fromkeys(name for each in told for name in each)
@@ -120,9 +117,7 @@ def page(place: Place, blocks: Any) -> None:
         try:
             there = folders(names)
             after = stamp(there)
-            if after == before or not (live(there) or before):
-                return gr.skip(), after
-            return gr.skip() if not before else curves(there), after
+            return gr.skip() if after == before else curves(there), after
         except (ValueError, OSError) as error:
             return problem(str(error)), ""
 
