@@ -1,7 +1,9 @@
 """The pages in a real browser: what is clicked, what is then seen, and what the browser asks for."""
 
 import base64
+import os
 import re
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -93,6 +95,23 @@ def test_an_address_that_names_what_is_not_here(page, served):
     assert "kinds 'cube' of the address is not here" in notes
 
 
+@pytest.mark.parametrize(
+    ("path", "drawn", "note"),
+    [
+        (f"?{SMALL}&seed=-5&ratio=1e308", "tube 87.5 %", "ratio '1e308' of the address: expected 0.05 to 0.95"),
+        ("reconstruction?run=low&ratio=nan", "hidden · imagined", "ratio 'nan' of the address"),
+        ("similar?top=-3", "Most like it", "top '-3' of the address: expected 1 to 24"),
+        (f"?{SMALL}&seed=1{'0' * 40}", "tube 87.5 %", f"seed '1{'0' * 40}' of the address"),
+        ("attention?run=low&slot=-1&row=0&column=0", "slot 2, row 2", "slot '-1' of the address"),
+        ("attention?run=low&block=0", "there is no block 0", ""),
+    ],
+)
+def test_numbers_of_an_address_that_are_out_of_range_are_said(path, drawn, note, page, served):
+    page.goto(f"{served.url}/{path}")
+    see(page, drawn)
+    page.locator("#notes").get_by_text(note).first.wait_for(state="attached")
+
+
 # ---------------------------------------------------------------------------- uploads
 
 
@@ -176,6 +195,30 @@ def test_runs_shows_the_last_ones_of_itself_and_a_broken_one_beside(page, served
     see(page, "An encoder watched 16 clips")
     page.goto(f"{served.url}/runs?run=broken")
     see(page, "No step is done yet")
+
+
+def test_the_curves_of_a_run_that_trains_grow_until_it_is_removed(page, served):
+    going, low = served.runs / "going", served.runs / "low"
+    lines = (low / "metrics.jsonl").read_text().splitlines(keepends=True)
+    going.mkdir()
+    try:
+        shutil.copy(low / "run.json", going)
+        os.utime(going / "run.json", (0, 0))  # the last in the list
+        (going / "metrics.jsonl").write_text(lines[0])
+        page.clock.install()
+        page.goto(f"{served.url}/runs?run=going")
+        see(page, "An encoder watched")
+        for count in range(2, len(lines) + 1):
+            before = page.locator("#drawn").inner_html()
+            with (going / "metrics.jsonl").open("a") as file:
+                file.write(lines[count - 1])
+            page.clock.fast_forward(10_000)
+            page.wait_for_function("old => document.querySelector('#drawn').innerHTML !== old", arg=before)
+        see(page, "An encoder watched 16 clips")
+    finally:
+        shutil.rmtree(going)
+    page.clock.fast_forward(10_000)
+    see(page, "no run 'going' in the runs folder")
 
 
 # ---------------------------------------------------------------------------- looks

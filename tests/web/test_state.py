@@ -7,7 +7,7 @@ from tubelet.web.state import Field, restored, yes
 FIELDS = [
     Field("video", choices=lambda: ["a", "b & c"]),
     Field("kinds", ["tube"], choices=lambda: ["tube", "mgm", "smm"]),
-    Field("ratio", 0.9, float),
+    Field("ratio", 0.9, float, between=(0.05, 0.95)),
     Field("motion", False, yes),
 ]
 
@@ -25,7 +25,17 @@ def test_nothing_chosen_of_several_is_not_the_usual():
     assert restored(FIELDS, [("kinds", "")])[0][1] == []
 
 
-@pytest.mark.parametrize(("name", "text"), [("video", "/etc/passwd"), ("kinds", "cube"), ("ratio", "much")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("video", "/etc/passwd"),
+        ("kinds", "cube"),
+        ("ratio", "much"),
+        ("ratio", "9999"),
+        ("ratio", "nan"),
+        ("ratio", "-inf"),
+    ],
+)
 def test_what_cannot_be_chosen_is_said_and_the_usual_taken(name, text):
     values, notes = restored(FIELDS, [(name, text)])
     assert values == ["a", ["tube"], 0.9, False]

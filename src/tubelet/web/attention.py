@@ -26,7 +26,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import data_of, heading, readable, said
 from tubelet.web.networks import at, encoder
 from tubelet.web.place import Place
-from tubelet.web.state import Field, yes
+from tubelet.web.state import WHOLE, Field, yes
 
 NAME, PATH = "Attention", "attention"
 SENTENCE = "Where an encoder looks: click a place in a frame, and see how much it takes from every other."
@@ -177,12 +177,12 @@ def page(place: Place, blocks: Any) -> None:
         maps = gr.CheckboxGroup(choices, value=[*usual.maps], label="Maps", scale=8, elem_id="maps")
         random = gr.Checkbox(usual.random, label="Beside random weights", elem_id="random", elem_classes="tick")
     with gr.Accordion("Cube that looks, block, seed", open=False), gr.Row(elem_classes="row"):
-        number: dict[str, Any] = {"precision": 0, "minimum": 0, "value": None}
+        number: dict[str, Any] = {"precision": 0, "value": None}
         slot = gr.Number(label="Slot", placeholder="the middle", elem_id="slot", **number)
         row = gr.Number(label="Row", placeholder="the middle", elem_id="query_row", **number)
         column = gr.Number(label="Column", placeholder="the middle", elem_id="column", **number)
         block = gr.Number(label="Block, from 1", placeholder="the last", elem_id="block", **number)
-        seed = gr.Number(usual.seed, precision=0, minimum=0, label="Seed of the random weights")
+        seed = gr.Number(usual.seed, precision=0, label="Seed of the random weights")
 
     def of(name: str, run: str | None) -> tuple[Path, Item]:
         if run is None:
@@ -213,11 +213,11 @@ def page(place: Place, blocks: Any) -> None:
         Field("run", choices=place.run_folders),
         Field("maps", [*usual.maps], choices=lambda: [*MAPS]),
         Field("random", usual.random, yes),
-        Field("slot", None, int),
-        Field("row", None, int),
-        Field("column", None, int),
-        Field("block", None, int),
-        Field("seed", usual.seed, int),
+        Field("slot", None, int, between=WHOLE),
+        Field("row", None, int, between=WHOLE),
+        Field("column", None, int, between=WHOLE),
+        Field("block", None, int, between=WHOLE),
+        Field("seed", usual.seed, int, between=WHOLE),
     ]
     chosen = [video, run, maps, random, slot, row, column, block, seed]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}

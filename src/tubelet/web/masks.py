@@ -20,7 +20,7 @@ from tubelet.web import videos
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.place import Place
-from tubelet.web.state import Field, yes
+from tubelet.web.state import WHOLE, Field, yes
 
 NAME, PATH = "Masks", "masks"
 SENTENCE = "What a mask hides of a clip in pre-training: grey cubes are what the model must imagine."
@@ -114,7 +114,7 @@ def page(place: Place, blocks: Any) -> None:
         stride = gr.Dropdown([*STRIDES], value=usual.stride, label="Stride (source frames from one to the next)")
         size = gr.Dropdown([*SIZES], value=usual.size, label="Height and width, pixels")
         cube = gr.Dropdown([*CUBES], value=usual.cube, label="Cubes, pixels")
-        seed = gr.Number(usual.seed, precision=0, minimum=0, label="Seed of the masks")
+        seed = gr.Number(usual.seed, precision=0, label="Seed of the masks")
 
     @readable
     def draw(name: str, *values: Any) -> str:
@@ -123,13 +123,13 @@ def page(place: Place, blocks: Any) -> None:
     fields = [
         videos.field(place),
         Field("kinds", [*usual.kinds], choices=lambda: KINDS),
-        Field("ratio", usual.ratio, float),
+        Field("ratio", usual.ratio, float, between=SHARES),
         Field("motion", usual.motion, yes),
         Field("guide", usual.guide, choices=lambda: ("vectors", "flow")),
         Field("frames", usual.frames, int, lambda: FRAMES),
         Field("stride", usual.stride, int, lambda: STRIDES),
         Field("size", usual.size, int, lambda: SIZES),
         Field("cube", usual.cube, int, lambda: CUBES),
-        Field("seed", usual.seed, int),
+        Field("seed", usual.seed, int, between=WHOLE),
     ]
     connect(place, blocks, fields, [video, kinds, ratio, motion, guide, frames, stride, size, cube, seed], draw, button)

@@ -17,7 +17,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.networks import at
 from tubelet.web.place import Place
-from tubelet.web.state import Field
+from tubelet.web.state import WHOLE, Field
 
 NAME, PATH = "Reconstruction", "reconstruction"
 SENTENCE = "What a pre-trained model sees of a clip, and what it imagines in the place of what is hidden."
@@ -68,7 +68,7 @@ def page(place: Place, blocks: Any) -> None:
         names = [*place.run_folders()]
         run = gr.Dropdown(names, value=next(iter(names), None), label="Run", scale=3, elem_id="run")
         ratio = gr.Slider(*SHARES, USUAL, step=0.05, label="Hidden", scale=2, elem_id="ratio")
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed of the mask", scale=1)
+        seed = gr.Number(0, precision=0, label="Seed of the mask", scale=1)
 
     @readable
     def draw(name: str, run: str | None, ratio: float, seed: int) -> str:
@@ -79,7 +79,7 @@ def page(place: Place, blocks: Any) -> None:
     fields = [
         videos.field(place),
         Field("run", choices=place.run_folders),
-        Field("ratio", USUAL, float),
-        Field("seed", 0, int),
+        Field("ratio", USUAL, float, between=SHARES),
+        Field("seed", 0, int, between=WHOLE),
     ]
     connect(place, blocks, fields, [video, run, ratio, seed], draw, button)

@@ -222,7 +222,7 @@ def page(place: Place, blocks: Any) -> None:
         Field("features", choices=lambda: [*place.feature_files()]),
         Field("of", "clip", choices=lambda: [*OF]),
         Field("clip", usual),
-        Field("top", 6, int),
+        Field("top", 6, int, between=TOP),
     ]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     filled = features.change(fill, [features, clip], clip, **quiet)

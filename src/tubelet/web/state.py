@@ -7,6 +7,7 @@ from typing import Any
 
 Query = Sequence[tuple[str, str]]
 CHOOSE = "nothing to choose from"
+WHOLE = 0, 2**31 - 1  # seeds and places
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Field:
     """Makes a value of the address's text: str, int, float, yes."""
     choices: Callable[[], Collection[Any]] | None = None
     """Asked anew each time a page is opened; none: anything goes that the page's own function takes."""
+    between: tuple[float, float] | None = None
+    """The least and the most of a number: of what a slider takes, or the browser can tell from its neighbours."""
 
     def usual(self) -> Any:
         """The value where the address says none."""
@@ -50,6 +53,11 @@ class Field:
             value = self.kind(text)
         except ValueError:
             raise ValueError(f"{self.name} {text!r} in the address is no number") from None
+        if self.between is not None and not self.between[0] <= value <= self.between[1]:
+            low, high = self.between
+            raise ValueError(
+                f"{self.name} {text!r} of the address: expected {low:g} to {high:g}; the usual is shown instead"
+            )
         there = None if self.choices is None else self.choices()
         if there is not None and value not in there:
             raise ValueError(f"{self.name} {text!r} of the address is not here; the usual is shown instead")
