@@ -111,6 +111,11 @@ def test_every_kind_can_be_shown_at_once_and_motion_below(video):
     assert ((right[:, 0] > 200) & (right[:, 1] < 90) & (right[:, 2] < 90)).any()  # red: to the right
 
 
+def test_the_ratios_of_the_papers_are_said(video):
+    _, caption, _ = shown(Item(video), "", replace(SMALL, kinds=("tube", "frame", "mgm", "mgmae")))
+    assert caption.endswith("Their papers hide: tube 0.9, frame 0.875, mgm 0.75, mgmae 0.9.")
+
+
 def test_another_seed_is_another_mask_and_the_same_seed_the_same(video):
     rows = [shown(Item(video), "", replace(SMALL, seed=seed))[0][0].rows for seed in (0, 0, 1)]
     masks = [list(row.values())[1] for row in rows]

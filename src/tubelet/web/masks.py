@@ -11,7 +11,7 @@ from tubelet.data.items import Item
 from tubelet.data.motion import motion_source
 from tubelet.data.sampling import Dense
 from tubelet.evaluate.features import middle_batch
-from tubelet.masks.named import GUIDED, KINDS, Guide, Kind
+from tubelet.masks.named import GUIDED, KINDS, Guide, Kind, masker_of
 from tubelet.motion_pictures import motion_strips, used
 from tubelet.pictures import masks_strip, named_masks
 from tubelet.strips import Strip
@@ -82,12 +82,18 @@ def shown(item: Item, name: str, choice: Choice) -> tuple[list[Strip], str, Imag
     masks = named_masks(cast(Sequence[Kind], choice.kinds), choice.ratio, batch, grid, choice.seed)
     guide = used(choice.guide, [item.path], batch.notes) if guided else ""
     drawn = masks_strip(batch.video, masks, f"{name} · motion from {guide}" if guided else name)
-    caption = f"Grey is hidden, in cubes of {'x'.join(map(str, grid.patch))} (frames, pixels, pixels)."
+    caption = f"Grey is hidden, in cubes of {'x'.join(map(str, grid.patch))} (frames, pixels, pixels). {papers(choice)}"
     if not choice.motion or batch.motion is None:
         return drawn, caption, None
     [moving], explained, legend = motion_strips(batch.video, batch.motion, [name], guide, masks)
     rows = {row: clip for row, clip in moving.rows.items() if row != "frames"}  # which is the original above
     return [*drawn, replace(moving, rows=rows)], f"{caption} {explained}", legend
+
+
+def papers(choice: Choice) -> str:
+    """What the masks hide in their papers: on the page one ratio is for all."""
+    shares = (f"{kind} {cast(Any, masker_of(cast(Kind, kind), None)).ratio:.3g}" for kind in choice.kinds)
+    return f"Their papers hide: {', '.join(shares)}."
 
 
 def page(place: Place, blocks: Any) -> None:
