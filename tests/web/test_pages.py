@@ -15,6 +15,7 @@ from tubelet.data.items import Item
 from tubelet.web import reconstruction
 from tubelet.web.masks import Choice, shown
 
+WAIT = 60_000  # milliseconds, for a machine that is busy
 SMALL = "frames=8&stride=1&size=64"
 
 
@@ -78,6 +79,20 @@ def test_motion_is_shown_below(page, served):
     see(page, "Motion from flow")
     assert "guide=flow" in page.url
     assert "motion=true" in page.url
+
+
+def test_many_tabs_at_once_each_show_their_own(page, served):
+    ratios = ("0.25", "0.5", "0.75")  # one more than are worked on at once
+    tabs = [page, *(page.context.new_page() for _ in ratios[1:])]
+    for tab, ratio in zip(tabs, ratios):
+        tab.goto(f"{served.url}/?{SMALL}&ratio={ratio}", wait_until="commit")
+    for tab, share in zip(tabs, ("tube 25 %", "tube 50 %", "tube 75 %")):
+        tab.set_default_timeout(WAIT)
+        see(tab, share)
+    tabs[1].locator("#kinds").get_by_label("frame").check()
+    see(tabs[1], "frame 50 %")
+    assert [*films(tabs[0])] == ["original", "tube 25 %"]
+    assert "ratio=0.25" in tabs[0].url
 
 
 def test_nothing_chosen_is_said_in_a_line(page, served):

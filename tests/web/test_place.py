@@ -2,6 +2,7 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -84,6 +85,19 @@ def test_an_uploaded_video_is_kept_by_name_and_the_oldest_go(place, clips, monke
     assert place.names()[:2] == names[:0:-1]  # the last first
     assert place.item(names[2]).path.read_bytes() == content
     assert not [*(place.scratch / "cache").iterdir()]
+
+
+def test_uploads_of_one_name_at_once_are_all_kept(place, clips):
+    content = (clips / "left" / "left_0001.mp4").read_bytes()
+    (place.scratch / "cache").mkdir()
+    files = [place.scratch / "cache" / str(number) / "cat.mp4" for number in range(places.UPLOADS)]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(content)
+    with ThreadPoolExecutor(len(files)) as pool:
+        names = [*pool.map(place.take, files)]
+    assert len({*names}) == len(files)
+    assert {path.name for path in place.uploaded()} == {name.removeprefix("uploaded/") for name in names}
 
 
 @pytest.mark.parametrize(

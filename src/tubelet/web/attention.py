@@ -73,7 +73,7 @@ class Choice:
 
 @lru_cache(maxsize=4)
 def looked(
-    folder: Path, _: float, item: Item, __: tuple[int, int], seed: int | None
+    folder: Path, _: int, item: Item, __: tuple[int, int], seed: int | None
 ) -> tuple[ViT, UInt8[Tensor, "c t h w"], Passed]:
     """An encoder, the middle clip of a video, and that clip on its way through; with a `seed`, random weights."""
     trained, run = encoder(folder)

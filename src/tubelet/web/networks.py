@@ -9,17 +9,17 @@ from tubelet.evaluate.features import mark_of
 from tubelet.nn.vit import ViT
 from tubelet.pictures import taken
 from tubelet.train.checkpoint import classifier_of, encoder_of, weights_of
-from tubelet.web.place import Place
+from tubelet.web.place import Place, when
 
 
-def at(folder: Path) -> float:
+def at(folder: Path) -> int:
     """When a run was saved last."""
     files = (*folder.glob("checkpoints/*"), *folder.glob("*.safetensors"))
-    return max((file.stat().st_mtime for file in files), default=0.0)
+    return max(map(when, files), default=0)  # a run that trains replaces them
 
 
 @lru_cache(maxsize=2)
-def network(folder: Path, stamp: float) -> tuple[Network, Run]:
+def network(folder: Path, stamp: int) -> tuple[Network, Run]:
     """What `tubelet embed` takes of a run: its classifier, or else its encoder.
 
     Raises:
@@ -44,7 +44,7 @@ def encoder(folder: Path) -> tuple[ViT, Run]:
 
 
 @lru_cache(maxsize=2)
-def saved(folder: Path, stamp: float) -> tuple[ViT, Run]:
+def saved(folder: Path, stamp: int) -> tuple[ViT, Run]:
     """The encoder in the last checkpoint of a run.
 
     Raises:
@@ -66,7 +66,7 @@ def saved(folder: Path, stamp: float) -> tuple[ViT, Run]:
 
 
 @lru_cache(maxsize=64)
-def mark(folder: Path, stamp: float) -> str:
+def mark(folder: Path, stamp: int) -> str:
     """What tells the weights of a run from all others: features say it of the weights that made them.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from time import monotonic
 
 from tubelet.data import remote
@@ -22,6 +23,7 @@ from tubelet.web.made import MADE, made
 MOST = 2000  # names in a list that is shown
 UPLOADS = 8  # are kept; an older one makes room for the next
 FRESH = 10  # seconds for which a folder is not looked through again
+TAKING = Lock()  # every page takes uploads, and two may be of one name
 DEEP = 3  # folders: a run lies so far below the runs folder at most
 
 
@@ -89,7 +91,7 @@ class Place:
 
     def uploaded(self) -> list[Path]:
         """The uploads that are still here, oldest first."""
-        return sorted((self.scratch / "uploads").glob("*"), key=lambda path: path.stat().st_mtime_ns)
+        return sorted((self.scratch / "uploads").glob("*"), key=when)
 
     def take(self, upload: Path) -> str:
         """The name of an uploaded video from now on; what is no video, or too large, is removed.
@@ -107,20 +109,21 @@ class Place:
                 raise ValueError(f"{upload.name} has {size / 2**20:.0f} MB, and {self.most / 2**20:.0f} are taken")
             if upload.suffix.lower() not in SUFFIXES:
                 raise ValueError(f"{upload.name} is no video; expected {', '.join(sorted(SUFFIXES))}")
-            folder = self.scratch / "uploads"
-            folder.mkdir(exist_ok=True)
-            stem, number = re.sub(r"[^\w.-]+", "_", upload.stem)[:60] or "video", 1
-            while (target := folder / f"{stem}{f'-{number}' * (number > 1)}{upload.suffix.lower()}").exists():
-                number += 1
             try:
                 probe(real)
             except VideoError as error:
                 raise VideoError(str(error).replace(str(real), upload.name)) from error
-            shutil.move(real, target)
+            folder = self.scratch / "uploads"
+            folder.mkdir(exist_ok=True)
+            stem, number = re.sub(r"[^\w.-]+", "_", upload.stem)[:60] or "video", 1
+            with TAKING:
+                while (target := folder / f"{stem}{f'-{number}' * (number > 1)}{upload.suffix.lower()}").exists():
+                    number += 1
+                shutil.move(real, target)
+                for old in self.uploaded()[:-UPLOADS]:
+                    old.unlink()
         finally:
             real.unlink(missing_ok=True)
-        for old in self.uploaded()[:-UPLOADS]:
-            old.unlink()
         return f"uploaded/{target.name}"
 
     # ------------------------------------------------------------------------ runs, features
@@ -138,7 +141,7 @@ class Place:
                 below.clear()
             if depth >= DEEP:
                 below.clear()
-        found.sort(key=lambda run: -(run / "run.json").stat().st_mtime)
+        found.sort(key=lambda run: -when(run / "run.json"))
         return {root.resolve().name if run == root else run.relative_to(root).as_posix(): run for run in found}
 
     def run(self, name: str) -> Path:
@@ -176,6 +179,14 @@ def one_of(there: dict[str, Path], name: str, what: str, where: str) -> Path:
     if name not in there:
         raise ValueError(f"no {what} {name!r} in {where}; it has {', '.join(list(there)[:8]) or 'none'}")
     return there[name]
+
+
+def when(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0: it went while it was looked at."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def now() -> int:

@@ -25,7 +25,7 @@ SHARES, USUAL = (0.05, 0.95), 0.9
 
 
 @lru_cache(maxsize=2)
-def opened(folder: Path, _: float) -> tuple[Method, Run, str]:
+def opened(folder: Path, _: int) -> tuple[Method, Run, str]:
     """What `taken` gives, kept until the checkpoint changes; ready to be used by several at once."""
     method, run, about = taken(folder)
     return method.eval(), run, about
