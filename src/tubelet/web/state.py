@@ -56,7 +56,7 @@ class Field:
         if self.between is not None and not self.between[0] <= value <= self.between[1]:
             low, high = self.between
             raise ValueError(
-                f"{self.name} {text!r} of the address: expected {low:g} to {high:g}; the usual is shown instead"
+                f"{self.name} {text!r} of the address: expected {low} to {high}; the usual is shown instead"
             )
         there = None if self.choices is None else self.choices()
         if there is not None and value not in there:
