@@ -3,6 +3,7 @@
 import http.client
 import json
 from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -42,10 +43,15 @@ def test_names_of_this_machine_are_fine_at_any_port_as_ssh_forwards_them(host, s
     assert ask(served, "/config", Host=host)[0] == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://[x"])
 def test_pages_of_others_may_not_ask(origin, served):
     assert ask(served, "/gradio_api/queue/join", "POST", b"{}", Origin=origin)[0] == 403
     assert ask(served, "/config", Origin=served.url)[0] == 200
+
+
+def test_pages_of_others_may_not_show_these_within_themselves(served):
+    with urlopen(served.url, timeout=20) as answer:
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
 
 
 def test_files_of_this_machine_are_not_given_out(served):

@@ -39,7 +39,7 @@ class Guard:
             why = f"more than {ASKED} bytes to ask one thing" if body is None else self.reads(body)
             receive = again(body or b"", receive)
         if why is None:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, partial(unframed, send))
             return
         head = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "http.response.start", "status": 403, "headers": head})
@@ -57,7 +57,7 @@ class Guard:
         if name_of(f"//{host}") not in LOOPBACK:
             return f"asked for as {host[:80]!r}; open it as http://127.0.0.1 (from elsewhere through ssh -L)"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return f"a page of {origin[:80]!r} may not ask here"
         for prefix in ("/gradio_api/", "/"):
             if path.startswith(tuple(prefix + part for part in CLOSED)):
@@ -84,6 +84,13 @@ class Guard:
             return Path(unquote(name)).resolve().is_relative_to(self.scratch)
         except (OSError, ValueError):
             return False
+
+
+async def unframed(send: Any, message: MutableMapping[str, Any]) -> None:
+    """Passes on an answer that no page of others may show within itself, where clicks could be lured."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message.get("headers", ()), (b"content-security-policy", b"frame-ancestors 'self'")]
+    await send(message)
 
 
 async def whole(receive: Any) -> bytes | None:
