@@ -33,7 +33,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def dropping(**training):
-    """A run that takes from torch's generator in every step, so that who else does would be seen."""
+    """A run that takes from torch's generator in every step."""
     run = tiny(**({"epochs": 12} | training))
     return replace(run, encoder=replace(run.encoder, drop_path=0.5))
 
@@ -50,15 +50,22 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_numbers_are_those_of_a_run_that_nobody_watched(videos, watched, tmp_path):
-    alone = train(dropping(), videos, tmp_path / "alone", quiet=True)
+    states: dict[str, list[bytes]] = {"alone": [], "rude": []}
+
+    def telling(name):
+        return lambda step, saved: states[name].append(torch.get_rng_state().numpy().tobytes())
+
+    alone = train(dropping(), videos, tmp_path / "alone", quiet=True, tell=telling("alone"))
     assert numbers_of(watched) == numbers_of(alone)
     assert state_hash(watched) == state_hash(alone)
 
     def rude(method, step, steps):
         torch.rand(1000)
 
-    disturbed = train(dropping(), videos, tmp_path / "rude", quiet=True, show=rude)
+    disturbed = train(dropping(), videos, tmp_path / "rude", quiet=True, show=rude, tell=telling("rude"))
     assert state_hash(disturbed) == state_hash(alone)
+    assert states["rude"] == states["alone"]
+    assert len({*states["alone"]}) == 21  # each step begins from its own number
 
 
 def test_moments_are_twice_as_late_each():
