@@ -151,7 +151,8 @@ def test_beside_guessing(low, high, said):
 
 def test_errors_are_not_held_against_guessing():
     """Less is better there, so "above" would be wrong."""
-    numbers = {"r2": {"value": None, "low": None, "high": None}, "mean_absolute_error": {"value": 9, "low": 8, "high": 10}}
+    none, error = {"value": None, "low": None, "high": None}, {"value": 9.0, "low": 8.0, "high": 10.0}
+    numbers = {"r2": none, "mean_absolute_error": error}
     assert beside_chance(numbers, {"r2": 0.0, "mean_absolute_error": 2.0}) == ""
     assert "did not help" not in article({"data": "x", "numbers": numbers, "untrained": numbers})
 
