@@ -91,6 +91,7 @@ def test_a_step_that_was_left_out_does_not_hide_the_rest():
     """By hand: of 100 steps the last 2 % are two, of which one was no number; and so was the first of all."""
     lines = [{"loss": loss} for loss in (math.nan, 0.8, *[0.5] * 96, 0.25, math.nan)]
     assert ends(lines) == (0.8, 0.25)
+    assert ends([{"loss": 3.0, "loss_pictures": 3.0}]) == (3.0, 3.0)  # before the first step that shows videos
     first, last = ends([{"loss": math.nan}] * 3)
     assert math.isnan(first)
     assert math.isnan(last)
