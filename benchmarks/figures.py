@@ -22,19 +22,20 @@ from torch import Tensor
 
 from tubelet.attention_pictures import attention_maps, attention_strip, explained, legend
 from tubelet.charts import Line, Panel, sweep
-from tubelet.cli.arguments import untrained
-from tubelet.cli.looking import Guide, clips_of, masks_of, motion_source, used
+from tubelet.cli.looking import clips_of
 from tubelet.config import Run
 from tubelet.data.items import Item
+from tubelet.data.motion import motion_source
 from tubelet.data.prepare import prepare
 from tubelet.data.sampling import Dense
 from tubelet.evaluate.attention import token_at
-from tubelet.evaluate.features import middle_batch, middle_clips
+from tubelet.evaluate.features import middle_batch, middle_clips, untrained
+from tubelet.masks.named import Guide
 from tubelet.methods.masked import MaskedAutoencoder
-from tubelet.motion_pictures import motion_strip, motion_strips
+from tubelet.motion_pictures import motion_strip, motion_strips, used
 from tubelet.nn.patches import patchify
 from tubelet.nn.vit import ViT
-from tubelet.pictures import imaginer, masks_strip, reconstruct, share
+from tubelet.pictures import imaginer, masks_strip, named_masks, reconstruct, share
 from tubelet.strips import Strip, enlarge, rgb, save_gif, save_png
 from tubelet.train.checkpoint import load_encoder
 from tubelet.types import Grid
@@ -67,7 +68,7 @@ def mask_figure(
     """`out`: a clip of 16 frames of 224 pixels, and under it what each kind of mask leaves of it."""
     grid = Grid.of(16, 224, 224, (2, 16, 16))
     _, batch = clips_of(str(video), 1, 16, 4, (224, 224), guide)
-    masks = masks_of(kinds, ratio, batch, grid, seed=0)
+    masks = named_masks(kinds, ratio, batch, grid, seed=0)
     caption = "What each mask leaves of a clip (16 frames at stride 4, 224x224, cubes of 2x16x16); grey is hidden."
     if guide:
         caption += f" MGM and MGMAE follow motion, here from {used(guide, [video], batch.notes)}."
@@ -79,7 +80,7 @@ def motion_figure(video: Path, out: Path, guide: Guide = "vectors") -> Path:
     grid = Grid.of(16, 224, 224, (2, 16, 16))
     _, batch = clips_of(str(video), 1, 16, 4, (224, 224), guide)
     assert batch.motion is not None
-    masks = {name: mask for ratio in (0.4, 0.75) for name, mask in masks_of(("mgm",), ratio, batch, grid, 0).items()}
+    masks = {name: mask for ratio in (0.4, 0.75) for name, mask in named_masks(("mgm",), ratio, batch, grid, 0).items()}
     said = used(guide, [video], batch.notes)
     strips, caption, wheel = motion_strips(batch.video, batch.motion, [""], said, masks)
     caption += " Orange: what MGM hides of every slot, at two ratios."

@@ -1,16 +1,18 @@
 """The report: one well-formed page that needs no network, says what is missing, and believes no file name."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from tubelet.charts import curves, drawing
-from tubelet.report import write_report
-from tubelet.report_facts import finished
+from tubelet.report import what_next, write_report
+from tubelet.report_facts import ends, finished
 from tubelet.report_results import verdict
 from tubelet.strips import Strip, save_gif, save_png
 from tubelet.train.log import metrics
@@ -83,6 +85,30 @@ def run(tmp_path):
         save_gif(folder / "pictures" / f"{name}.gif", film, f"film of {NAME}")
     (folder / "pictures" / "broken.png").write_bytes(b"not a picture")
     return folder
+
+
+def test_a_step_that_was_left_out_does_not_hide_the_rest():
+    """By hand: of 100 steps the last 2 % are two, of which one was no number; and so was the first of all."""
+    lines = [{"loss": loss} for loss in (math.nan, 0.8, *[0.5] * 96, 0.25, math.nan)]
+    assert ends(lines) == (0.8, 0.25)
+    assert ends([{"loss": 3.0, "loss_pictures": 3.0}]) == (3.0, 3.0)  # before the first step that shows videos
+    first, last = ends([{"loss": math.nan}] * 3)
+    assert math.isnan(first)
+    assert math.isnan(last)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["/bin/tubelet", "pretrain", "a"], "tubelet pretrain a --resume"),
+        (["/x/tubelet/__main__.py", "pretrain", "a"], "tubelet pretrain a --resume"),
+        (["/my/train.py", "--epochs", "3"], "tubelet.pretrain(run, '/videos/a', 'runs/b', resume=True)"),
+    ],
+)
+def test_how_to_go_on_is_a_command_that_there_is(argv, said):
+    card = {"command": argv, "data": "/videos/a", "run": {"training": {"epochs": 4}}}
+    steps = what_next(Path("runs/b"), card, [{"step": 1, "epoch": 1.0}])
+    assert steps[0] == ("Go on where it stopped", said)
 
 
 def test_a_full_report_is_well_formed_self_contained_and_escaped(run):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from filelock import FileLock
 from test_report import Page
 
+import tubelet.report_results
 from tubelet.data.labels import Labels
 from tubelet.evaluate.results import Number, Results, Row, guessing
 from tubelet.report import add_result, write_report
@@ -104,12 +107,54 @@ def test_a_damaged_file_is_none(run, text):
     write_report(run)
 
 
+def test_two_tests_that_end_at_once_are_both_kept(run, monkeypatch):
+    """Each waits for the other between what it reads and what it writes; without a lock all read nothing."""
+    together = threading.Barrier(2)
+    before = tubelet.report_results.write_results
+
+    def slowly(folder, entries):
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.5)
+        before(folder, entries)
+
+    monkeypatch.setattr("tubelet.report_results.write_results", slowly)
+    threads = [threading.Thread(target=keep, args=(run, run, replace(FOUND, how=f"{n}x3 views"))) for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one["how"] for one in results_of(run)) == ["1x3 views", "2x3 views"]
+
+
+@pytest.mark.parametrize("text", ["", '[{"name": "by hand"},]', "{}", '[{"name": "by hand"}, 3]'])
+def test_a_file_that_cannot_be_read_is_not_written_over(run, capsys, text):
+    (run / "results.json").write_text(text)
+    add_result(run, FOUND)
+    assert (run / "results.json").read_text() == text
+    assert "results.json is no list of results" in capsys.readouterr().err
+
+
+def test_whatever_the_page_meets_the_test_goes_on(run, capsys):
+    (run / "results.json").write_text('[{"numbers": {"top1": 3}}]')
+    add_result(run, FOUND)
+    assert "does not show this test" in capsys.readouterr().err
+    assert len(results_of(run)) == 2
+
+
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [(13.0, 30.0, "is above it"), (5.0, 12.0, "is below it"), (5.0, 30.0, "The interval holds it")],
 )
 def test_beside_guessing(low, high, said):
     assert said in beside_chance({"top1": {"value": 12.6, "low": low, "high": high}}, {"top1": 12.5})
+
+
+def test_errors_are_not_held_against_guessing():
+    """Less is better there, so "above" would be wrong."""
+    none, error = {"value": None, "low": None, "high": None}, {"value": 9.0, "low": 8.0, "high": 10.0}
+    numbers = {"r2": none, "mean_absolute_error": error}
+    assert beside_chance(numbers, {"r2": 0.0, "mean_absolute_error": 2.0}) == ""
+    assert "did not help" not in article({"data": "x", "numbers": numbers, "untrained": numbers})
 
 
 def test_beside_an_untrained_encoder():

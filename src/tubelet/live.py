@@ -75,7 +75,8 @@ class Page:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None or not self.step:
             return
-        why = printable(f"step {self.step}: stopped: {str(error).splitlines()[0] if str(error) else kind}", lines=False)
+        why = f"step {self.step}: stopped: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        why = printable(why, lines=False)
         try:
             with open(self.folder / "notes.txt", "a", encoding="utf-8") as file:
                 file.write(f"{why}\n")
@@ -96,6 +97,7 @@ class Imagined:
         self.place, self.run, self.items = folder / "pictures" / "on_the_way", run, items
         self.videos: list[Path] | None = None
         self.batch: Batch | None = None
+        self.begun = False
 
     def __call__(self, method: Method, step: int, steps: int) -> UInt8[np.ndarray, "h w 3"] | None:
         """The picture of a moment, for those who keep it elsewhere too; none where nothing can be shown."""
@@ -126,8 +128,9 @@ class Imagined:
         if not made or whoami()[0] > 0:
             return None
         for number, (name, clips) in enumerate(still.items(), 1):
-            if not (self.place / f"{number} {name}.png").exists():
+            if not self.begun:  # what lies there may be of an attempt with other videos
                 saved(self.place / f"{number} {name}.png", beside(clips), name)
+        self.begun = True
         picture = np.concatenate([beside(clips) for clips in made.values()])
         named = "" if len(made) == 1 else f" ({', '.join(made)})"
         done = f"after {step:,} step{'s' * (step > 1)}".replace(",", "\u202f")

@@ -1,7 +1,7 @@
 """Pre-training from start to end: the run, what it imagines on the way, and its page."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 from tubelet.config import Run
@@ -10,7 +10,9 @@ from tubelet.evaluate.features import readable
 from tubelet.live import Imagined, Page
 from tubelet.nn.collective import from_first, joined
 from tubelet.pictures import NothingToShow, reconstruct_run
+from tubelet.printable import printable
 from tubelet.report import write_report
+from tubelet.train.log import say
 from tubelet.train.loop import train
 from tubelet.types import Method
 from tubelet.weights.report import Report
@@ -59,7 +61,11 @@ def pretrain(
                 limit=limit,
             )
         if report and items and rank == 0:
-            with suppress(NothingToShow):  # methods need not have pictures
+            try:
                 reconstruct_run(folder, readable(items, run.data, 2))
+            except NothingToShow:  # methods need not have pictures
+                pass
+            except Exception as error:  # the run is over and saved, and has its page all the same
+                say(f"note: the run is without pictures of what it imagines: {printable(str(error), lines=False)}")
             write_report(folder)
     return folder

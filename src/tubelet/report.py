@@ -35,7 +35,7 @@ from tubelet.report_facts import (
 )
 from tubelet.report_results import READ_OUT, TESTED, Measured, article, home, keep, results_of
 from tubelet.report_warnings import Doubt, doubts
-from tubelet.train.checkpoint import SaveError, atomically, void
+from tubelet.train.checkpoint import atomically, void
 from tubelet.train.folder import in_use
 from tubelet.train.log import duration, say
 
@@ -97,7 +97,7 @@ def add_result(weights: Path, found: Measured) -> None:
         keep(folder, weights, found)
         if not in_use(folder):  # or what trains there writes it
             write_report(folder)
-    except SaveError as error:
+    except Exception as error:  # the numbers are known and in their own file already
         say(f"note: the report of {folder} does not show this test: {error}")
 
 
@@ -335,8 +335,11 @@ def what_next(folder: Path, card: Card, lines: Lines, live: bool = False) -> lis
     at, argv = shlex.quote(str(folder)), [str(word) for word in card.get("command", [])]
     steps = []
     if argv and not live and not finished(card, lines):
-        again = [Path(argv[0]).name, *(word for word in argv[1:] if word != "--resume"), "--resume"]
-        steps.append(("Go on where it stopped", shlex.join(again)))
+        again = shlex.join(["tubelet", *(word for word in argv[1:] if word != "--resume"), "--resume"])
+        if Path(argv[0]).stem not in ("tubelet", "__main__"):  # a program of the user's, which has flags of its own
+            act = "pretrain" if not taught(card) else "detection.finetune_on_boxes" if detects(card) else "finetune"
+            again = f"tubelet.{act}(run, {card.get('data')!r}, {str(folder)!r}, resume=True)"
+        steps.append(("Go on where it stopped", again))
     if lines and taught(card):
         verb = "detect" if detects(card) else "predict"
         steps.append(("See what it says about a video of yours", f"tubelet {verb} my_video.mp4 --weights {at}"))

@@ -1,6 +1,7 @@
 """What run.json and metrics.jsonl tell about a run: for its page, for its warnings, and for the command line."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,11 @@ def time_left(card: Card, lines: Lines) -> float:
 def ends(lines: Lines) -> tuple[float, float]:
     """The loss at the first step, and its mean over the last 2 % of the steps: one batch says little.
 
-    Where some steps show pictures, that of videos, as the first step is.
+    Where some steps show pictures, that of videos, if there is one yet. Steps whose loss is no number were not learnt
+    from, and do not count where there are others.
     """
-    lines = [line for line in lines if LOSSES[True] not in line]
+    lines = [line for line in lines if LOSSES[True] not in line] or lines
+    lines = [line for line in lines if math.isfinite(line["loss"])] or lines
     last = [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
     return lines[0]["loss"], sum(last) / len(last)
 

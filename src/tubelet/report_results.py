@@ -21,10 +21,12 @@ from typing import Any
 from tubelet.evaluate.results import Number
 from tubelet.page import coded
 from tubelet.report_facts import as_json
-from tubelet.train.checkpoint import atomically, void
+from tubelet.train.checkpoint import SaveError, atomically, void
+from tubelet.train.folder import only_here
 
 SMALL = 0.02  # a lead below this share of the scale is called small
 PERCENT = ("top1", "top5", "mean_class_accuracy", "mean_average_precision", "frame_map")
+SCALED = (*PERCENT, "r2")  # numbers that have a scale, on which more is better
 NAMES = {"top1": "top-1", "top5": "top-5", "mean_average_precision": "mean AP", "frame_map": "frame mAP", "r2": "R²"}
 
 # ---------------------------------------------------------------------------- the file
@@ -62,10 +64,10 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def keep(folder: Path, weights: Path, found: Measured) -> None:
-    """Adds a test to results.json, in place of the same test of before.
+    """Adds a test to results.json, in place of the same test of before; of several at once each waits for the others.
 
     Raises:
-        SaveError: the disk refuses.
+        SaveError: the disk refuses, or what is there is no list of results.
     """
     entry = {"weights": weights.name if weights.is_file() else ""} | plain(asdict(found))
     entry |= {"command": sys.argv, "date": datetime.now().isoformat(timespec="seconds")}
@@ -73,8 +75,12 @@ def keep(folder: Path, weights: Path, found: Measured) -> None:
     def same(other: dict[str, Any]) -> bool:
         return all(other.get(name) == entry[name] for name in ("kind", "weights", "data", "how"))
 
-    entries = [one for one in results_of(folder) if not same(one)]
-    write_results(folder, [*entries, entry])
+    path = folder / "results.json"
+    with only_here(path):
+        before = as_json(path) if path.exists() else []
+        if not isinstance(before, list) or not all(isinstance(one, dict) for one in before):
+            raise SaveError(f"{path} is no list of results, so it is left as it is; mend it, or move it away")
+        write_results(folder, [*(one for one in before if not same(one)), entry])
 
 
 def write_results(folder: Path, entries: list[dict[str, Any]]) -> None:
@@ -165,7 +171,7 @@ def scale(name: str, number: Mapping[str, Any], chance: float | None) -> str:
     """A number on a line from 0 to 100 % (or 1): dot, whisker, and a mark where guessing is."""
     most = 100.0 if name in PERCENT else 1.0
     value, low, high = (number.get(part) for part in ("value", "low", "high"))
-    if value is None or (name not in PERCENT and name != "r2"):
+    if value is None or name not in SCALED:
         return f"<b>{interval(name, number)}</b>"
 
     def at(place: float) -> str:
@@ -181,7 +187,8 @@ def scale(name: str, number: Mapping[str, Any], chance: float | None) -> str:
 
 def beside_chance(numbers: Mapping[str, Any], chance: Mapping[str, float]) -> str:
     """Whether the first number is surely better than guessing."""
-    name = next((name for name in numbers if name in chance and numbers[name].get("low") is not None), None)
+    known = (name for name in numbers if name in SCALED and name in chance)
+    name = next((name for name in known if numbers[name].get("low") is not None), None)
     if name is None:
         return ""
     guess, low, high = chance[name], numbers[name]["low"], numbers[name]["high"]
@@ -196,7 +203,8 @@ def beside_chance(numbers: Mapping[str, Any], chance: Mapping[str, float]) -> st
 
 def beside_random(numbers: Mapping[str, Any], untrained: Mapping[str, Any]) -> str:
     """Whether the first number is surely better than that of a network with random weights."""
-    name = next((name for name in numbers if name in untrained and untrained[name].get("high") is not None), None)
+    known = (name for name in numbers if name in SCALED and name in untrained)
+    name = next((name for name in known if untrained[name].get("high") is not None), None)
     if name is None or numbers[name].get("low") is None:
         return ""
     if numbers[name]["low"] > untrained[name]["high"]:

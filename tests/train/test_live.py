@@ -33,7 +33,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def dropping(**training):
-    """A run that takes from torch's generator in every step, so that who else does would be seen."""
+    """A run that takes from torch's generator in every step."""
     run = tiny(**({"epochs": 12} | training))
     return replace(run, encoder=replace(run.encoder, drop_path=0.5))
 
@@ -50,15 +50,22 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_numbers_are_those_of_a_run_that_nobody_watched(videos, watched, tmp_path):
-    alone = train(dropping(), videos, tmp_path / "alone", quiet=True)
+    states: dict[str, list[bytes]] = {"alone": [], "rude": []}
+
+    def telling(name):
+        return lambda step, saved: states[name].append(torch.get_rng_state().numpy().tobytes())
+
+    alone = train(dropping(), videos, tmp_path / "alone", quiet=True, tell=telling("alone"))
     assert numbers_of(watched) == numbers_of(alone)
     assert state_hash(watched) == state_hash(alone)
 
     def rude(method, step, steps):
         torch.rand(1000)
 
-    disturbed = train(dropping(), videos, tmp_path / "rude", quiet=True, show=rude)
+    disturbed = train(dropping(), videos, tmp_path / "rude", quiet=True, show=rude, tell=telling("rude"))
     assert state_hash(disturbed) == state_hash(alone)
+    assert states["rude"] == states["alone"]
+    assert len({*states["alone"]}) == 21  # each step begins from its own number
 
 
 def test_moments_are_twice_as_late_each():
@@ -162,6 +169,41 @@ def test_pictures_that_cannot_be_made_are_said_once(videos, tmp_path, monkeypatc
     folder = train(dropping(epochs=4), videos, tmp_path / "run", quiet=True, show=show)
     assert len(numbers_of(folder)) == 7
     assert capsys.readouterr().err.count("without pictures of what it imagines: no memory left") == 1
+
+
+def test_what_ends_without_a_word_is_named(tmp_path):
+    def interrupted():
+        with Page(tmp_path) as page:
+            page(3, False)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "notes.txt").read_text() == "step 3: stopped: KeyboardInterrupt\n"
+
+
+def test_a_run_without_last_pictures_has_its_page(videos, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr("tubelet.pretraining.reconstruct_run", fail)
+    folder = tubelet.pretrain(tiny(epochs=2), videos, tmp_path / "run", report=True, pictures=False, quiet=True)
+    assert "Training: step" not in (folder / "report.html").read_text(encoding="utf-8")
+    assert "without pictures of what it imagines: no memory left" in capsys.readouterr().err
+
+
+def test_pictures_of_an_attempt_that_failed_are_not_kept(videos, tmp_path):
+    """It may have been on other videos."""
+    place = tmp_path / "run" / PLACE
+    place.mkdir(parents=True)
+    (place / "1 original.png").write_bytes(b"of other videos")
+    run, sight = tiny(), Imagined(tmp_path / "run", tiny(), find(videos))
+    method = run.method.build(run.encoder, run.grid(), 3).eval()
+    sight(method, 1, 10)
+    before = pictures(tmp_path / "run")
+    assert before["1 original.png"].startswith(b"\x89PNG")
+    sight(method, 2, 10)
+    assert pictures(tmp_path / "run").items() >= before.items()
 
 
 def test_features_are_shown_and_what_imagines_nothing_is_not(videos, tmp_path):

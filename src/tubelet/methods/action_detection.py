@@ -104,7 +104,6 @@ class ActionDetector(Method):
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The loss, summed over the boxes of the clips; clips without boxes add nothing."""
         assert batch.boxes is not None
-        torch.manual_seed(draws.seed())  # stochastic depth: the same again after a resume
         corners, which = stacked(batch.boxes)
         patches = normalise(patchify(batch.video.float() / 255, self.grid.patch), self.channels, self.config.norm)
         logits = self.network(patches, corners, which).float()

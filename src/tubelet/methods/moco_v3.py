@@ -104,7 +104,6 @@ class ContrastiveLearner(Method):
             ValueError: not two clips of each video.
         """
         patches = self.patches(self.seen(batch, draws))
-        torch.manual_seed(draws.seed())  # stochastic depth: the same again after a resume
         features = self.encoder(patches).mean(1).float()
         queries = [unit(self.predictor(self.projector(view))) for view in apart(features)]
         with torch.no_grad():

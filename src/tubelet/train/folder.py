@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,25 @@ def in_use(folder: Path) -> bool:
     except (OSError, NotImplementedError):  # a folder that is only to be read, or one without locks
         return False
     return False
+
+
+@contextmanager
+def only_here(path: Path) -> Iterator[None]:
+    """Within it no other process changes a file to which several add; it waits a minute for them.
+
+    Raises:
+        SaveError: the disk refuses, or another process does not end.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire()
+    except OSError as error:
+        raise refused(path, error, path if path.exists() else None) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def distinct(folders: Sequence[Path]) -> list[str]:

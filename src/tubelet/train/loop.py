@@ -259,9 +259,11 @@ def one_step(
         first = part * clips
         piece = batch.clips(first, first + clips).to(device)
         places = range(before + first, before + first + clips)
+        fresh, draws = (Draws(run.training.seed, step, places) for _ in range(2))
+        torch.manual_seed(fresh.seed())  # stochastic depth and dropout: the same again after a resume
         with spread.part(part + 1 == parts):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                result = spread(piece, Draws(run.training.seed, step, places))
+                result = spread(piece, draws)
             if expected is None:
                 expected = averaged(result.count) * parts
             (result.sum * scale / expected if scale != 1 else result.sum / expected).backward()
