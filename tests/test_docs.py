@@ -67,7 +67,7 @@ FLAGS_ONLY = {  # pages whose commands are choices beside each other, no task fr
     "docs/checking.md": "tests/data/test_check.py, test_alike.py, test_check_boxes.py",
     "docs/detection.md": "docs/guides/detect.md, tests/evaluate/test_detect_verb.py",
     "docs/preparing.md": "docs/guides, tests/data/test_prepare.py",
-    "docs/recipes.md": "the papers' data sets and sizes: tests/methods, tests/test_finetune.py",
+    "docs/recipes.md": "the papers' data sets and sizes: tests/methods, tests/test_finetuning.py",
     "docs/scaling.md": "GPUs: tests/test_scaling.py runs its table",
     "docs/weights.md": "weights of others: tests/weights, tests/export",
     "docs/remote.md": "storage elsewhere: tests/data/test_remote.py",
