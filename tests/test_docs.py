@@ -63,7 +63,6 @@ ELSEWHERE = {
     r"\.onnx --out|yolo11n": "a detector of others: tests/data/test_people.py",
 }
 FLAGS_ONLY = {  # pages whose commands are choices beside each other, no task from start to end; guides run them
-    "README.md": "docs/guides",
     "docs/checking.md": "tests/data/test_check.py, test_alike.py, test_check_boxes.py",
     "docs/detection.md": "docs/guides/detect.md, tests/evaluate/test_detect_verb.py",
     "docs/preparing.md": "docs/guides, tests/data/test_prepare.py",
