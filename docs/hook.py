@@ -23,6 +23,7 @@ OUTSIDE = {  # file of the repository -> page of the site
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
 }
+FLAG = re.compile(r"--[\w.-]+")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -42,6 +43,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
     parts = re.split(r"^(```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)  # code stays as it is
     parts[::2] = [LINK.sub(lambda link: led(link, source, at, config.repo_url), part) for part in parts[::2]]
     return "".join(parts) + (more() if more else "")
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Flags stay in one piece; browsers break lines behind each hyphen."""
+    return re.sub(
+        r"<code>[^<]*--[^<]*</code>", lambda code: FLAG.sub(r'<span class="flag">\g<0></span>', code[0]), html
+    )
 
 
 def led(link: re.Match[str], source: str, at: str, repository: str | None) -> str:
