@@ -9,6 +9,7 @@ import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path, PurePosixPath
+from textwrap import fill
 
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
@@ -22,6 +23,7 @@ OUTSIDE = {  # file of the repository -> page of the site
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
 }
+FLAG = re.compile(r"--[\w.-]+")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -37,10 +39,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
     """A page whose links lead to pages, with what stands in no file: --help, presets."""
     at = page.file.src_uri
     source = next((source for source, there in OUTSIDE.items() if there == at), f"docs/{at}")
-    fill = {"reference/commands.md": commands, "reference/presets.md": presets}.get(at)
+    more = {"reference/commands.md": commands, "reference/presets.md": presets}.get(at)
     parts = re.split(r"^(```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)  # code stays as it is
     parts[::2] = [LINK.sub(lambda link: led(link, source, at, config.repo_url), part) for part in parts[::2]]
-    return "".join(parts) + (fill() if fill else "")
+    return "".join(parts) + (more() if more else "")
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Flags stay in one piece; browsers break lines behind each hyphen."""
+    return re.sub(
+        r"<code>[^<]*--[^<]*</code>", lambda code: FLAG.sub(r'<span class="flag">\g<0></span>', code[0]), html
+    )
 
 
 def led(link: re.Match[str], source: str, at: str, repository: str | None) -> str:
@@ -66,7 +75,12 @@ def commands() -> str:
         told = StringIO()
         with redirect_stdout(told):
             run([verb, "--help"])
-        sections.append(f"\n## {verb}\n\n{about[0].upper()}{about[1:]}.\n\n```text\n{told.getvalue().strip()}\n```\n")
+        lines = [
+            line if line.startswith(" ") else fill(line, 84, break_long_words=False, break_on_hyphens=False)
+            for line in told.getvalue().strip().splitlines()
+        ]
+        text = "\n".join(lines)  # as wide as the page; in a terminal paragraphs are as wide as that
+        sections.append(f"\n## {verb}\n\n{about[0].upper()}{about[1:]}.\n\n```text\n{text}\n```\n")
     return "".join(sections)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,6 +77,14 @@ KINDS += ["probe linear", "probe attentive", "probe knn"]
 def test_help_of_every_verb_has_an_example(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     assert f"tubelet {verb}" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *KINDS])
+def test_each_example_of_help_is_a_line_of_its_own(verb, capsys):
+    run([*verb.split(), "--help"])
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("tubelet "):
+            assert not re.search(r"(?<!&&)(?<!\|) tubelet ", line), line
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"]])

@@ -340,8 +340,9 @@ def settings(run: Run, rates: Numbers, counted: Numbers | None) -> dict[str, str
     count = parts_of(run, *arithmetic(run))
     parts = f", in {count} parts of {t.batch * d.per_video // count:,}" if count > 1 else ""
     open_ = "needs --data or --videos"
+    often = ", long ones counted several times" * (d.per == "duration")
     return {
-        "videos": f"{counted.videos:,}" if counted else open_,
+        "videos": f"{counted.videos:,}{often}" if counted else open_,
         "batch": f"{t.batch:,} videos{crops}{parts}",
         **({"pictures": pictured(d.images)} if d.images else {}),
         "steps": f"{f'{counted.steps:,}' if counted else open_}; {t.epochs:g} epochs",

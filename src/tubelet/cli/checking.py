@@ -24,7 +24,9 @@ def check_verb(args: list[str]) -> int:
         """Open, demux or decode every video, and say which have problems. Exit code 3 if any has.
 
         tubelet check my_videos/ --preset videomae-small-cpu
+
         tubelet check train.csv --near --against test.csv --fix clean.csv --html check.html
+
         tubelet check boxes.csv --sheet boxes.png
         """
 

@@ -18,8 +18,8 @@ def export_verb(args: list[str]) -> int:
 
         tubelet export runs/tuned --to hf --out videomae-gestures --licence cc-by-4.0
 
-        hf is a folder for transformers, with a model card; official a .pth for VideoMAE's own code; onnx and pt2
-        (torch.export) take uint8 clips, any number of them, and are compared with PyTorch before they are kept.
+        hf is a folder for transformers, with a model card; official a .pth for VideoMAE's own code; onnx and
+        pt2 (torch.export) take uint8 clips, any number of them, and are compared with PyTorch before they are kept.
         Nothing is replaced.
         """
 

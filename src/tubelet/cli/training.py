@@ -248,6 +248,7 @@ def demo_verb(args: list[str]) -> int:
         read out what it knows, and write a report.
 
         tubelet demo
+
         tubelet demo --videos my_videos/ --out runs/mine
         """
 
