@@ -49,6 +49,8 @@ NEEDS = {
         "tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/videomae",
         "tubelet split labelled/ --out lists/",
     ],
+    "docs/looking.md": [f"tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/{run}" for run in "ab"],
+    "docs/serve.md": ["tubelet pretrain videomae-small-cpu --data my_videos/ --out runs/first"],
 }
 
 # What cannot run here: the reason, and where it is tested. Flags are checked all the same.
@@ -66,6 +68,7 @@ ELSEWHERE = {
 FLAGS_ONLY = {  # pages whose commands are choices beside each other, no task from start to end; guides run them
     "docs/checking.md": "tests/data/test_check.py, test_alike.py, test_check_boxes.py",
     "docs/detection.md": "docs/guides/detect.md, tests/evaluate/test_detect_verb.py",
+    "docs/plugins.md": "modules in the working directory: tests/test_plugins.py does what the page says",
     "docs/preparing.md": "docs/guides, tests/data/test_prepare.py",
     "docs/recipes.md": "the papers' data sets and sizes: tests/methods, tests/test_finetuning.py",
     "docs/scaling.md": "GPUs: tests/test_scaling.py runs its table",
@@ -117,7 +120,7 @@ def material(tmp_path_factory) -> Path:
     (folder / "known.csv").write_text(
         "\n".join([header, *(row.replace("0001", "street") for row in boxes if "0001" in row)])
     )
-    for clip in ("clip.mp4", "match.mp4", "street.mp4"):
+    for clip in ("cat.mp4", "clip.mp4", "match.mp4", "street.mp4"):
         shutil.copy(folder / "clips/0001.mp4", folder / clip)
     with chdir(folder):
         perform("tubelet pretrain videomae-k400-b --data my_videos/ --out others")
