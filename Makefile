@@ -9,17 +9,23 @@ BIN := .venv/bin
 # threads that wait by spinning make everything ten times slower as soon as something else runs on the machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-videos test-others test-compile test-all check docs figures results format clean
+.PHONY: demo test test-others test-pages test-videos test-compile test-all check docs figures results format clean
 
 demo: .venv/installed
 	$(BIN)/tubelet demo $(if $(OUT),--out "$(OUT)") $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 # two processes, since nearly all of it runs on one core; what each says is shown when it has ended
 test: .venv/installed-dev
-	$(MAKE) --jobs 2 --keep-going --output-sync=target --no-print-directory test-others test-videos test-compile
+	$(MAKE) --jobs 2 --keep-going --output-sync=target --no-print-directory test-others test-pages test-videos test-compile
+
+PAGES := tests/web tests/test_docs.py tests/test_site.py tests/test_examples.py tests/test_plugins.py
 
 test-others:
-	$(BIN)/python -m pytest --ignore=tests/data
+	$(BIN)/python -m pytest --ignore=tests/data $(addprefix --ignore=,$(PAGES))
+
+# what is written and shown: every block of the docs is run, and the web page used in a browser
+test-pages:
+	$(BIN)/python -m pytest $(PAGES)
 
 test-videos:
 	$(BIN)/python -m pytest tests/data

@@ -3,8 +3,8 @@
     tubelet embed FILMS --weights RUNS/small --window 2 --out features.npy
     python benchmarks/page_pictures.py --videos FILMS --runs RUNS --features features.npy --odd ODD
 
-FILMS: a folder with sam2_01_dog.mp4 and sam2_04_coffee.mp4; RUNS: one with the runs small, tube-0.5, tube-0.75, tube-0.9;
-ODD: a folder of videos of which one is broken, one there twice. Needs the extra `dev` and Chromium.
+FILMS: a folder with sam2_01_dog.mp4 and sam2_04_coffee.mp4; RUNS: one with the runs small, tube-0.5, tube-0.75,
+tube-0.9; ODD: a folder of videos of which one is broken, one there twice. Needs the extra `dev` and Chromium.
 """
 
 import argparse
