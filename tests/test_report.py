@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tubelet.charts import curves, drawing
-from tubelet.report import what_next, write_report
+from tubelet.report import lead, what_next, write_report
 from tubelet.report_facts import ends, finished
 from tubelet.report_results import verdict
 from tubelet.strips import Strip, save_gif, save_png
@@ -138,6 +138,15 @@ def test_a_run_under_way_says_what_is_missing(run):
     page = Page(write_report(run).read_text(encoding="utf-8"))
     for words in ("did not fall", "not complete", "5 % is done", "Nothing was read out", "--resume"):
         assert words in page.text
+
+
+def test_of_a_loss_that_need_not_fall_no_fall_is_expected():
+    """Contrast: what a clip is told from changes as the encoder does."""
+    lines = [{"step": step, "loss": 2.0 + step, "seconds": 1.0, "clips_per_second": 8.0} for step in range(4)]
+    told = lead({"run": {"method": {"class": "tubelet.methods.moco_v3:Contrastive"}}, "steps": 4}, lines)
+    assert "which need not fall" in told
+    assert "which of them are of one video" in told
+    assert "did not fall" not in told
 
 
 def test_the_loss_of_a_run_with_pictures_is_that_of_videos(run):

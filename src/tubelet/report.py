@@ -21,6 +21,8 @@ from tubelet.report_facts import (
     Card,
     Lines,
     card_of,
+    comparable,
+    contrasts,
     detects,
     dig,
     ends,
@@ -152,14 +154,18 @@ def lead(card: Card, lines: Lines, live: bool = False) -> str:
     ratio = dig(card, "run.method.mask.ratio")
     hid = f" of which {100 * ratio:.3g} % was hidden" if isinstance(ratio, (int, float)) else ""
     if not lines:
-        return f"An encoder is to learn from {data} by imagining the hidden part of each clip. No step is done yet."
+        return f"An encoder is to learn from {data}. No step is done yet."
     clips = sum(line["clips_per_second"] * line["seconds"] for line in lines)
     first, last = ends(lines)
     outcome = "its error fell" if last < 0.98 * first else "its error <strong>did not fall</strong>"
+    if not comparable(card):
+        outcome = "its loss, which need not fall since what it is to predict changes, was"
     if len(lines) == 1:
         outcome = "it made its first step, so its error has not had time to fall"
     time = duration(sum(line["seconds"] for line in lines))
-    task = "was taught their labels" if taught(card) else "was asked to imagine what it could not see"
+    task = "was asked to imagine what it could not see"
+    if taught(card) or contrasts(card):
+        task = "was taught their labels" if taught(card) else "was asked which of them are of one video"
     text = f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and {task}. "
     text += f"In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
     if not live and not finished(card, lines):

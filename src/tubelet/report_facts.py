@@ -50,6 +50,17 @@ def taught(card: Card) -> bool:
     return detects(card) or str(dig(card, "run.method.class")).endswith(":Supervised")
 
 
+def contrasts(card: Card) -> bool:
+    """Whether the run learns which clips are of one video."""
+    return str(dig(card, "run.method.class")).endswith(":Contrastive")
+
+
+def comparable(card: Card) -> bool:
+    """Whether a loss says how well a run does: not where what it is to predict changes while it learns."""
+    latent = str(dig(card, "run.method.class")).endswith(":Latent")
+    return not (contrasts(card) or (latent and dig(card, "run.method.momentum") is not None))
+
+
 def detects(card: Card) -> bool:
     """Whether the run learns what people in boxes do."""
     return str(dig(card, "run.method.class")).endswith(":ActionDetection")

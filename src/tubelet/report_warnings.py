@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from tubelet.report_facts import Card, Lines, dig, ends, finished, progress, steps_of, taught
+from tubelet.report_facts import Card, Lines, comparable, dig, ends, finished, progress, steps_of, taught
 
 FEW_STEPS = 50  # below so many, steps say nothing yet
 FLAT = 0.01  # of the loss: less change than this over half of the run is none
@@ -78,14 +78,6 @@ def did_not_fall(card: Card, lines: Lines) -> Iterator[Doubt]:
             "Look at the curves: if it rises, lower `--optim.base-lr`; if it is flat, try a higher one, or more steps. "
             "`tubelet check` says whether the videos are what they should be.",
         )
-
-
-def comparable(card: Card) -> bool:
-    """Whether a loss says how well a run does: not where what it is to predict changes while it learns."""
-    kind = str(dig(card, "run.method.class"))
-    return not (
-        kind.endswith(":Contrastive") or (kind.endswith(":Latent") and dig(card, "run.method.momentum") is not None)
-    )
 
 
 def plateau(card: Card, lines: Lines) -> Iterator[Doubt]:
