@@ -16,7 +16,7 @@ TRUSTED = {"tubelet"}
 def trusted(module: str) -> bool:
     """Whether a module is of tubelet, of a run of this process, or named by TUBELET_TRUST (commas between names)."""
     named = {name.strip().split(".")[0] for name in os.environ.get(NAMED, "").split(",")}
-    return bool(module) and module.split(".")[0] in TRUSTED | named
+    return module.split(".")[0] in (TRUSTED | named) - {""}
 
 
 def trust(config: Any) -> None:

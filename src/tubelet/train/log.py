@@ -210,18 +210,18 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and done(line) <= step]
+    kept = [line for line in lines if line.endswith("\n") and (said := parsed(line)) and said["step"] <= step]
     if len(kept) < len(lines):
         atomically(path, lambda file: void(file.write("".join(kept).encode())))
 
 
-def done(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinite where the line is not whole."""
+def parsed(line: str) -> dict[str, float] | None:
+    """What a line of metrics.jsonl says; None where it is not whole."""
     try:
-        step = json.loads(line)["step"]
+        found = json.loads(line)
+        return found if type(found["step"]) in (int, float) else None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return math.inf
-    return step if type(step) in (int, float) else math.inf
+        return None
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -233,7 +233,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no metrics.jsonl: is it the folder of a run?")
-    return [json.loads(line) for line in path.read_text().splitlines() if done(line) < math.inf]
+    return [found for line in path.read_text().splitlines() if (found := parsed(line))]
 
 
 def duration(seconds: float) -> str:
