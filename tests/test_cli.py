@@ -182,6 +182,12 @@ def test_train_look_and_repeat(videos, preset, tmp_path, capsys, monkeypatch):
     written = capsys.readouterr().out.split()
     assert written
     assert all(width_of(path) > 200 for path in written)
+    kept = [(path, path.read_bytes()) for path in Path("one/pictures").glob("reconstruction*")]
+    assert kept
+    assert run(look[:-2]) == 0
+    beside = capsys.readouterr().out.split()
+    assert all(Path(path).parent == Path("one/pictures", Path(video).stem) for path in beside), beside
+    assert all(path.read_bytes() == before for path, before in kept)  # of the report
     assert run(["picture", "curves", "--run", "one", "--out", "curves.png"]) == 0
     assert (tmp_path / "curves.svg").exists()
 
@@ -300,6 +306,8 @@ def test_weights_that_are_none(tmp_path, capsys):
     (tmp_path / "x.mp4").touch()
     look = ["picture", "reconstruction", "--weights", str(tmp_path), "--data", str(tmp_path / "x.mp4")]
     assert "no checkpoints/last.pt" in error(capsys, look, 1)
+    look[3] = str(tmp_path / "nope")
+    assert f"no such file or folder: {tmp_path / 'nope'} (looked in" in error(capsys, look, 1)
 
 
 @pytest.mark.parametrize("kind", ["zero", "text", "audio"])

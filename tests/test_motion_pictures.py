@@ -376,6 +376,9 @@ def test_runs_are_shown_beside_each_other_each_with_its_own_mask(film, tmp_path,
     assert [*strip.rows] == ["original", "tube, hidden", "tube, imagined", "mgm, hidden", "mgm, imagined"]
     assert "tube, step 7: 75 % hidden" in caption
     assert "mgm, step 7: 50 % hidden" in caption
+    assert "which is not the same for all" in caption
+    reconstruct_runs([tmp_path / "tube", tmp_path / "tube"], [film], tmp_path)
+    assert "which is not the same for all" not in shown.pop()[1]
     hidden = (strip.rows["mgm, hidden"] != strip.rows["original"]).any(0)
     assert torch.equal(strip.rows["mgm, imagined"][:, ~hidden], strip.rows["original"][:, ~hidden])
     reconstruct_runs([tmp_path / "tube", tmp_path / "mgm"], [film], tmp_path, ratio=0.25)

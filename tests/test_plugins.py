@@ -97,6 +97,14 @@ def test_a_run_of_a_plugin_is_stopped_resumed_shown_and_reported(future):
     assert "my_method" in (future / "report.html").read_text()
 
 
+def test_it_can_be_planned(work):
+    """Whose mask makes its tensors where torch makes them by default: here, though the network has no memory."""
+    process = tubelet(work, "plan", "my_method:my_run", "--data", "my_videos/")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert re.search(r"Future, ratio 0\.5", said), said
+
+
 def test_the_mask_of_the_page_hides_the_end(alone, work, monkeypatch):
     monkeypatch.chdir(work)
     run = preset("my_method:my_run")

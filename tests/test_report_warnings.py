@@ -83,6 +83,21 @@ def test_what_the_steps_tell(settings, functions, said):
     assert all(doubt.do for doubt in found)
 
 
+def test_what_the_run_does_already_is_not_advised():
+    slow = steps(loss=lambda s: 0.7 + (s < 50), data_wait=lambda s: 0.4)
+    done = card()
+    done["run"] |= {
+        "method": {"class": "tubelet.methods.masked:Masked", "target": {"normalise": "none"}},
+        "data": {"cache": 32.0},
+    }
+    other = card()
+    other["run"]["method"] = {"class": "tubelet.methods.masked:Masked", "target": {"normalise": "mae"}}
+    said = [" ".join(doubt.do for doubt in doubts(one, slow, [], measured=True)) for one in (done, other)]
+    for advice in ("--method.target.normalise none", "--data.cache"):
+        assert advice not in said[0]
+        assert advice in said[1]
+
+
 def test_every_look_fires_in_some_test():
     """Each on the lines of the test above that is about it, and on nothing of a good run."""
     wrong = steps(

@@ -206,10 +206,10 @@ def reconstruct_run(
     where = out or (Path("pictures") if on_hub(folder) or folder.is_file() else folder / "pictures")
     if not isinstance(method, MaskedAutoencoder):
         if ratios:
-            raise ValueError(f"{folder} holds a {type(method).__name__}, which hides no ratio; leave --ratio out")
+            raise ValueError(f"{folder} holds {type(method).__name__}, which hides no ratio; leave --ratio out")
         strips, note = shown_by(method, run, videos, seed)
         if not strips:
-            raise NothingToShow(f"{folder} holds a {type(method).__name__}, which imagines nothing that could be shown")
+            raise NothingToShow(f"{folder} holds {type(method).__name__}, which imagines nothing that could be shown")
         return [save(where / f"reconstruction.{kind}", strips, f"{about} {note}") for kind in ("gif", "png")]
     clips, written = middle_batch(videos, run.data), []
     own = getattr(method.mask, "ratio", None)  # as it was trained, and others
@@ -255,7 +255,7 @@ def reconstruct_runs(
         VideoError: a video cannot be read.
     """
     rows: list[dict[str, UInt8[Tensor, "c t h w"]]] = [{} for _ in videos]
-    notes, first = [], imaginer(folders[0])[1].data
+    notes, hidden, first = [], [], imaginer(folders[0])[1].data
     for folder, name in zip(folders, distinct(folders)):
         method, run, about = imaginer(folder)
         data = run.data
@@ -269,11 +269,13 @@ def reconstruct_runs(
         mean = f"{result.psnr.mean():.1f} dB"
         if result.baseline is not None:
             mean += f", without a model {result.baseline.mean():.1f} dB"
+        hidden.append(result.hidden)
         at = about.rstrip(".").rpartition(", ")[2]
         notes.append(f"{name}, {at}: {share(result.mask)} hidden, {mean}.")
         for row, a, b, c in zip(rows, result.original, result.hidden, result.imagined):
             row |= {"original": a, f"{name}, hidden": b, f"{name}, imagined": c}
-    caption = f"{' '.join(notes)} dB are over what each run had to imagine, which is not the same for all."
+    same = "" if all(torch.equal(one, hidden[0]) for one in hidden) else ", which is not the same for all"
+    caption = f"{' '.join(notes)} dB are over what each run had to imagine{same}."
     strips = [Strip(row, video.name) for row, video in zip(rows, videos)]
     return [save(out / f"reconstructions.{kind}", strips, caption) for kind in ("gif", "png")]
 
@@ -307,5 +309,5 @@ def imaginer(folder: Path) -> tuple[MaskedAutoencoder, Run, str]:
     """
     method, run, about = taken(folder)
     if not isinstance(method, MaskedAutoencoder):
-        raise ValueError(f"{folder} holds a {type(method).__name__}; only masked autoencoders imagine pixels")
+        raise ValueError(f"{folder} holds {type(method).__name__}; only masked autoencoders imagine pixels")
     return method, run, about

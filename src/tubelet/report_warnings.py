@@ -88,11 +88,14 @@ def plateau(card: Card, lines: Lines) -> Iterator[Doubt]:
     tenth = len(values) // 10
     middle, last = fmean(values[4 * tenth : 6 * tenth]), fmean(values[-2 * tenth :])
     if last < 0.98 * values[0] and last > (1 - FLAT) * middle:
+        raw = dig(card, "run.method.target.normalise") in (None, "none")
+        sooner = " and more steps"
+        if not raw:
+            sooner = ", more steps, or `--method.target.normalise none`, which leaves it sooner"
         yield Doubt(
             f"The loss has stood still since half of the run: {middle:.4g} then, {last:.4g} now. This may be the first "
             "plateau of masked autoencoders, on which only the mean colours of what is hidden are predicted.",
-            "Look at the pictures: if nothing but flat cubes is imagined, train longer, with smaller clips and more "
-            "steps, or with `--method.target.normalise none`, which leaves it sooner.",
+            f"Look at the pictures: if nothing but flat cubes is imagined, train longer, with smaller clips{sooner}.",
         )
 
 
@@ -104,11 +107,12 @@ def waited(card: Card, lines: Lines) -> Iterator[Doubt]:
     share = sum(line["data_wait"] * line["seconds"] for line in late) / max(sum(line["seconds"] for line in late), 1e-9)
     if share > WAIT:
         data = str(card.get("data", "DIR"))
+        cache = "" if dig(card, "run.data.cache") else "`--data.cache`, "
         yield Doubt(
             f"{100 * share:.0f} % of the time was spent waiting for videos, the first steps left out.",
             f"`tubelet bench RUN/run.json --data {data}` says what reading costs and what would help: more "
-            "`--training.workers`, `--data.repeats` (several clips of a video that is open), `--data.cache`, or "
-            "`tubelet prepare`, which writes small videos that are quick to read.",
+            "`--training.workers`, `--data.repeats` (several clips of a video that is open), "
+            f"{cache}or `tubelet prepare`, which writes small videos that are quick to read.",
         )
 
 

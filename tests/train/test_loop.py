@@ -434,8 +434,11 @@ def test_used_folder_other_run_and_foreign_folder(videos, tmp_path):
         train(other, videos, folder, quiet=True, resume=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "mother.txt").write_text("dear")
-    with pytest.raises(ValueError, match=r"no run.json"):
-        train(tiny(), videos, tmp_path / "letters", quiet=True, resume=True)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"letters is not empty and has no run.json: it is no run"):
+            train(tiny(), videos, tmp_path / "letters", quiet=True, resume=resume)
+        with pytest.raises(ValueError, match=r"mother.txt is a file"):
+            train(tiny(), videos, tmp_path / "letters" / "mother.txt", quiet=True, resume=resume)
 
 
 def test_nothing_is_written_when_settings_are_wrong(videos, tmp_path):

@@ -149,7 +149,7 @@ def test_of_several_runs_the_one_with_these_weights_is_taken(place, runs):
         ),
         (("features.npy", "magic", None, "", 6), "example 'magic': expected clip or video"),
         (("features.npy", "clip", "cat.mp4", "", 6), r"no clip 'cat.mp4' in these features; choose one of their \d+"),
-        (("features.npy", "clip", None, "", 10**6), "1000000 neighbours: expected 1 to 24"),
+        (("features.npy", "clip", None, "", 10**6), "neighbours 1000000: expected 1 to 24"),
         (("features.npy", "video", None, "/etc/passwd", 6), "no video '/etc/passwd' here"),
     ],
 )

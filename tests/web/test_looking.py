@@ -99,6 +99,7 @@ def test_without_a_query_or_with_one_that_is_not_there_the_middle_one_is_shown(r
     assert remark.startswith("query 9 0 0: there is no slot 9; clips have 4 slots of 4 rows and 4 columns of cubes")
     assert [*strip.rows] == [*middle.rows]
     assert "there is no slot 9" in drawing(strip, other, remark)
+    assert "(slot 1, row 2, column 2)" in shown(runs / "low", video, Choice(slot=1))[1]  # the middle of the rest
 
 
 @pytest.mark.parametrize(

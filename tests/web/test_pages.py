@@ -117,7 +117,7 @@ def test_an_address_that_names_what_is_not_here(page, served):
         ("reconstruction?run=low&ratio=nan", "hidden · imagined", "ratio 'nan' of the address"),
         ("similar?top=-3", "Most like it", "top '-3' of the address: expected 1 to 24"),
         (f"?{SMALL}&seed=1{'0' * 40}", "tube 87.5 %", f"seed '1{'0' * 40}' of the address"),
-        ("attention?run=low&slot=-1&row=0&column=0", "slot 2, row 2", "slot '-1' of the address"),
+        ("attention?run=low&slot=-1&row=0&column=0", "slot 2, row 0", "slot '-1' of the address"),
         ("attention?run=low&block=0", "there is no block 0", ""),
     ],
 )
@@ -156,6 +156,22 @@ def test_a_text_that_is_called_a_video_is_refused(page, served, tmp_path):
     assert "Traceback" not in "".join(served.said[before:])
     assert str(served.temporary) not in problem.inner_text()
     assert not [*served.temporary.rglob("letter*")]
+    page.get_by_label("random").check()
+    problem.wait_for(state="detached")  # it was about something else
+
+
+def test_a_seed_that_is_taken_out_is_asked_for(page, served):
+    page.goto(f"{served.url}/reconstruction?video=clips%2Fleft%2Fleft_0001.mp4&run=low&ratio=0.75")
+    see(page, "75 % hidden")
+    before = len(served.said)
+    seed = page.get_by_label("Seed of the mask")
+    seed.fill("")
+    seed.press("Enter")
+    see(page, "seed (nothing): expected a whole number from 0")
+    seed.fill("3")
+    seed.press("Enter")
+    see(page, "75 % hidden")
+    assert "Traceback" not in "".join(served.said[before:])
 
 
 def test_what_is_too_large_is_refused(page, served, tmp_path):

@@ -82,7 +82,7 @@ def test_an_uploaded_video_is_kept_by_name_and_the_oldest_go(place, clips, monke
     content = (clips / "left" / "left_0001.mp4").read_bytes()
     names = [place.take(upload(place, "my cat (1).MP4", content)) for _ in range(3)]
     assert names == ["uploaded/my_cat_1_.mp4", "uploaded/my_cat_1_-2.mp4", "uploaded/my_cat_1_-3.mp4"]
-    assert place.names()[:2] == names[:0:-1]  # the last first
+    assert place.names()[-2:] == names[:0:-1]  # the last first, and after all that others see
     assert place.item(names[2]).path.read_bytes() == content
     assert not [*(place.scratch / "cache").iterdir()]
 

@@ -32,8 +32,8 @@ def test_without_gradio_it_says_what_to_install(capsys, monkeypatch):
     ("argv", "message"),
     [
         (["--videos", "/nowhere"], "no such file or folder: /nowhere"),
-        (["--runs", "/nowhere"], "no such file or folder: /nowhere"),
-        (["--features", "/nowhere.npy"], "no such file or folder: /nowhere.npy"),
+        (["--runs", "/nowhere"], "--runs /nowhere: no such folder. Leave --runs out"),
+        (["--features", "/nowhere.npy"], "no such file: /nowhere.npy (looked in"),
         (["--upload-mb", "0"], "expected 1 or more"),
         (["--port", "70000"], "expected 1 to 65535"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tubelet.web.state import Field, restored, yes
+from tubelet.web.state import Field, check_seed, check_share, restored, rounded, yes
 
 FIELDS = [
     Field("video", choices=lambda: ["a", "b & c"]),
@@ -45,3 +45,22 @@ def test_what_cannot_be_chosen_is_said_and_the_usual_taken(name, text):
 
 def test_nothing_to_choose_from_is_none():
     assert restored([Field("run", choices=dict)], []) == ([None], [])
+
+
+def test_a_number_of_an_address_is_rounded_as_the_field_for_it_rounds():
+    """Gradio takes 1.5 for 2 where a whole number is asked for; whoever opens the address sees what was drawn."""
+    field = Field("seed", 0, rounded, between=(0, 9))
+    assert [field.read([text]) for text in ("1.5", "7")] == [2, 7]
+    assert restored([field], [("seed", "inf")]) == ([0], ["seed 'inf' in the address is no number"])
+
+
+@pytest.mark.parametrize("seed", [None, -1, 2**31])
+def test_a_seed_that_cannot_be_used_is_said(seed):
+    with pytest.raises(ValueError, match="expected a whole number from 0"):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("share", [None, 0.01, float("nan")])
+def test_a_share_that_cannot_be_used_is_said(share):
+    with pytest.raises(ValueError, match=r"ratio .*: expected 0.05 to 0.95"):
+        check_share("ratio", share, (0.05, 0.95))

@@ -265,7 +265,7 @@ def picture_reconstruction(args: list[str]) -> int:
         seed: int = 0
         """Another seed, other masks."""
         out: Path | None = None
-        """Folder to write into; default the pictures/ of the first run."""
+        """Folder to write into; default one named after the first video, in the pictures/ of the first run."""
 
     a = parse(Reconstruction, args, "picture reconstruction")
     from tubelet.data.sources import find
@@ -277,11 +277,12 @@ def picture_reconstruction(args: list[str]) -> int:
         raise ValueError("--weights: name at least one run folder")
     if len(a.weights) > 1 and len(a.ratio) > 1:
         raise ValueError(f"--ratio {' '.join(map(str, a.ratio))}: of several runs one picture is made; name one ratio")
-    paths = [item.path for item in find(a.data)[: a.count]]
+    paths, first = [item.path for item in find(a.data)[: a.count]], a.weights[0]
+    # beside those of the run, not in their place: its report shows them
+    out = a.out or (first / "pictures" if first.is_dir() else Path("pictures")) / paths[0].stem
     if len(a.weights) == 1:
-        written = reconstruct_run(a.weights[0], paths, a.ratio, a.out, a.seed)
+        written = reconstruct_run(first, paths, a.ratio, out, a.seed)
     else:
-        out = a.out or a.weights[0] / "pictures"
         written = reconstruct_runs(a.weights, paths, out, a.ratio[0] if a.ratio else None, a.seed)
     for path in written:
         print(path)

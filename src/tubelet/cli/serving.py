@@ -41,9 +41,11 @@ def serve_verb(args: list[str]) -> int:
         raise ValueError(f"--port {a.port}: expected 1 to 65535, or 0 for any")
     if find_spec("gradio") is None:
         raise ValueError("tubelet serve needs gradio, which is an extra: pip install 'tubelet[web]'")
-    for path in (*a.features, *([] if a.runs is None else [a.runs])):
+    if a.runs is not None and not a.runs.exists():
+        raise FileNotFoundError(f"--runs {a.runs}: no such folder. Leave --runs out as long as there are no runs")
+    for path in a.features:
         if not path.exists():
-            raise FileNotFoundError(f"no such file or folder: {path}")
+            raise FileNotFoundError(f"no such file: {path} (looked in {Path.cwd()})")
     from tubelet.data.sources import find
     from tubelet.web.app import serve
     from tubelet.web.place import Place

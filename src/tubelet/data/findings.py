@@ -223,7 +223,7 @@ class Report:
             text += f", {sum(timed) / len(timed):.3g} ms of one core"
         if dear := sorted((row for row in rows if row.dear), key=lambda row: -row.times):
             gain = median(row.times for row in dear)
-            text += f"; {len(dear)} dear, `tubelet prepare` makes them {gain:.2g} times cheaper in pixels"
+            text += f"; {len(dear)} dear: tubelet prepare makes them {gain:.2g} times cheaper in pixels"
             text += f" (median): {some([row.path for row in dear])}"
         return text
 

@@ -262,6 +262,8 @@ def read(folder: Path) -> dict[str, Any]:
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the run folder that it lies in")
     path = last(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"no such file or folder: {folder} (looked in {Path.cwd()})")
     if path is None:
         raise FileNotFoundError(f"{folder} has no checkpoints/last.pt: nothing to resume or load")
     if path.is_dir():

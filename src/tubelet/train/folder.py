@@ -139,10 +139,11 @@ def used(folder: Path, run: Run, resume: bool, lock: Lock) -> list[str] | None:
     if not folder.exists() or (folder.is_dir() and not any(file.name != LOCK for file in folder.iterdir())):
         return None
     card = folder / "run.json"
+    if not card.is_file():
+        kind = "not empty and has no run.json: it is no run" if folder.is_dir() else "a file"
+        raise ValueError(f"{folder} is {kind}. Choose another --out, a folder that is empty or not there")
     if not resume:
         raise ValueError(f"{folder} is not empty; add --resume to go on with that run, or choose another --out")
-    if not card.is_file():
-        raise ValueError(f"{folder} is not empty and has no run.json: it is no run to resume. Choose another --out")
     lock.take()
     before = begun_in(folder)
     if before is None:

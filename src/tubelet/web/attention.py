@@ -26,7 +26,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import data_of, heading, readable, said
 from tubelet.web.networks import at, encoder
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field, yes
+from tubelet.web.state import WHOLE, Field, check_seed, rounded, yes
 
 NAME, PATH = "Attention", "attention"
 SENTENCE = "Where an encoder looks: click a place in a frame, and see how much it takes from every other."
@@ -42,7 +42,7 @@ class Choice:
     random: bool = False
     """Whether an encoder with random weights is shown beside it."""
     slot: int | None = None
-    """Of the cube that looks, as its row and column, counted from 0; none: the middle one."""
+    """Of the cube that looks, as its row and column, counted from 0; of what is none, the middle one."""
     row: int | None = None
     column: int | None = None
     block: int | None = None
@@ -55,15 +55,16 @@ class Choice:
             raise ValueError("choose at least one map")
         if unknown := [name for name in self.maps if name not in MAPS]:
             raise ValueError(f"no map {unknown[0]!r}; there are {', '.join(MAPS)}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed {self.seed}: expected a whole number from 0")
+        check_seed(self.seed)
 
     def query(self, grid: Grid) -> tuple[int, str]:
         """The token that looks, and a remark where the one that is chosen is not there: runs differ in their cubes."""
-        if self.slot is None or self.row is None or self.column is None:
-            return token_at(grid), ""
+        slot, row, column = (grid.T // 2, grid.H // 2, grid.W // 2)
+        slot = slot if self.slot is None else self.slot
+        row = row if self.row is None else self.row
+        column = column if self.column is None else self.column
         try:
-            return token_at(grid, (self.slot, self.row, self.column)), ""
+            return token_at(grid, (slot, row, column)), ""
         except ValueError as error:
             return token_at(grid), f"{error}. The middle one is shown instead"
 
@@ -213,11 +214,11 @@ def page(place: Place, blocks: Any) -> None:
         Field("run", choices=place.run_folders),
         Field("maps", [*usual.maps], choices=lambda: [*MAPS]),
         Field("random", usual.random, yes),
-        Field("slot", None, int, between=WHOLE),
-        Field("row", None, int, between=WHOLE),
-        Field("column", None, int, between=WHOLE),
-        Field("block", None, int, between=WHOLE),
-        Field("seed", usual.seed, int, between=WHOLE),
+        Field("slot", None, rounded, between=WHOLE),
+        Field("row", None, rounded, between=WHOLE),
+        Field("column", None, rounded, between=WHOLE),
+        Field("block", None, rounded, between=WHOLE),
+        Field("seed", usual.seed, rounded, between=WHOLE),
     ]
     chosen = [video, run, maps, random, slot, row, column, block, seed]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}

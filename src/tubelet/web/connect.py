@@ -48,7 +48,9 @@ def connect(
 
     opened = blocks.load(restore, None, [*chosen, notes], api_visibility="private", show_progress="hidden", queue=False)
     opened.then(draw, chosen, drawn, **work)
-    gr.on([component.input for component in chosen], draw, chosen, drawn, js=remember(fields), **work)
+    changes = [component.input for component in chosen]
+    gr.on(changes, draw, chosen, drawn, js=remember(fields), **work)
+    gr.on(changes, lambda: "", None, notes, api_visibility="private", show_progress="hidden", queue=False)
     if upload is not None:
         after = [*after, videos.uploading(place, upload, chosen[0], notes)]
     for event in after:

@@ -20,7 +20,7 @@ from tubelet.web import videos
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field, yes
+from tubelet.web.state import WHOLE, Field, check_seed, check_share, rounded, yes
 
 NAME, PATH = "Masks", "masks"
 SENTENCE = "What a mask hides of a clip in pre-training: grey cubes are what the model must imagine."
@@ -56,15 +56,13 @@ class Choice:
             raise ValueError("choose at least one kind of mask")
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise ValueError(f"no mask {unknown[0]!r}; there are {', '.join(KINDS)}")
-        if not SHARES[0] <= self.ratio <= SHARES[1]:
-            raise ValueError(f"ratio {self.ratio:g}: expected {SHARES[0]} to {SHARES[1]}")
+        check_share("ratio", self.ratio, SHARES)
         for name, there in (("frames", FRAMES), ("stride", STRIDES), ("size", SIZES), ("cube", CUBES)):
             if getattr(self, name) not in there:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, there))}")
         if self.guide not in ("vectors", "flow"):
             raise ValueError(f"motion from {self.guide!r}: expected vectors or flow")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed {self.seed}: expected a whole number from 0")
+        check_seed(self.seed)
 
 
 def shown(item: Item, name: str, choice: Choice) -> tuple[list[Strip], str, Image.Image | None]:
@@ -136,6 +134,6 @@ def page(place: Place, blocks: Any) -> None:
         Field("stride", usual.stride, int, lambda: STRIDES),
         Field("size", usual.size, int, lambda: SIZES),
         Field("cube", usual.cube, int, lambda: CUBES),
-        Field("seed", usual.seed, int, between=WHOLE),
+        Field("seed", usual.seed, rounded, between=WHOLE),
     ]
     connect(place, blocks, fields, [video, kinds, ratio, motion, guide, frames, stride, size, cube, seed], draw, button)

@@ -71,8 +71,13 @@ class Place:
         return [item for _, item in listed(there[source], source, now())]
 
     def names(self) -> list[str]:
-        """Names to choose from: the first MOST of those that are known, and what can be made."""
-        return [*list(self.known())[:MOST], *MADE]
+        """Names to choose from: the first MOST that were chosen, what can be made, and uploads, the last one first.
+
+        Uploads come last, so that one person's is not the first thing that others see.
+        """
+        known, uploads = self.known(), {f"uploaded/{path.name}" for path in self.uploaded()}
+        chosen = [name for name in known if name not in uploads]
+        return [*chosen[:MOST], *MADE, *(name for name in known if name in uploads)]
 
     def item(self, name: str) -> Item:
         """The video of a name.

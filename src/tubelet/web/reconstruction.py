@@ -17,7 +17,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.networks import at
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field
+from tubelet.web.state import WHOLE, Field, check_seed, check_share, rounded
 
 NAME, PATH = "Reconstruction", "reconstruction"
 SENTENCE = "What a pre-trained model sees of a clip, and what it imagines in the place of what is hidden."
@@ -40,10 +40,8 @@ def shown(folder: Path, item: Item, name: str, ratio: float = USUAL, seed: int =
         FileNotFoundError, ValueError: no checkpoint, a damaged one, or a method with nothing to show.
         VideoError: the video cannot be read.
     """
-    if not SHARES[0] <= ratio <= SHARES[1]:
-        raise ValueError(f"ratio {ratio:g}: expected {SHARES[0]} to {SHARES[1]}")
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed {seed}: expected a whole number from 0")
+    check_share("ratio", ratio, SHARES)
+    check_seed(seed)
     method, run, about = opened(folder, at(folder))
     if not isinstance(method, MaskedAutoencoder):
         drawn, note = shown_by(method, run, [item.path], seed)
@@ -80,6 +78,6 @@ def page(place: Place, blocks: Any) -> None:
         videos.field(place),
         Field("run", choices=place.run_folders),
         Field("ratio", USUAL, float, between=SHARES),
-        Field("seed", 0, int, between=WHOLE),
+        Field("seed", 0, rounded, between=WHOLE),
     ]
     connect(place, blocks, fields, [video, run, ratio, seed], draw, button)

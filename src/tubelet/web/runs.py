@@ -49,12 +49,20 @@ def settings(runs: Folders) -> str:
     ]
     names = dict.fromkeys(name for each in told for name in each)
     rows = {name: [each.get(name, "-") for each in told] for name in names}
-    differ = {name: values for name, values in rows.items() if len({*values}) > 1}
+    differ = {name: values for name, values in rows.items() if len({*map(number, values)}) > 1}
     text = ""
     if len(runs) > 1:
         text = "<h3>What differs</h3>" + (table(runs, differ) if differ else said(["nothing but what came of it"]))
     every = f"<details><summary>every setting</summary>{table(runs, rows)}</details>"
     return f'<div class="shown">{text}{every}</div>'
+
+
+def number(text: str) -> float | str:
+    """What a setting says, 14 and 14.0 alike."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def machine(made: Mapping[str, Any]) -> dict[str, str]:
@@ -83,7 +91,7 @@ def pictures(runs: Folders) -> str:
     for stem in sorted(files, key=lambda stem: (-len(files[stem]), stem)):
         shown = "".join(f"<h3>{escape(name)}</h3>{picture(file)}" for name, file in files[stem])
         folds += f"<details{' open' * (not folds)}><summary>{escape(stem.replace('_', ' '))}</summary>{shown}</details>"
-    return f'<div class="shown">{folds or said(["no pictures yet: tubelet picture reconstruction makes some"])}</div>'
+    return f'<div class="shown">{folds or said(["no pictures yet: a run makes them at its end"])}</div>'
 
 
 def page(place: Place, blocks: Any) -> None:

@@ -51,7 +51,7 @@ class Field:
         """
         try:
             value = self.kind(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError(f"{self.name} {text!r} in the address is no number") from None
         if self.between is not None and not self.between[0] <= value <= self.between[1]:
             low, high = self.between
@@ -62,6 +62,31 @@ class Field:
         if there is not None and value not in there:
             raise ValueError(f"{self.name} {text!r} of the address is not here; the usual is shown instead")
         return value
+
+
+def rounded(text: str) -> int:
+    """The whole number of a field for numbers, as gradio rounds what is typed there."""
+    return round(float(text))
+
+
+def check_share(name: str, value: float | None, between: tuple[float, float]) -> None:
+    """Whether a number is within a slider's ends, also where it was typed.
+
+    Raises:
+        ValueError: it is not; None is an empty field.
+    """
+    if value is None or not between[0] <= value <= between[1]:
+        raise ValueError(f"{name} {'(nothing)' if value is None else value}: expected {between[0]:g} to {between[1]:g}")
+
+
+def check_seed(seed: int | None) -> None:
+    """Whether a seed can be used.
+
+    Raises:
+        ValueError: it cannot; None is an empty field.
+    """
+    if seed is None or not WHOLE[0] <= seed <= WHOLE[1]:
+        raise ValueError(f"seed {'(nothing)' if seed is None else seed}: expected a whole number from 0")
 
 
 def yes(text: str) -> bool:
