@@ -82,7 +82,7 @@ def test_dear_files_are_named_and_prepared_ones_are_not(tmp_path):
     assert report.rows[0].times == pytest.approx(1.0)
     assert report.rows[0].milliseconds == 0
     (line,) = (line for line in report.lines() if line.startswith("cost "))
-    assert "1 dear, `tubelet prepare` makes them" in line
+    assert "1 dear: tubelet prepare makes them" in line
     assert line.endswith("dear.mp4")
 
 
