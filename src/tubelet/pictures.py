@@ -203,7 +203,7 @@ def reconstruct_run(
         VideoError: a video cannot be read.
     """
     method, run, about = taken(folder)
-    where = out or (Path("pictures") if on_hub(folder) or folder.is_file() else folder / "pictures")
+    where = out or home(folder)
     if not isinstance(method, MaskedAutoencoder):
         if ratios:
             raise ValueError(f"{folder} holds {type(method).__name__}, which hides no ratio; leave --ratio out")
@@ -219,6 +219,11 @@ def reconstruct_run(
         name = "reconstruction" if ratio is None else f"reconstruction_{100 * ratio:.3g}"
         written += [save(where / f"{name}.{kind}", strips, f"{about} {result.note}") for kind in ("gif", "png")]
     return written
+
+
+def home(folder: Path) -> Path:
+    """Where pictures of a run are kept; of weights that are no folder, in the working directory."""
+    return Path("pictures") if on_hub(folder) or folder.is_file() else folder / "pictures"
 
 
 def shown_by(method: Method, run: Run, videos: Sequence[Path], seed: int) -> tuple[list[Strip], str]:

@@ -164,8 +164,10 @@ def lead(card: Card, lines: Lines, live: bool = False) -> str:
         outcome = "it made its first step, so its error has not had time to fall"
     time = duration(sum(line["seconds"] for line in lines))
     task = "was asked to imagine what it could not see"
-    if taught(card) or contrasts(card):
-        task = "was taught their labels" if taught(card) else "was asked which of them are of one video"
+    if taught(card):
+        task = "was taught their labels"
+    elif contrasts(card):
+        task = "was asked which of them are of one video"
     text = f"An encoder watched {number(clips)} clips from <em>{data}</em>{hid}, and {task}. "
     text += f"In {time} {outcome}: {first:.3g} at first, {last:.3g} at last."
     if not live and not finished(card, lines):

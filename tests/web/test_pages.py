@@ -167,7 +167,7 @@ def test_a_seed_that_is_taken_out_is_asked_for(page, served):
     seed = page.get_by_label("Seed of the mask")
     seed.fill("")
     seed.press("Enter")
-    see(page, "seed (nothing): expected a whole number from 0")
+    see(page, "seed (nothing): expected 0 to 2147483647")
     seed.fill("3")
     seed.press("Enter")
     see(page, "75 % hidden")

@@ -134,7 +134,7 @@ def test_another_seed_is_another_mask_and_the_same_seed_the_same(video):
         ({"frames": 10**6}, "frames 1000000: expected one of"),
         ({"size": 10**5}, "size 100000: expected one of"),
         ({"guide": "magic"}, "expected vectors or flow"),
-        ({"seed": -1}, "seed -1: expected a whole number"),
+        ({"seed": -1}, "seed -1: expected 0 to 2147483647"),
     ],
 )
 def test_choices_that_no_page_offers_are_refused(change, message):

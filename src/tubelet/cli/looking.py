@@ -269,7 +269,7 @@ def picture_reconstruction(args: list[str]) -> int:
 
     a = parse(Reconstruction, args, "picture reconstruction")
     from tubelet.data.sources import find
-    from tubelet.pictures import reconstruct_run, reconstruct_runs
+    from tubelet.pictures import home, reconstruct_run, reconstruct_runs
 
     if a.count < 1:
         raise ValueError(f"--count {a.count}: at least one video")
@@ -279,7 +279,7 @@ def picture_reconstruction(args: list[str]) -> int:
         raise ValueError(f"--ratio {' '.join(map(str, a.ratio))}: of several runs one picture is made; name one ratio")
     paths, first = [item.path for item in find(a.data)[: a.count]], a.weights[0]
     # beside those of the run, not in their place: its report shows them
-    out = a.out or (first / "pictures" if first.is_dir() else Path("pictures")) / paths[0].stem
+    out = a.out or home(first) / paths[0].stem
     if len(a.weights) == 1:
         written = reconstruct_run(first, paths, a.ratio, out, a.seed)
     else:

@@ -24,15 +24,17 @@ from tubelet.types import Grid
 ROWS = 128  # queries whose weights are in memory at once, of all heads
 
 
-def token_at(grid: Grid, place: tuple[int, int, int] | None = None) -> int:
-    """The index of the token in a slot, row and column, all from 0; by default of the middle one.
+def token_at(grid: Grid, place: tuple[int | None, int | None, int | None] | None = None) -> int:
+    """The index of the token in a slot, row and column, all from 0; of what is None, the middle one.
 
     Raises:
         ValueError: a place outside of the grid.
     """
     sizes = {"slot": grid.T, "row": grid.H, "column": grid.W}
-    slot, row, column = at = place or (grid.T // 2, grid.H // 2, grid.W // 2)
-    for (name, size), number in zip(sizes.items(), at):
+    slot, row, column = (
+        size // 2 if one is None else one for one, size in zip(place or (None, None, None), sizes.values())
+    )
+    for (name, size), number in zip(sizes.items(), (slot, row, column)):
         if not 0 <= number < size:
             raise ValueError(
                 f"query {slot} {row} {column}: there is no {name} {number}; clips have {grid.T} slots of {grid.H} rows "

@@ -69,15 +69,19 @@ def app(place: Place, ready: Callable[[], object] = bool) -> Guard:
 def scratch() -> Iterator[Path]:
     """A folder for everything that is written, also by gradio; it and its content go at the end."""
     with tempfile.TemporaryDirectory(prefix="tubelet-serve-", ignore_cleanup_errors=True) as folder:
-        known = dict(os.environ)
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=str(Path(folder, "cache")))
+        ours = QUIET | {"GRADIO_TEMP_DIR": str(Path(folder, "cache"))}
+        known = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
         before, tempfile.tempdir = tempfile.tempdir, folder  # uploads on their way
         try:
             yield Path(folder)
         finally:
             tempfile.tempdir = before
-            os.environ.clear()
-            os.environ.update(known)
+            for name, value in known.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def listening(port: int | None) -> socket.socket:

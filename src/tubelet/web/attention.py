@@ -26,7 +26,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import data_of, heading, readable, said
 from tubelet.web.networks import at, encoder
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field, check_seed, rounded, yes
+from tubelet.web.state import WHOLE, Field, check_number, rounded, yes
 
 NAME, PATH = "Attention", "attention"
 SENTENCE = "Where an encoder looks: click a place in a frame, and see how much it takes from every other."
@@ -55,16 +55,12 @@ class Choice:
             raise ValueError("choose at least one map")
         if unknown := [name for name in self.maps if name not in MAPS]:
             raise ValueError(f"no map {unknown[0]!r}; there are {', '.join(MAPS)}")
-        check_seed(self.seed)
+        check_number("seed", self.seed, WHOLE)
 
     def query(self, grid: Grid) -> tuple[int, str]:
         """The token that looks, and a remark where the one that is chosen is not there: runs differ in their cubes."""
-        slot, row, column = (grid.T // 2, grid.H // 2, grid.W // 2)
-        slot = slot if self.slot is None else self.slot
-        row = row if self.row is None else self.row
-        column = column if self.column is None else self.column
         try:
-            return token_at(grid, (slot, row, column)), ""
+            return token_at(grid, (self.slot, self.row, self.column)), ""
         except ValueError as error:
             return token_at(grid), f"{error}. The middle one is shown instead"
 

@@ -20,7 +20,7 @@ from tubelet.web import videos
 from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field, check_seed, check_share, rounded, yes
+from tubelet.web.state import WHOLE, Field, check_number, rounded, yes
 
 NAME, PATH = "Masks", "masks"
 SENTENCE = "What a mask hides of a clip in pre-training: grey cubes are what the model must imagine."
@@ -56,13 +56,13 @@ class Choice:
             raise ValueError("choose at least one kind of mask")
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise ValueError(f"no mask {unknown[0]!r}; there are {', '.join(KINDS)}")
-        check_share("ratio", self.ratio, SHARES)
+        check_number("ratio", self.ratio, SHARES)
         for name, there in (("frames", FRAMES), ("stride", STRIDES), ("size", SIZES), ("cube", CUBES)):
             if getattr(self, name) not in there:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, there))}")
         if self.guide not in ("vectors", "flow"):
             raise ValueError(f"motion from {self.guide!r}: expected vectors or flow")
-        check_seed(self.seed)
+        check_number("seed", self.seed, WHOLE)
 
 
 def shown(item: Item, name: str, choice: Choice) -> tuple[list[Strip], str, Image.Image | None]:

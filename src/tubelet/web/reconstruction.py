@@ -17,7 +17,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import heading, readable, strips
 from tubelet.web.networks import at
 from tubelet.web.place import Place
-from tubelet.web.state import WHOLE, Field, check_seed, check_share, rounded
+from tubelet.web.state import WHOLE, Field, check_number, rounded
 
 NAME, PATH = "Reconstruction", "reconstruction"
 SENTENCE = "What a pre-trained model sees of a clip, and what it imagines in the place of what is hidden."
@@ -40,8 +40,8 @@ def shown(folder: Path, item: Item, name: str, ratio: float = USUAL, seed: int =
         FileNotFoundError, ValueError: no checkpoint, a damaged one, or a method with nothing to show.
         VideoError: the video cannot be read.
     """
-    check_share("ratio", ratio, SHARES)
-    check_seed(seed)
+    check_number("ratio", ratio, SHARES)
+    check_number("seed", seed, WHOLE)
     method, run, about = opened(folder, at(folder))
     if not isinstance(method, MaskedAutoencoder):
         drawn, note = shown_by(method, run, [item.path], seed)

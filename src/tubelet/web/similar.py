@@ -23,7 +23,7 @@ from tubelet.web.connect import connect
 from tubelet.web.looks import films, heading, readable, said
 from tubelet.web.networks import maker
 from tubelet.web.place import MOST, Place, apart
-from tubelet.web.state import Field, check_share
+from tubelet.web.state import Field, check_number
 
 NAME, PATH = "Similar clips", "similar"
 SENTENCE = "Which clips of an embedded folder are most like one, by the cosine of their features."
@@ -95,7 +95,7 @@ def asked(place: Place, clips: Clips, of: str, clip: str | None, video: str, top
     """
     if of not in OF:
         raise ValueError(f"example {of!r}: expected {' or '.join(OF)}")
-    check_share("neighbours", top, TOP)
+    check_number("neighbours", top, TOP)
     table = clips.table
     if of == "video":
         item = place.item(video)

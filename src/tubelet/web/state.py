@@ -69,24 +69,14 @@ def rounded(text: str) -> int:
     return round(float(text))
 
 
-def check_share(name: str, value: float | None, between: tuple[float, float]) -> None:
-    """Whether a number is within a slider's ends, also where it was typed.
+def check_number(name: str, value: float | None, between: tuple[float, float]) -> None:
+    """Whether a number of a page can be used, a slider's or a field's.
 
     Raises:
-        ValueError: it is not; None is an empty field.
+        ValueError: it is not between the two; None is an empty field.
     """
     if value is None or not between[0] <= value <= between[1]:
-        raise ValueError(f"{name} {'(nothing)' if value is None else value}: expected {between[0]:g} to {between[1]:g}")
-
-
-def check_seed(seed: int | None) -> None:
-    """Whether a seed can be used.
-
-    Raises:
-        ValueError: it cannot; None is an empty field.
-    """
-    if seed is None or not WHOLE[0] <= seed <= WHOLE[1]:
-        raise ValueError(f"seed {'(nothing)' if seed is None else seed}: expected a whole number from 0")
+        raise ValueError(f"{name} {'(nothing)' if value is None else value}: expected {between[0]} to {between[1]}")
 
 
 def yes(text: str) -> bool:
